@@ -1,0 +1,148 @@
+"""Tokenization, once for each task and model, and batches of texts of similar length.
+
+Token ids are kept flat, 8 bytes each: SST-2's 67,349 rows take 7 MB.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from skillneurons.types import Row
+
+TOKENS_PER_BATCH = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Tokenized rows.
+
+    Args:
+        tokens: All rows' token ids, one after the other.
+        token_types: Their segments.
+        offsets: Where each row starts; one more entry at the end.
+        labels: Integer label of each row; -1 where a row has none.
+        n_truncated: How many rows were cut to fit.
+        max_length: The length they were cut to.
+    """
+
+    tokens: Int[Tensor, " token"]
+    token_types: Int[Tensor, " token"]
+    offsets: Int[Tensor, " boundary"]
+    labels: Int[Tensor, " batch"]
+    n_truncated: int
+    max_length: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> Int[Tensor, " batch"]:
+        return self.offsets.diff()
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Right-padded rows behind a common prefix, on a device. `mask` is None where nothing is padded."""
+
+    tokens: Int[Tensor, "batch pos"]
+    token_types: Int[Tensor, "batch pos"]
+    mask: Int[Tensor, "batch pos"] | None
+    labels: Int[Tensor, " batch"]
+    index: Int[Tensor, " batch"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def encode(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoded:
+    """Tokenize rows with the tokenizer's special tokens; pairs by its pair encoding.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        rows: `text`, or `text_a` and `text_b`; `label` may be absent.
+        max_length: Longer texts are cut to this many tokens, special tokens included.
+    """
+    if not rows:
+        raise ValueError("`rows` is empty; pass at least one example.")
+    if max_length < 8:
+        raise ValueError(f"Only {max_length} positions are left for the text. Use fewer prompt vectors.")
+    pair = "text_a" in rows[0]
+    texts = [[row[key] for row in rows] for key in (("text_a", "text_b") if pair else ("text",))]
+    # Cut without the tokenizer's own warning: the number of cut rows is counted and reported instead.
+    full = tokenizer(*texts, return_token_type_ids=True, verbose=False)
+    cut = tokenizer(
+        *texts,
+        truncation="longest_first" if pair else True,
+        max_length=max_length,
+        return_token_type_ids=True,
+    )
+    lengths = torch.tensor([len(ids) for ids in cut["input_ids"]])
+    n_truncated = sum(len(ids) > max_length for ids in full["input_ids"])
+    return Encoded(
+        tokens=torch.tensor([token for ids in cut["input_ids"] for token in ids]),
+        token_types=torch.tensor([kind for kinds in cut["token_type_ids"] for kind in kinds]),
+        offsets=torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]),
+        labels=torch.tensor([row.get("label", -1) for row in rows]),
+        n_truncated=n_truncated,
+        max_length=max_length,
+    )
+
+
+def collate(
+    encoded: Encoded,
+    index: Int[Tensor, " batch"],
+    prefix: Int[Tensor, " prefix"],
+    pad_token_id: int,
+    device: torch.device | None = None,
+) -> Batch:
+    """The rows `index`, each behind `prefix`, padded on the right."""
+    starts, lengths = encoded.offsets[index], encoded.lengths[index]
+    column = torch.arange(int(lengths.max()))
+    real = column < lengths[:, None]
+    where = (starts[:, None] + column).clamp_max(len(encoded.tokens) - 1)
+    text = torch.where(real, encoded.tokens[where], pad_token_id)
+    types = torch.where(real, encoded.token_types[where], 0)
+    head = prefix.expand(len(index), -1)
+    tokens = torch.cat([head, text], dim=1)
+    token_types = torch.cat([torch.zeros_like(head), types], dim=1)
+    mask = None if bool(real.all()) else torch.cat([torch.ones_like(head), real.long()], dim=1)
+    moved = [None if t is None else t.to(device, non_blocking=True) for t in (tokens, token_types, mask)]
+    return Batch(moved[0], moved[1], moved[2], encoded.labels[index].to(device, non_blocking=True), index)
+
+
+def bucketed(encoded: Encoded, n_prefix: int, tokens_per_batch: int = TOKENS_PER_BATCH) -> list[Tensor]:
+    """Row indices of batches for evaluation: sorted by length, at most `tokens_per_batch` padded positions each.
+
+    Within a batch, rows are ordered by label, so that statistics of one class are sums over a slice.
+    """
+    order = torch.argsort(encoded.lengths, stable=True)
+    lengths = encoded.lengths[order] + n_prefix
+    batches, start = [], 0
+    for end in range(1, len(order) + 1):
+        full = end == len(order) or (end + 1 - start) * int(lengths[end]) > tokens_per_batch
+        if full:
+            rows = order[start:end]
+            batches.append(rows[torch.argsort(encoded.labels[rows], stable=True)])
+            start = end
+    return batches
+
+
+def shuffled(encoded: Encoded, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Row indices of training batches without end: shuffled anew each epoch, similar lengths together.
+
+    Rows are shuffled, cut into pools of 16 batches, and sorted by length within a pool; batches of a pool then come in
+    random order. This pads little and keeps the batches random.
+    """
+    pool = 16 * batch_size
+    while True:
+        order = torch.randperm(len(encoded), generator=generator)
+        for start in range(0, len(order), pool):
+            rows = order[start : start + pool]
+            rows = rows[torch.argsort(encoded.lengths[rows], stable=True)]
+            parts = rows.split(batch_size)
+            for i in torch.randperm(len(parts), generator=generator):
+                yield parts[i]

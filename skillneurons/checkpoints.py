@@ -1,0 +1,184 @@
+"""Hugging Face checkpoints to and from a `HookedEncoder`'s configuration and weights.
+
+Knows names and shapes, no modules of ours: `convert` and `export` are each other's inverse. Costs one copy of the
+weights.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from skillneurons.config import EncoderConfig
+
+# Hugging Face class -> (prefix of its encoder weights, whether it has a masked-language-model head).
+ARCHITECTURES = {
+    "RobertaForMaskedLM": ("roberta.", True),
+    "XLMRobertaForMaskedLM": ("roberta.", True),
+    "CamembertForMaskedLM": ("roberta.", True),
+    "BertForMaskedLM": ("bert.", True),
+    "BertForPreTraining": ("bert.", True),
+    "RobertaModel": ("", False),
+    "XLMRobertaModel": ("", False),
+    "CamembertModel": ("", False),
+    "BertModel": ("", False),
+}
+
+EMBEDDINGS = {
+    "embed.word.weight": "embeddings.word_embeddings.weight",
+    "embed.position.weight": "embeddings.position_embeddings.weight",
+    "embed.token_type.weight": "embeddings.token_type_embeddings.weight",
+    "embed.ln": "embeddings.LayerNorm",
+}
+BLOCK = {
+    "attn.query": "attention.self.query",
+    "attn.key": "attention.self.key",
+    "attn.value": "attention.self.value",
+    "attn.output": "attention.output.dense",
+    "ln1": "attention.output.LayerNorm",
+    "mlp.input": "intermediate.dense",
+    "mlp.output": "output.dense",
+    "ln2": "output.LayerNorm",
+}
+ROBERTA_HEAD = {
+    "read_out.dense": "lm_head.dense",
+    "read_out.ln": "lm_head.layer_norm",
+    "read_out.bias": "lm_head.bias",
+    "read_out.weight": "lm_head.decoder.weight",
+}
+BERT_HEAD = {
+    "read_out.dense": "cls.predictions.transform.dense",
+    "read_out.ln": "cls.predictions.transform.LayerNorm",
+    "read_out.bias": "cls.predictions.bias",
+    "read_out.weight": "cls.predictions.decoder.weight",
+}
+
+
+def weight_names(cfg: EncoderConfig) -> dict[str, str]:
+    """Our parameter name -> Hugging Face's, for every parameter a model of this configuration has."""
+    prefix, _ = ARCHITECTURES[cfg.hf_class]
+    table = {ours: prefix + theirs for ours, theirs in EMBEDDINGS.items()}
+    for layer in range(cfg.n_layers):
+        table |= {f"blocks.{layer}.{ours}": f"{prefix}encoder.layer.{layer}.{theirs}" for ours, theirs in BLOCK.items()}
+    if cfg.read_out == "mlm":
+        table |= BERT_HEAD if prefix == "bert." else ROBERTA_HEAD
+        if cfg.tied_embeddings:
+            del table["read_out.weight"]
+    names = {}
+    for ours, theirs in table.items():
+        if ours.endswith(("weight", "bias")):
+            names[ours] = theirs
+        else:
+            names |= {f"{ours}.{kind}": f"{theirs}.{kind}" for kind in ("weight", "bias")}
+    return names
+
+
+def read_checkpoint(name_or_path: str | Path, *, revision: str | None) -> tuple[PreTrainedModel, Any, str]:
+    """The Hugging Face model, its tokenizer and its name, of the bundled model, a folder or a hub id."""
+    bundled = str(name_or_path) == "bundled"
+    location = str(files("skillneurons") / "bundled" / "model") if bundled else str(name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(_remote_code(location)) from error
+        raise FileNotFoundError(
+            f"No checkpoint at {location!r}: it is neither a folder with a config.json nor a model that the hub gave. "
+            "Pass 'bundled', a folder, or a hub id such as 'FacebookAI/roberta-base' (needs a network or a local cache)."
+        ) from error
+    if getattr(config, "auto_map", None):
+        raise ValueError(_remote_code(location))
+    named = (config.architectures or ["(none)"])[0]
+    if named not in ARCHITECTURES:
+        raise ValueError(
+            f"{location!r} holds a {named}; a HookedEncoder takes {', '.join(ARCHITECTURES)}. "
+            "For other architectures pass a TransformerBridge instead."
+        )
+    model_class = getattr(transformers, named)
+    model, info = model_class.from_pretrained(location, revision=revision, output_loading_info=True)
+    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name and "position_ids" not in name)
+    if missing:
+        raise ValueError(
+            f"{location!r} says it is a {named} but lacks {len(missing)} of its weights, {missing[0]!r} among them."
+        )
+    tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=False)
+    return model, tokenizer, "bundled" if bundled else str(name_or_path)
+
+
+def _remote_code(location: str) -> str:
+    return (
+        f"{location!r} asks to run code of its own, which is never done here. Use a checkpoint of an architecture that "
+        "transformers carries."
+    )
+
+
+def convert(hf_model: PreTrainedModel) -> tuple[EncoderConfig, dict[str, Tensor], dict[str, Tensor]]:
+    """Configuration, weights under our names, and the weights a `HookedEncoder` has no use for (a pooler, say)."""
+    hf_class, hf = type(hf_model).__name__, hf_model.config
+    if hf_class not in ARCHITECTURES:
+        raise ValueError(f"`hf_model` is a {hf_class}; a HookedEncoder takes {', '.join(ARCHITECTURES)}.")
+    if getattr(hf, "position_embedding_type", None) not in (None, "absolute"):
+        raise ValueError(f"Positions must be absolute, but this model's are {hf.position_embedding_type!r}.")
+    if getattr(hf, "is_decoder", False):
+        raise ValueError("`hf_model` is configured as a decoder (`is_decoder=True`); a HookedEncoder is not causal.")
+    counts_padding = hf_class.startswith(("Roberta", "XLMRoberta", "Camembert"))
+    offset = hf.pad_token_id + 1 if counts_padding else 0
+    has_head = ARCHITECTURES[hf_class][1]
+    cfg = EncoderConfig(
+        d_model=hf.hidden_size,
+        d_head=hf.hidden_size // hf.num_attention_heads,
+        n_heads=hf.num_attention_heads,
+        n_layers=hf.num_hidden_layers,
+        n_ctx=hf.max_position_embeddings - offset,
+        d_mlp=hf.intermediate_size,
+        d_vocab=hf.vocab_size,
+        d_token_types=hf.type_vocab_size,
+        pad_token_id=hf.pad_token_id,
+        position_offset=offset,
+        eps=hf.layer_norm_eps,
+        act_fn=hf.hidden_act,
+        dtype=hf_model.dtype,
+        device=str(hf_model.device),
+        read_out="mlm" if has_head else "tied",
+        tied_embeddings=bool(hf.tie_word_embeddings) or not has_head,
+        source=hf.name_or_path or "in-memory model",
+        revision=getattr(hf, "_commit_hash", None),
+        hf_class=hf_class,
+        hf_config=hf.to_dict(),
+    )
+    state = hf_model.state_dict()
+    names = weight_names(cfg)
+    weights = {ours: state[theirs] for ours, theirs in names.items()}
+    bad = [names[name] for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise ValueError(f"The checkpoint has weights that are NaN or infinite: {', '.join(bad[:3])}.")
+    implied = {"lm_head.decoder.weight", "lm_head.decoder.bias", "cls.predictions.decoder.weight"}
+    implied |= {"cls.predictions.decoder.bias"}
+    unused = {k: v.clone() for k, v in state.items() if k not in set(names.values()) | implied}
+    return cfg, weights, unused
+
+
+def export(cfg: EncoderConfig, weights: dict[str, Tensor], unused: dict[str, Tensor]) -> PreTrainedModel:
+    """The inverse of `convert`."""
+    widths = set(cfg.d_mlps)
+    if len(widths) > 1:
+        raise ValueError(
+            f"Hugging Face needs one MLP width for all layers, but this pruned encoder has {cfg.d_mlps}. "
+            "Prune every layer to the same count, or save it with `encoder.save`."
+        )
+    model_class = getattr(transformers, cfg.hf_class)
+    hf_config = model_class.config_class.from_dict(cfg.hf_config | {"intermediate_size": widths.pop()})
+    model = model_class(hf_config).to(
+        device=weights["embed.word.weight"].device, dtype=weights["embed.word.weight"].dtype
+    )
+    state = {theirs: weights[ours] for ours, theirs in weight_names(cfg).items()} | unused
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    left_out = [name for name in missing if "decoder." not in name and "position_ids" not in name]
+    if left_out or unexpected:
+        raise ValueError(f"The weights do not fit {cfg.hf_class}: missing {left_out}, unexpected {unexpected}.")
+    model.tie_weights()
+    return model.eval()

@@ -1,0 +1,180 @@
+"""Classifier: a frozen model, a soft prompt and label words. The thing whose neurons are studied.
+
+`label_logits` is the one place that runs the model on examples; tuning, probing and evaluation all go through it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from skillneurons import store
+from skillneurons.batching import TOKENS_PER_BATCH, Batch, Encoded, bucketed, collate, encode
+from skillneurons.encoder import HookedEncoder
+from skillneurons.prompts import MASK_POSITION, Layout, SoftPrompt, Verbalizer, splice
+from skillneurons.types import FwdHooks, Row
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A model that answers a task through a soft prompt.
+
+    Args:
+        model: Never changed by anything in this package.
+        prompt: Vectors in front of the text.
+        verbalizer: The label words.
+        labels: Names of the classes, in the order of the verbalizer.
+        history: One record for each evaluation during tuning: step, loss, accuracy.
+        extra_hooks: Forward hooks that belong to the classifier, such as a tuned adapter's.
+
+    Raises:
+        ValueError: The prompt was made for another model, or labels and label words differ in number.
+    """
+
+    model: HookedEncoder
+    prompt: SoftPrompt
+    verbalizer: Verbalizer
+    labels: tuple[str, ...] = ()
+    history: tuple[dict[str, float], ...] = ()
+    extra_hooks: FwdHooks = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            object.__setattr__(self, "labels", self.verbalizer.words)
+        if len(self.labels) != len(self.verbalizer.words):
+            raise ValueError(f"`labels` {self.labels} and label words {self.verbalizer.words} differ in number.")
+        expected = self.model.fingerprint()
+        if self.prompt.model != expected:
+            raise ValueError(
+                f"The prompt was made for a model with fingerprint {self.prompt.model}, but this one "
+                f"({self.model.cfg.source}) has {expected}. Load the prompt's model or tune a new prompt."
+            )
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(len(self.prompt))
+
+    @property
+    def fwd_hooks(self) -> FwdHooks:
+        """The hooks that make the model this classifier."""
+        return [splice(self.prompt.vectors), *self.extra_hooks]
+
+    def encode(self, rows: Sequence[Row] | Encoded) -> Encoded:
+        """Tokenized rows; already tokenized ones are returned as they are."""
+        if isinstance(rows, Encoded):
+            return rows
+        return encode(self.model.tokenizer, rows, self.model.cfg.n_ctx - self.layout.n_prefix)
+
+    def batches(self, rows: Sequence[Row] | Encoded, *, tokens_per_batch: int = TOKENS_PER_BATCH) -> Iterator[Batch]:
+        """Batches of similar length, ordered by label within, on the model's device."""
+        encoded = self.encode(rows)
+        prefix = self.layout.prefix(self.model.tokenizer)
+        for index in bucketed(encoded, len(prefix), tokens_per_batch):
+            yield collate(encoded, index, prefix, self.model.cfg.pad_token_id, self.model.device)
+
+    @torch.no_grad()
+    def logits(
+        self,
+        rows: Sequence[Row] | Encoded,
+        fwd_hooks: FwdHooks = (),
+        *,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+    ) -> Float[Tensor, "batch label"]:
+        """Logit of each label word at the mask, in the order of the rows, on the CPU in float32.
+
+        Args:
+            rows: Examples, or what `encode` made of them.
+            fwd_hooks: Interventions, run after the classifier's own hooks.
+            tokens_per_batch: Padded positions in one forward pass; bounds the memory.
+
+        Raises:
+            ValueError: The model is in train mode.
+            FloatingPointError: A logit is NaN or infinite.
+        """
+        require_eval(self.model)
+        encoded = self.encode(rows)
+        result = torch.empty(len(encoded), len(self.labels))
+        with self.model.hooks(fwd_hooks=[*self.fwd_hooks, *fwd_hooks]):
+            for batch in self.batches(encoded, tokens_per_batch=tokens_per_batch):
+                result[batch.index] = label_logits(self, batch).float().cpu()
+        store.check_finite("logits", result, "Check the model's weights, the prompt and any hooks.")
+        return result
+
+    def predict(self, rows: Sequence[Row] | Encoded, fwd_hooks: FwdHooks = ()) -> Int[Tensor, " batch"]:
+        """Index of the label with the highest logit, for each row."""
+        return self.logits(rows, fwd_hooks).argmax(dim=-1)
+
+    def __repr__(self) -> str:
+        return f"Classifier({self.model.cfg.source}, {self.prompt}, {' / '.join(self.labels)})"
+
+    def save(self, path: str | Path) -> Path:
+        """Write prompt, label words and history; the model is named, not copied.
+
+        Raises:
+            ValueError: The classifier has hooks besides its prompt, which a file cannot hold.
+        """
+        if self.extra_hooks:
+            raise ValueError("Only a classifier made of a prompt can be saved; this one has hooks of its own.")
+        meta = {
+            "model": self.prompt.model,
+            "model_source": self.model.cfg.source,
+            "model_revision": self.model.cfg.revision,
+            "prompt": {"origin": self.prompt.origin, "seed": self.prompt.seed},
+            "verbalizer": {"words": self.verbalizer.words, "token_ids": self.verbalizer.token_ids},
+            "labels": self.labels,
+            "history": list(self.history),
+        }
+        return store.save(path, "Classifier", {"prompt": self.prompt.vectors}, meta)
+
+    @classmethod
+    def load(cls, path: str | Path, model: HookedEncoder) -> "Classifier":
+        """Read what `save` wrote, onto the model it was made with."""
+        tensors, meta = store.load(path, "Classifier")
+        vectors = tensors["prompt"].to(device=model.device)
+        return cls(
+            model=model,
+            prompt=SoftPrompt(vectors, meta["model"], **meta["prompt"]),
+            verbalizer=Verbalizer(tuple(meta["verbalizer"]["words"]), tuple(meta["verbalizer"]["token_ids"])),
+            labels=tuple(meta["labels"]),
+            history=tuple(meta["history"]),
+        )
+
+    def with_prompt(self, prompt: SoftPrompt) -> "Classifier":
+        """The same model and label words behind another prompt."""
+        return replace(self, prompt=prompt, history=())
+
+
+def require_eval(model: torch.nn.Module) -> None:
+    """Raise where a model is in train mode: dropout would make every number random."""
+    if model.training:
+        raise ValueError("The model is in train mode, and dropout would change its activations. Call `model.eval()`.")
+
+
+def label_logits(
+    classifier: Classifier,
+    batch: Batch,
+    *,
+    resid: Tensor | None = None,
+    start_at_layer: int | None = None,
+    last_block_to: int | None = None,
+) -> Float[Tensor, "batch label"]:
+    """Label-word logits at the mask for one batch; hooks must be in place already.
+
+    With `resid` and `start_at_layer` the pass begins at that block instead of at the tokens.
+    """
+    return classifier.model(
+        batch.tokens if resid is None else resid,
+        batch.mask,
+        token_type_ids=_segments(classifier, batch) if resid is None else None,
+        logits_at=MASK_POSITION,
+        logits_for=classifier.verbalizer.token_ids,
+        start_at_layer=start_at_layer,
+        last_block_to=last_block_to,
+    )
+
+
+def _segments(classifier: Classifier, batch: Batch) -> Tensor | None:
+    return batch.token_types if classifier.model.cfg.d_token_types > 1 else None

@@ -1,0 +1,47 @@
+"""EncoderConfig: what a `HookedEncoder` is made of."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformer_lens.config import TransformerLensConfig
+
+
+@dataclass(repr=False)
+class EncoderConfig(TransformerLensConfig):
+    """What a `HookedEncoder` is made of; TransformerLens's fields and the few an encoder adds.
+
+    Args:
+        d_mlps: Hidden width of each block's MLP. All equal to `d_mlp` unless the encoder has been pruned.
+        d_token_types: Number of segment embeddings (1 for RoBERTa, 2 for BERT).
+        pad_token_id: The padding token.
+        position_offset: Row of the position table that the first token uses (`pad_token_id + 1` for RoBERTa, else 0).
+        read_out: `"mlm"` for the checkpoint's own head; `"tied"` where it has none: logits are then the final
+            residual times the word embeddings, without a transform or bias.
+        tied_embeddings: Whether the unembedding is the word-embedding matrix itself.
+        source: Name of the checkpoint, for provenance.
+        revision: Commit of the checkpoint where the hub told it.
+        hf_class: Hugging Face class the weights came from.
+        hf_config: Its configuration, so that `to_hf` gives back the same model.
+    """
+
+    d_mlps: tuple[int, ...] = ()
+    d_token_types: int = 1
+    pad_token_id: int = 1
+    position_offset: int = 2
+    read_out: str = "mlm"
+    tied_embeddings: bool = True
+    source: str = "in-memory model"
+    revision: str | None = None
+    hf_class: str = "RobertaForMaskedLM"
+    hf_config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.d_mlps:
+            self.d_mlps = (self.d_mlp or 0,) * self.n_layers
+        if len(self.d_mlps) != self.n_layers:
+            raise ValueError(
+                f"`d_mlps` needs one width for each of the {self.n_layers} layers, but has {len(self.d_mlps)}."
+            )
+        if self.read_out not in ("mlm", "tied"):
+            raise ValueError(f"`read_out` is 'mlm' or 'tied', not {self.read_out!r}.")

@@ -1,0 +1,532 @@
+"""HookedEncoder: a BERT-family encoder whose forward pass is built from TransformerLens hook points.
+
+Post-LayerNorm blocks, absolute positions, a masked-language-model read-out. It does less work than a general
+forward pass where less is asked for: logits of a few tokens at one position (`logits_for`, `logits_at`), the last block
+only where it is read (`last_block_to`), blocks left out on either side (`start_at_layer`, `stop_at_layer`), and
+attention stays fused unless someone hooks its scores or pattern.
+
+Memory: what one forward pass of the same shape needs; nothing is kept between calls.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens import ActivationCache, HookedRootModule
+from transformer_lens.hook_points import HookPoint
+from transformers.activations import ACT2FN
+
+from skillneurons.checkpoints import convert, export, read_checkpoint
+from skillneurons.config import EncoderConfig
+from skillneurons.types import AttentionMask, FwdHooks
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all positions, for queries at the first `n_queries` of them."""
+
+    def __init__(self, cfg: EncoderConfig) -> None:
+        super().__init__()
+        self.n_heads, self.scale = cfg.n_heads, cfg.d_head**-0.5
+        self.query = nn.Linear(cfg.d_model, cfg.n_heads * cfg.d_head)
+        self.key = nn.Linear(cfg.d_model, cfg.n_heads * cfg.d_head)
+        self.value = nn.Linear(cfg.d_model, cfg.n_heads * cfg.d_head)
+        self.output = nn.Linear(cfg.n_heads * cfg.d_head, cfg.d_model)
+        self.hook_q, self.hook_k, self.hook_v, self.hook_z = HookPoint(), HookPoint(), HookPoint(), HookPoint()
+        self.hook_attn_scores, self.hook_pattern = HookPoint(), HookPoint()
+
+    def forward(
+        self,
+        resid: Float[Tensor, "batch pos d_model"],
+        mask: Tensor | None,
+        n_queries: int | None,
+    ) -> Float[Tensor, "batch query d_model"]:
+        split = "batch pos (head d_head) -> batch pos head d_head"
+        q = self.hook_q(rearrange(self.query(resid[:, :n_queries]), split, head=self.n_heads))
+        k = self.hook_k(rearrange(self.key(resid), split, head=self.n_heads))
+        v = self.hook_v(rearrange(self.value(resid), split, head=self.n_heads))
+        q, k, v = (rearrange(x, "batch pos head d_head -> batch head pos d_head") for x in (q, k, v))
+        if self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks():
+            scores = q @ k.mT * self.scale
+            if mask is not None:
+                scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+            z = self.hook_pattern(self.hook_attn_scores(scores).softmax(dim=-1)) @ v
+        else:
+            z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        z = self.hook_z(rearrange(z, "batch head pos d_head -> batch pos head d_head"))
+        return self.output(rearrange(z, "batch pos head d_head -> batch pos (head d_head)"))
+
+    def _by_head(self, linear: nn.Linear) -> Float[Tensor, "head d_model d_head"]:
+        return rearrange(linear.weight, "(head d_head) d_model -> head d_model d_head", head=self.n_heads)
+
+    def _bias_by_head(self, linear: nn.Linear) -> Float[Tensor, "head d_head"]:
+        return rearrange(linear.bias, "(head d_head) -> head d_head", head=self.n_heads)
+
+    W_Q = property(lambda self: self._by_head(self.query))
+    W_K = property(lambda self: self._by_head(self.key))
+    W_V = property(lambda self: self._by_head(self.value))
+    b_Q = property(lambda self: self._bias_by_head(self.query))
+    b_K = property(lambda self: self._bias_by_head(self.key))
+    b_V = property(lambda self: self._bias_by_head(self.value))
+    b_O = property(lambda self: self.output.bias)
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
+        return rearrange(self.output.weight, "d_model (head d_head) -> head d_head d_model", head=self.n_heads)
+
+
+class MLP(nn.Module):
+    """The feed-forward layer. Its neurons are the last axis of `hook_post`."""
+
+    def __init__(self, cfg: EncoderConfig, d_mlp: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(cfg.d_model, d_mlp)
+        self.output = nn.Linear(d_mlp, cfg.d_model)
+        self.activation = ACT2FN[cfg.act_fn]
+        self.hook_pre, self.hook_post = HookPoint(), HookPoint()
+
+    def forward(self, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        return self.output(self.hook_post(self.activation(self.hook_pre(self.input(resid)))))
+
+    W_in = property(lambda self: self.input.weight.T)
+    W_out = property(lambda self: self.output.weight.T)
+    b_in = property(lambda self: self.input.bias)
+    b_out = property(lambda self: self.output.bias)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each followed by its residual sum and LayerNorm (post-LN).
+
+    `hook_resid_pre` is the block's input. `hook_resid_mid` and `hook_resid_post` are the sums before `ln1` and `ln2`;
+    `hook_normalized_resid_mid` and `hook_normalized_resid_post` what comes out of these. So the next block's
+    `hook_resid_pre` is this block's `hook_normalized_resid_post`.
+    """
+
+    def __init__(self, cfg: EncoderConfig, d_mlp: int) -> None:
+        super().__init__()
+        self.attn = Attention(cfg)
+        self.ln1 = nn.LayerNorm(cfg.d_model, eps=cfg.eps)
+        self.mlp = MLP(cfg, d_mlp)
+        self.ln2 = nn.LayerNorm(cfg.d_model, eps=cfg.eps)
+        self.hook_resid_pre, self.hook_attn_out = HookPoint(), HookPoint()
+        self.hook_resid_mid, self.hook_normalized_resid_mid = HookPoint(), HookPoint()
+        self.hook_mlp_out, self.hook_resid_post = HookPoint(), HookPoint()
+        self.hook_normalized_resid_post = HookPoint()
+
+    def forward(
+        self, resid: Float[Tensor, "batch pos d_model"], mask: Tensor | None, n_queries: int | None
+    ) -> Float[Tensor, "batch query d_model"]:
+        resid = self.hook_resid_pre(resid)
+        attn_out = self.hook_attn_out(self.attn(resid, mask, n_queries))
+        mid = self.hook_normalized_resid_mid(self.ln1(self.hook_resid_mid(resid[:, :n_queries] + attn_out)))
+        mlp_out = self.hook_mlp_out(self.mlp(mid))
+        return self.hook_normalized_resid_post(self.ln2(self.hook_resid_post(mid + mlp_out)))
+
+
+class Embed(nn.Module):
+    """Lookup tables of words, positions and segments, and the LayerNorm over their sum."""
+
+    def __init__(self, cfg: EncoderConfig) -> None:
+        super().__init__()
+        self.word = nn.Embedding(cfg.d_vocab, cfg.d_model)
+        self.position = nn.Embedding(cfg.n_ctx + cfg.position_offset, cfg.d_model)
+        self.token_type = nn.Embedding(cfg.d_token_types, cfg.d_model)
+        self.ln = nn.LayerNorm(cfg.d_model, eps=cfg.eps)
+
+
+class ReadOut(nn.Module):
+    """The masked-language-model head: dense, activation, LayerNorm; then the unembedding."""
+
+    def __init__(self, cfg: EncoderConfig) -> None:
+        super().__init__()
+        self.transform = cfg.read_out == "mlm"
+        if self.transform:
+            self.dense = nn.Linear(cfg.d_model, cfg.d_model)
+            # RoBERTa's head is always GELU; BERT's follows `hidden_act`.
+            self.activation = ACT2FN["gelu" if cfg.position_offset else cfg.act_fn]
+            self.ln = nn.LayerNorm(cfg.d_model, eps=cfg.eps)
+            self.bias = nn.Parameter(torch.zeros(cfg.d_vocab))
+            if not cfg.tied_embeddings:
+                self.weight = nn.Parameter(torch.zeros(cfg.d_vocab, cfg.d_model))
+
+    def forward(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        return self.ln(self.activation(self.dense(resid))) if self.transform else resid
+
+
+class HookedEncoder(HookedRootModule):
+    """A BERT-family encoder with TransformerLens hook names.
+
+    Make one with `HookedEncoder.from_pretrained` or `HookedEncoder.from_hf`. It satisfies TransformerLens's
+    `TransformerLensModel` protocol, so `ActivationCache` and the utilities built on it work.
+
+    Args:
+        cfg: Shape of the model. Weights are random until a checkpoint is loaded.
+        tokenizer: A Hugging Face tokenizer, needed only by the methods that take or return text.
+
+    Example:
+        >>> import torch
+        >>> from skillneurons.encoder import EncoderConfig, HookedEncoder
+        >>> cfg = EncoderConfig(d_model=8, d_head=4, n_heads=2, n_layers=2, n_ctx=16, d_mlp=12, d_vocab=20, act_fn="gelu")
+        >>> encoder = HookedEncoder(cfg)
+        >>> tokens = torch.tensor([[0, 5, 7, 2]])
+        >>> encoder(tokens).shape
+        torch.Size([1, 4, 20])
+        >>> encoder(tokens, logits_at=0, logits_for=[5, 7]).shape
+        torch.Size([1, 2])
+    """
+
+    cfg: EncoderConfig
+
+    def __init__(self, cfg: EncoderConfig, tokenizer: Any = None) -> None:
+        super().__init__()
+        self.cfg, self.tokenizer = cfg, tokenizer
+        self.embed = Embed(cfg)
+        self.blocks = nn.ModuleList(Block(cfg, d_mlp) for d_mlp in cfg.d_mlps)
+        self.read_out = ReadOut(cfg)
+        self.hook_embed, self.hook_pos_embed, self.hook_token_type_embed = HookPoint(), HookPoint(), HookPoint()
+        self.hook_full_embed = HookPoint()
+        self.unused_weights: dict[str, Tensor] = {}
+        self._fingerprint: tuple[tuple[int, ...], str] | None = None
+        self.setup()
+        self.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "HookedEncoder":
+        """An encoder with its tokenizer, from the bundled model, a folder or the model hub.
+
+        Args:
+            name_or_path: `"bundled"`, a folder in hub layout, or a hub id such as `"FacebookAI/roberta-base"`.
+            revision: Branch, tag or commit on the hub.
+            device: Default: the CPU.
+            dtype: Of the weights and the computation.
+
+        Raises:
+            ValueError: The checkpoint asks for remote code (which is never run), is not a supported
+                architecture, or lacks weights.
+            FileNotFoundError: No such folder, and the hub does not have it or cannot be reached.
+
+        Example:
+            >>> from skillneurons import HookedEncoder
+            >>> HookedEncoder.from_pretrained("bundled").cfg.source
+            'bundled'
+        """
+        hf_model, tokenizer, source = read_checkpoint(name_or_path, revision=revision)
+        encoder = cls.from_hf(hf_model, tokenizer)
+        encoder.cfg.source = source
+        return encoder.to(device=device, dtype=dtype)
+
+    @classmethod
+    def from_hf(cls, hf_model: Any, tokenizer: Any = None) -> "HookedEncoder":
+        """An encoder with a copy of an in-memory Hugging Face model's weights.
+
+        Takes the masked-language models of RoBERTa, XLM-R, CamemBERT and BERT, and their headless base models; a
+        headless model is read out by its own word embeddings (`encoder.cfg.read_out == "tied"`).
+
+        Raises:
+            ValueError: The architecture is not one of these, or a weight is not finite.
+        """
+        cfg, weights, unused = convert(hf_model)
+        encoder = cls(cfg, tokenizer)
+        with torch.no_grad():
+            parameters = dict(encoder.named_parameters())
+            for name, parameter in parameters.items():
+                parameter.copy_(weights[name])
+        encoder.unused_weights = unused
+        return encoder.to(device=hf_model.device, dtype=hf_model.dtype)
+
+    def to_hf(self) -> Any:
+        """A Hugging Face model of the class this encoder came from, with a copy of its weights.
+
+        Raises:
+            ValueError: The encoder's layers have different widths (after pruning), which Hugging Face cannot hold.
+        """
+        return export(self.cfg, dict(self.named_parameters()), self.unused_weights)
+
+    # Forward pass
+
+    def forward(
+        self,
+        input: Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_model"],
+        attention_mask: AttentionMask | None = None,
+        *,
+        token_type_ids: Int[Tensor, "batch pos"] | None = None,
+        logits_at: int | Int[Tensor, " batch"] | None = None,
+        logits_for: Sequence[int] | Int[Tensor, " label"] | None = None,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        last_block_to: int | None = None,
+    ) -> Tensor:
+        """Logits, `[batch pos d_vocab]` unless asked for less.
+
+        Args:
+            input: Right-padded token ids; with `start_at_layer`, the residual stream entering that block.
+            attention_mask: 1 for tokens, 0 for padding. Needed where the tokens contain padding.
+            token_type_ids: Segment of each token; 0 everywhere by default.
+            logits_at: One position, or one for each example: the result loses its `pos` axis.
+            logits_for: Token ids: the last axis holds their logits, in this order, instead of the vocabulary's.
+            start_at_layer: First block to run.
+            stop_at_layer: First block not to run: the result is the residual stream that would enter it.
+            last_block_to: Number of leading positions for which the last block is computed (its keys and values
+                always cover all). Default: up to `logits_at` where that is a number and the last block carries
+                no hooks, else all. Hooks of the last block see these positions only.
+
+        Returns:
+            Logits, or with `stop_at_layer` the residual stream `[batch pos d_model]`.
+
+        Raises:
+            ValueError: The input is too long, has padding without a mask or on the left, an id out of range, or a
+                layer or position that the model or input does not have.
+
+        Example:
+            >>> import torch
+            >>> from skillneurons import HookedEncoder
+            >>> model = HookedEncoder.from_pretrained("bundled")
+            >>> tokens = model.to_tokens("a dull film")
+            >>> resid = model(tokens, stop_at_layer=1)
+            >>> torch.equal(model(resid, start_at_layer=1), model(tokens))
+            True
+        """
+        n_layers = self.cfg.n_layers
+        start = 0 if start_at_layer is None else self._layer(start_at_layer, "start_at_layer", n_layers)
+        stop = n_layers if stop_at_layer is None else self._layer(stop_at_layer, "stop_at_layer", n_layers + 1)
+        if start_at_layer is None:
+            self._check_tokens(input, attention_mask)
+            resid = self._embed(input, token_type_ids)
+        else:
+            if input.ndim != 3 or input.shape[-1] != self.cfg.d_model:
+                raise ValueError(
+                    f"With `start_at_layer`, `input` is a residual stream [batch, pos, {self.cfg.d_model}], "
+                    f"but its shape is {tuple(input.shape)}. Get one from `stop_at_layer`."
+                )
+            resid = input
+        n_pos = resid.shape[1]
+        mask = None if attention_mask is None else rearrange(attention_mask.bool(), "batch pos -> batch 1 1 pos")
+        last_block_to = self._last_block_to(last_block_to, logits_at, n_pos)
+
+        for layer in range(start, stop):
+            resid = self.blocks[layer](resid, mask, last_block_to if layer == n_layers - 1 else None)
+        if stop_at_layer is not None:
+            return resid
+        if isinstance(logits_at, int):
+            resid = resid[:, logits_at]
+        elif logits_at is not None:
+            resid = resid[torch.arange(len(resid), device=resid.device), logits_at]
+        return self.unembed(resid, logits_for)
+
+    def unembed(
+        self, resid: Float[Tensor, "*batch d_model"], logits_for: Sequence[int] | Int[Tensor, " label"] | None = None
+    ) -> Float[Tensor, "*batch d_vocab_out"]:
+        """The read-out alone: final residual stream to logits of all tokens, or of those in `logits_for`."""
+        features = self.read_out(resid)
+        weight, bias = self._unembedding
+        if logits_for is not None:
+            chosen = torch.as_tensor(logits_for, device=resid.device)
+            weight, bias = weight[chosen], None if bias is None else bias[chosen]
+        return F.linear(features, weight, bias)
+
+    def _embed(self, tokens: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        if self.cfg.position_offset:
+            real = tokens.ne(self.cfg.pad_token_id)
+            # RoBERTa numbers real tokens only; padding uses the padding row, which is never attended to.
+            positions = real.cumsum(1) * real + self.cfg.pad_token_id
+        else:
+            positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        token_type_ids = torch.zeros_like(tokens) if token_type_ids is None else token_type_ids
+        embed = self.hook_embed(self.embed.word(tokens))
+        token_type = self.hook_token_type_embed(self.embed.token_type(token_type_ids))
+        position = self.hook_pos_embed(self.embed.position(positions))
+        return self.hook_full_embed(self.embed.ln(embed + token_type + position))
+
+    def _last_block_to(self, asked: int | None, logits_at: int | Tensor | None, n_pos: int) -> int | None:
+        if isinstance(logits_at, int) and not 0 <= logits_at < n_pos:
+            raise ValueError(f"`logits_at` is {logits_at}, but the input has positions 0 to {n_pos - 1}.")
+        if asked is None:
+            if not isinstance(logits_at, int) or self._last_block_has_hooks():
+                return None
+            return logits_at + 1
+        if not 0 < asked <= n_pos or (isinstance(logits_at, int) and logits_at >= asked):
+            raise ValueError(
+                f"`last_block_to` is {asked}; it must cover `logits_at` ({logits_at}) and be at most the input's "
+                f"{n_pos} positions."
+            )
+        return asked
+
+    def _last_block_has_hooks(self) -> bool:
+        return any(m.has_hooks() for m in self.blocks[-1].modules() if isinstance(m, HookPoint))
+
+    def _layer(self, layer: int, argument: str, n: int) -> int:
+        if not -self.cfg.n_layers <= layer < n:
+            raise ValueError(f"`{argument}` is {layer}, but the model has layers 0 to {self.cfg.n_layers - 1}.")
+        return layer if layer >= 0 else layer + self.cfg.n_layers
+
+    def _check_tokens(self, tokens: Tensor, mask: Tensor | None) -> None:
+        if tokens.ndim != 2 or tokens.is_floating_point():
+            raise ValueError(
+                f"`input` needs token ids of shape [batch, pos], but is {tokens.dtype} of shape {tuple(tokens.shape)}. "
+                "To enter with a residual stream, pass `start_at_layer`."
+            )
+        if tokens.shape[1] > self.cfg.n_ctx:
+            raise ValueError(
+                f"`input` has {tokens.shape[1]} positions, but the model has {self.cfg.n_ctx}. Truncate the text."
+            )
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.cfg.d_vocab:
+            raise ValueError(
+                f"Token ids must lie in 0 to {self.cfg.d_vocab - 1}, but run from {int(tokens.min())} to "
+                f"{int(tokens.max())}. Was another model's tokenizer used?"
+            )
+        if mask is None:
+            if bool((tokens == self.cfg.pad_token_id).any()):
+                raise ValueError(
+                    f"`input` contains padding (id {self.cfg.pad_token_id}) but no `attention_mask` was passed, so "
+                    "padding would be attended to. Pass `attention_mask=model.attention_mask(tokens)`."
+                )
+            return
+        if mask.shape != tokens.shape:
+            raise ValueError(
+                f"`attention_mask` needs the shape of the tokens, {tuple(tokens.shape)}, but has {tuple(mask.shape)}."
+            )
+        if bool((mask.diff(dim=1) > 0).any() if mask.dtype != torch.bool else (~mask[:, :-1] & mask[:, 1:]).any()):
+            raise ValueError(
+                "`attention_mask` has padding before a token. Pad on the right (`tokenizer.padding_side = 'right'`): "
+                "positions are counted from the left."
+            )
+
+    # Hooks
+
+    @contextmanager
+    def hooks(
+        self,
+        fwd_hooks: FwdHooks = (),
+        bwd_hooks: FwdHooks = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+    ) -> Iterator["HookedEncoder"]:
+        """TransformerLens's context manager; an unknown hook name is an error that lists the nearest ones."""
+        for name, _ in [*fwd_hooks, *bwd_hooks]:
+            if isinstance(name, str) and name not in self.hook_dict:
+                near = difflib.get_close_matches(name, self.hook_dict, n=3, cutoff=0.3)
+                raise ValueError(f"The model has no hook point {name!r}. Nearest: {', '.join(near)}.")
+        with super().hooks(list(fwd_hooks), list(bwd_hooks), reset_hooks_end, clear_contexts):
+            yield self
+
+    def run_with_cache(self, *args: Any, return_cache_object: bool = True, **kwargs: Any) -> Any:
+        """As in TransformerLens: `(output, ActivationCache)`."""
+        output, cache = super().run_with_cache(*args, **kwargs)
+        if not return_cache_object:
+            return output, cache
+        return output, ActivationCache(cache, self, has_batch_dim=not kwargs.get("remove_batch_dim", False))
+
+    # Text
+
+    def _tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            raise ValueError("The model has no tokenizer. Pass one: HookedEncoder.from_hf(hf_model, tokenizer).")
+        return self.tokenizer
+
+    def to_tokens(self, text: str | list[str], *, truncate: bool = True) -> Int[Tensor, "batch pos"]:
+        """Right-padded token ids with the tokenizer's special tokens; pair with `attention_mask`."""
+        encoded = self._tokenizer()(
+            [text] if isinstance(text, str) else list(text),
+            padding=True,
+            padding_side="right",
+            truncation=truncate,
+            max_length=self.cfg.n_ctx if truncate else None,
+            return_tensors="pt",
+        )
+        return encoded["input_ids"].to(self.device)
+
+    def attention_mask(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+        """1 where `tokens` is not padding."""
+        return tokens.ne(self.cfg.pad_token_id).long()
+
+    def to_string(self, tokens: Tensor) -> str | list[str]:
+        """Text of one row of token ids (a string) or of several (a list)."""
+        if tokens.ndim <= 1:
+            return self._tokenizer().decode(tokens)
+        return self._tokenizer().batch_decode(tokens)
+
+    def to_single_token(self, word: str) -> int:
+        """Id of `word`, which must be exactly one token."""
+        ids = self._tokenizer()(word, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            pieces = self._tokenizer().convert_ids_to_tokens(ids)
+            raise ValueError(f"{word!r} needs to be one token, but is {len(ids)}: {pieces}.")
+        return ids[0]
+
+    def tokens_to_residual_directions(self, tokens: Tensor) -> Tensor:
+        """Columns of `W_U` for the given token ids."""
+        return rearrange(self.W_U[:, tokens], "d_model ... -> ... d_model")
+
+    # Weights, in TransformerLens shapes
+
+    def _stack(self, get: Callable[[Any], Tensor]) -> Tensor:
+        tensors = [get(block) for block in self.blocks]
+        if len({tensor.shape for tensor in tensors}) > 1:
+            raise ValueError(
+                f"The layers of this pruned encoder have different widths {self.cfg.d_mlps}, so they do not stack. "
+                "Use `model.blocks[layer].mlp`."
+            )
+        return torch.stack(tensors)
+
+    W_in = property(lambda self: self._stack(lambda block: block.mlp.W_in), doc="[layer d_model d_mlp]")
+    W_out = property(lambda self: self._stack(lambda block: block.mlp.W_out), doc="[layer d_mlp d_model]")
+    b_in = property(lambda self: self._stack(lambda block: block.mlp.b_in), doc="[layer d_mlp]")
+    b_out = property(lambda self: self._stack(lambda block: block.mlp.b_out), doc="[layer d_model]")
+    W_Q = property(lambda self: self._stack(lambda block: block.attn.W_Q), doc="[layer head d_model d_head]")
+    W_K = property(lambda self: self._stack(lambda block: block.attn.W_K), doc="[layer head d_model d_head]")
+    W_V = property(lambda self: self._stack(lambda block: block.attn.W_V), doc="[layer head d_model d_head]")
+    W_O = property(lambda self: self._stack(lambda block: block.attn.W_O), doc="[layer head d_head d_model]")
+    b_Q = property(lambda self: self._stack(lambda block: block.attn.b_Q), doc="[layer head d_head]")
+    b_K = property(lambda self: self._stack(lambda block: block.attn.b_K), doc="[layer head d_head]")
+    b_V = property(lambda self: self._stack(lambda block: block.attn.b_V), doc="[layer head d_head]")
+    b_O = property(lambda self: self._stack(lambda block: block.attn.b_O), doc="[layer d_model]")
+    W_E = property(lambda self: self.embed.word.weight, doc="[d_vocab d_model]")
+    W_pos = property(lambda self: self.embed.position.weight[self.cfg.position_offset :], doc="[n_ctx d_model]")
+    W_U = property(lambda self: self._unembedding[0].T, doc="[d_model d_vocab]")
+
+    @property
+    def b_U(self) -> Float[Tensor, " d_vocab"]:
+        bias = self._unembedding[1]
+        return torch.zeros(self.cfg.d_vocab, device=self.device, dtype=self.dtype) if bias is None else bias
+
+    @property
+    def _unembedding(self) -> tuple[Tensor, Tensor | None]:
+        weight = self.embed.word.weight if self.cfg.tied_embeddings else self.read_out.weight
+        return weight, self.read_out.bias if self.read_out.transform else None
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed.word.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed.word.weight.dtype
+
+    def fingerprint(self) -> str:
+        """First 16 hex digits of the SHA-256 of all weights: the identity of the model in every saved result.
+
+        Computed again only after a weight has been written to or moved.
+        """
+        parameters = list(self.named_parameters())
+        state = tuple(part for _, p in parameters for part in (p.data_ptr(), p._version))
+        if self._fingerprint is None or self._fingerprint[0] != state:
+            digest = hashlib.sha256()
+            for name, parameter in parameters:
+                digest.update(name.encode())
+                digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            self._fingerprint = state, digest.hexdigest()[:16]
+        return self._fingerprint[1]

@@ -1,0 +1,195 @@
+"""Soft prompts, where they go, and the words that answers are read as.
+
+The input is `[MASK] p_1 … p_P <s> text </s>`: the mask at position 0, the soft prompt behind it, right-padded text. The
+prompt's vectors replace the word embeddings of placeholder tokens at `hook_embed`, before positions and LayerNorm.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from skillneurons import store
+from skillneurons.types import Hook
+
+MASK_POSITION = 0
+
+# Answers that are single tokens in most English vocabularies: what an error suggests.
+COMMON_WORDS = (
+    "good",
+    "bad",
+    "great",
+    "terrible",
+    "positive",
+    "negative",
+    "neutral",
+    "yes",
+    "no",
+    "maybe",
+    "true",
+    "false",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SoftPrompt:
+    """`prompt` vectors in the word-embedding space of one model.
+
+    Args:
+        vectors: The prompt.
+        model: `fingerprint()` of the model it belongs to.
+        origin: How it came about: `"random"`, `"tuned"` or `"written: …"`.
+        seed: Of the draw or the tuning; None for written prompts.
+    """
+
+    vectors: Float[Tensor, "prompt d_model"]
+    model: str
+    origin: str
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or not len(self.vectors):
+            raise ValueError(f"`vectors` needs shape [prompt, d_model], but has {tuple(self.vectors.shape)}.")
+        store.check_finite("vectors", self.vectors, "Tune the prompt again with a lower `lr`.")
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __repr__(self) -> str:
+        return f"SoftPrompt({len(self)} vectors of {self.vectors.shape[1]}, {self.origin}, seed {self.seed})"
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path.safetensors` and `path.json`."""
+        meta = {"model": self.model, "origin": self.origin, "seed": self.seed}
+        return store.save(path, "SoftPrompt", {"vectors": self.vectors}, meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SoftPrompt":
+        """Read what `save` wrote."""
+        tensors, meta = store.load(path, "SoftPrompt")
+        return cls(tensors["vectors"], **meta)
+
+
+def random_prompt(model: Any, n_prompt: int = 16, seed: int = 0) -> SoftPrompt:
+    """`n_prompt` word vectors of the model, drawn at random without replacement.
+
+    Where tuning starts, and the untuned control of finding F7.
+
+    Example:
+        >>> from skillneurons import HookedEncoder
+        >>> random_prompt(HookedEncoder.from_pretrained("bundled"), 3, seed=0).vectors.shape
+        torch.Size([3, 192])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    W_E = model.W_E.detach()
+    if not 0 < n_prompt <= len(W_E):
+        raise ValueError(f"`n_prompt` must be from 1 to {len(W_E)}, not {n_prompt}.")
+    chosen = torch.randperm(len(W_E), generator=generator)[:n_prompt]
+    return SoftPrompt(W_E[chosen.to(W_E.device)].clone(), model.fingerprint(), "random", seed)
+
+
+def written_prompt(model: Any, text: str) -> SoftPrompt:
+    """The word vectors of `text` as a prompt (the paper's hand-written control, section 4.4)."""
+    tokens = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not tokens:
+        raise ValueError("`text` has no tokens; write at least one word.")
+    vectors = model.W_E.detach()[torch.tensor(tokens, device=model.W_E.device)].clone()
+    return SoftPrompt(vectors, model.fingerprint(), f"written: {text}")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where mask, prompt and text go, for a prompt of `n_prompt` vectors."""
+
+    n_prompt: int
+
+    @property
+    def n_prefix(self) -> int:
+        """Positions before the text."""
+        return 1 + self.n_prompt
+
+    def positions(self, which: str = "prompt") -> slice:
+        """Positions of the soft prompt, of the mask, or of both (as the authors' code counts them)."""
+        table = {
+            "prompt": slice(1, self.n_prefix),
+            "mask": slice(MASK_POSITION, 1),
+            "mask_and_prompt": slice(0, self.n_prefix),
+        }
+        if which not in table:
+            raise ValueError(f"`positions` is one of {', '.join(map(repr, table))}, not {which!r}.")
+        return table[which]
+
+    def prefix(self, tokenizer: Any) -> Int[Tensor, " prefix"]:
+        """Token ids before the text. The mask also holds the prompt's places, since padding there would not be seen."""
+        if tokenizer is None or tokenizer.mask_token_id is None:
+            raise ValueError("The model's tokenizer needs a mask token, where the label is read.")
+        return torch.full((self.n_prefix,), tokenizer.mask_token_id, dtype=torch.long)
+
+
+def splice(vectors: Float[Tensor, "prompt d_model"], start: int = 1) -> Hook:
+    """A hook that puts `vectors` in the place of the word embeddings from position `start` on."""
+
+    def replace(embed: Float[Tensor, "batch pos d_model"], hook: Any = None) -> Float[Tensor, "batch pos d_model"]:
+        end = start + len(vectors)
+        if embed.shape[1] < end or embed.shape[2] != vectors.shape[1]:
+            raise ValueError(
+                f"A prompt of shape {tuple(vectors.shape)} goes to positions {start} to {end - 1}, but the embeddings "
+                f"are {tuple(embed.shape)}. Use a prompt made for this model, in front of the text."
+            )
+        prompt = repeat(vectors.to(embed.dtype), "prompt d_model -> batch prompt d_model", batch=len(embed))
+        return torch.cat([embed[:, :start], prompt, embed[:, end:]], dim=1)
+
+    return "hook_embed", replace
+
+
+@dataclass(frozen=True)
+class Verbalizer:
+    """Label words and the token each one is.
+
+    Args:
+        words: One for each class.
+        token_ids: Their ids in the model's vocabulary.
+    """
+
+    words: tuple[str, ...]
+    token_ids: tuple[int, ...]
+
+    @classmethod
+    def from_words(cls, tokenizer: Any, words: Sequence[str]) -> "Verbalizer":
+        """Look the words up, with a leading space where the vocabulary marks it.
+
+        Raises:
+            ValueError: A word is not a single token (the error names its pieces and suggests words that are), or two
+                words are the same token.
+        """
+        if tokenizer is None:
+            raise ValueError("The model has no tokenizer, so label words cannot be looked up. Pass one to `from_hf`.")
+        ids = tuple(_single_token(tokenizer, word) for word in words)
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"Label words must be different tokens, but {tuple(words)} are {ids}.")
+        return cls(tuple(words), ids)
+
+
+def _single_token(tokenizer: Any, word: str) -> int:
+    pieces = tokenizer(" " + word.strip(), add_special_tokens=False)["input_ids"]
+    if len(pieces) == 1 and pieces[0] != tokenizer.unk_token_id:
+        return pieces[0]
+    names = tokenizer.convert_ids_to_tokens(pieces)
+    suggestions = _single_token_words(tokenizer, word)
+    raise ValueError(
+        f"Label word {word!r} needs to be one token of the model's vocabulary, but is {len(pieces)}: {names}. "
+        f"Words that are one token: {', '.join(suggestions)}."
+    )
+
+
+def _single_token_words(tokenizer: Any, word: str, n: int = 5) -> list[str]:
+    """Whole words of the vocabulary: some spelt like `word`, and common answers."""
+    vocabulary = {token.lstrip("Ġ▁") for token in tokenizer.get_vocab() if token[:1] in "Ġ▁" or token[:1].isalpha()}
+    common = [w for w in COMMON_WORDS if len(tokenizer(" " + w, add_special_tokens=False)["input_ids"]) == 1]
+    return [*difflib.get_close_matches(word, sorted(vocabulary), n=n), *common[:n]]
