@@ -28,6 +28,8 @@ ARCHITECTURES = {
     "BertModel": ("", False),
 }
 
+VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt"}
+
 EMBEDDINGS = {
     "embed.word.weight": "embeddings.word_embeddings.weight",
     "embed.position.weight": "embeddings.position_embeddings.weight",
@@ -50,6 +52,8 @@ ROBERTA_HEAD = {
     "read_out.bias": "lm_head.bias",
     "read_out.weight": "lm_head.decoder.weight",
 }
+# Without tied embeddings, Hugging Face adds the decoder's own bias and leaves the other unused.
+UNTIED_BIAS = {"lm_head.bias": "lm_head.decoder.bias", "cls.predictions.bias": "cls.predictions.decoder.bias"}
 BERT_HEAD = {
     "read_out.dense": "cls.predictions.transform.dense",
     "read_out.ln": "cls.predictions.transform.LayerNorm",
@@ -68,6 +72,8 @@ def weight_names(cfg: EncoderConfig) -> dict[str, str]:
         table |= BERT_HEAD if prefix == "bert." else ROBERTA_HEAD
         if cfg.tied_embeddings:
             del table["read_out.weight"]
+        else:
+            table["read_out.bias"] = UNTIED_BIAS[table["read_out.bias"]]
     names = {}
     for ours, theirs in table.items():
         if ours.endswith(("weight", "bias")):
@@ -105,8 +111,21 @@ def read_checkpoint(name_or_path: str | Path, *, revision: str | None) -> tuple[
         raise ValueError(
             f"{location!r} says it is a {named} but lacks {len(missing)} of its weights, {missing[0]!r} among them."
         )
+    return model, _tokenizer(location, revision, config.pad_token_id), "bundled" if bundled else str(name_or_path)
+
+
+def _tokenizer(location: str, revision: str | None, pad_token_id: int) -> Any:
+    """The checkpoint's tokenizer; None for a folder without one, where transformers would make up an empty one."""
+    folder = Path(location)
+    if folder.is_dir() and not any(path.name in VOCABULARIES or path.suffix == ".model" for path in folder.iterdir()):
+        return None
     tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=False)
-    return model, tokenizer, "bundled" if bundled else str(name_or_path)
+    if tokenizer.pad_token_id != pad_token_id:
+        raise ValueError(
+            f"The tokenizer in {location!r} pads with id {tokenizer.pad_token_id}, but the model expects {pad_token_id}. "
+            "Put the model's own tokenizer beside it."
+        )
+    return tokenizer
 
 
 def _remote_code(location: str) -> str:
@@ -156,8 +175,7 @@ def convert(hf_model: PreTrainedModel) -> tuple[EncoderConfig, dict[str, Tensor]
     bad = [names[name] for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
         raise ValueError(f"The checkpoint has weights that are NaN or infinite: {', '.join(bad[:3])}.")
-    implied = {"lm_head.decoder.weight", "lm_head.decoder.bias", "cls.predictions.decoder.weight"}
-    implied |= {"cls.predictions.decoder.bias"}
+    implied = {"lm_head.decoder.weight", "cls.predictions.decoder.weight", *UNTIED_BIAS.values()}
     unused = {k: v.clone() for k, v in state.items() if k not in set(names.values()) | implied}
     return cfg, weights, unused
 
@@ -172,7 +190,9 @@ def export(cfg: EncoderConfig, weights: dict[str, Tensor], unused: dict[str, Ten
         )
     model_class = getattr(transformers, cfg.hf_class)
     hf_config = model_class.config_class.from_dict(cfg.hf_config | {"intermediate_size": widths.pop()})
-    model = model_class(hf_config).to(
+    # A base model may have been made without its pooler, and is given back without it.
+    parts = {"add_pooling_layer": any("pooler" in name for name in unused)} if cfg.hf_class.endswith("Model") else {}
+    model = model_class(hf_config, **parts).to(
         device=weights["embed.word.weight"].device, dtype=weights["embed.word.weight"].dtype
     )
     state = {theirs: weights[ours] for ours, theirs in weight_names(cfg).items()} | unused

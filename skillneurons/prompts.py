@@ -191,5 +191,11 @@ def _single_token(tokenizer: Any, word: str) -> int:
 def _single_token_words(tokenizer: Any, word: str, n: int = 5) -> list[str]:
     """Whole words of the vocabulary: some spelt like `word`, and common answers."""
     vocabulary = {token.lstrip("Ġ▁") for token in tokenizer.get_vocab() if token[:1] in "Ġ▁" or token[:1].isalpha()}
-    common = [w for w in COMMON_WORDS if len(tokenizer(" " + w, add_special_tokens=False)["input_ids"]) == 1]
-    return [*difflib.get_close_matches(word, sorted(vocabulary), n=n), *common[:n]]
+    near = [w for w in difflib.get_close_matches(word, sorted(vocabulary), n=2 * n) if _is_single(tokenizer, w)][:n]
+    common = [w for w in COMMON_WORDS if _is_single(tokenizer, w) and w not in near]
+    return [*near, *common[:n]]
+
+
+def _is_single(tokenizer: Any, word: str) -> bool:
+    pieces = tokenizer(" " + word, add_special_tokens=False)["input_ids"]
+    return len(pieces) == 1 and pieces[0] != tokenizer.unk_token_id

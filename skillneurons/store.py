@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
+import secrets
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -35,17 +35,24 @@ def versions() -> dict[str, str]:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it either appears whole or not at all, also when the disk is full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    _write_all({path: content})
+
+
+def _write_all(contents: Mapping[Path, bytes]) -> None:
+    """Write every file under another name first, so that a full disk leaves all the old ones."""
+    partials = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in contents}
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(partials[path], "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, partial in partials.items():
+            os.replace(partial, path)
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -62,7 +69,10 @@ def save(path: str | Path, kind: str, tensors: Mapping[str, Tensor], meta: Mappi
         meta: Anything JSON can hold.
     """
     stem = _stem(path)
-    payload = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    # Copies, since safetensors refuses tensors that share memory.
+    payload = safetensors.torch.save(
+        {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    )
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -72,9 +82,8 @@ def save(path: str | Path, kind: str, tensors: Mapping[str, Tensor], meta: Mappi
         "meta": dict(meta),
     }
     described = json.dumps(header, indent=1, allow_nan=False)
-    write_atomically(stem.with_name(stem.name + ".safetensors"), payload)
-    json_path = stem.with_name(stem.name + ".json")
-    write_atomically(json_path, (described + "\n").encode())
+    tensor_path, json_path = (stem.with_name(stem.name + ending) for ending in (".safetensors", ".json"))
+    _write_all({tensor_path: payload, json_path: (described + "\n").encode()})
     return json_path
 
 
@@ -96,6 +105,8 @@ def load(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
         raise StoreError(f"{json_path} is not valid JSON ({error}). Compute the {kind} again.") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise StoreError(f"{json_path} was not written by skillneurons. Pass a saved {kind}.")
+    if missing := [key for key in ("format_version", "kind", "sha256", "versions", "meta") if key not in header]:
+        raise StoreError(f"{json_path} is damaged: it has no {missing[0]!r}. Compute the {kind} again.")
     if header["format_version"] > FORMAT_VERSION:
         raise StoreError(
             f"{json_path} has format version {header['format_version']}, this release reads up to {FORMAT_VERSION}. "

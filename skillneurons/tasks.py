@@ -94,7 +94,8 @@ class Task:
     def fingerprint(self) -> str:
         """First 16 hex digits of the SHA-256 of all rows and label words."""
         content = [self.label_words, self.labels, *([dict(row) for row in getattr(self, split)] for split in SPLITS)]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        # NumPy's integers are valid labels, and are written as plain ones.
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=int).encode()).hexdigest()[:16]
 
     def __repr__(self) -> str:
         sizes = " / ".join(f"{len(getattr(self, split)):,}" for split in SPLITS)
@@ -369,7 +370,9 @@ def _read_tables(folder: Path) -> dict[str, list[dict[str, Any]]]:
         for split, table in data.items():
             names = getattr(table.features.get("label"), "names", None)
             rows = table.to_list()
-            tables[split] = [row | {"label": names[row["label"]]} for row in rows] if names else rows
+            # Unlabelled rows have -1, which stays, to be refused.
+            named = dict(enumerate(names or ()))
+            tables[split] = [row | {"label": named.get(row["label"], row["label"])} for row in rows] if names else rows
     else:
         tables = {path.name.split(".")[0]: _read_file(path) for path in sorted(folder.iterdir()) if _is_table(path)}
     aliases = {alias: split for split, names in SPLIT_ALIASES.items() for alias in names} | {
@@ -389,7 +392,7 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
         if ".jsonl" in path.name:
             table = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
         else:
-            table = pd.read_csv(path, keep_default_na=False)
+            table = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(("text", "text_a", "text_b"), str))
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
     return table.to_dict("records")

@@ -1,0 +1,228 @@
+"""One pass over examples, with statistics that are sums and counts.
+
+A statistic sees a slice of one hook's activations at a time and keeps totals, so memory does not grow with the number of
+examples, and the totals of two passes add up to those of one over both. `collect` is the pass behind everything that
+is measured.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from skillneurons import store
+from skillneurons.batching import Batch, Encoded
+from skillneurons.classifier import Classifier, label_logits, require_eval
+from skillneurons.types import Row
+
+
+class Statistic(Protocol):
+    """What `collect` fills.
+
+    `update` is called once for each layer and batch; rows of a batch are ordered by label. `finish` is called once at
+    the end, moves totals to the CPU and checks them.
+    """
+
+    def update(
+        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
+    ) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+S = TypeVar("S", bound=Statistic)
+
+
+@dataclass(eq=False)
+class LabelSums:
+    """Sum of the activations over the examples of each class.
+
+    Sums within a batch are taken in the activations' precision (float32 at least), across batches in float64.
+    """
+
+    n_labels: int
+    totals: list[Tensor] = field(default_factory=list)
+    n: Int[Tensor, " label"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+
+    def update(
+        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
+    ) -> None:
+        if layer == len(self.totals):
+            shape = (self.n_labels, *activations.shape[1:])
+            self.totals.append(torch.zeros(shape, dtype=torch.float64, device=activations.device))
+        wide = activations if activations.dtype == torch.float64 else activations.float()
+        for label, part in enumerate(wide.split(list(counts))):
+            if len(part):
+                self.totals[layer][label] += part.sum(dim=0)
+        if layer == 0:
+            self.n = torch.tensor(counts) if not len(self.n) else self.n + torch.tensor(counts)
+
+    def finish(self) -> None:
+        self.totals = [total.cpu() for total in self.totals]
+        for layer, total in enumerate(self.totals):
+            store.check_finite(f"activations of layer {layer}", total, "Check the model's weights and the prompt.")
+
+    def merge(self, other: "LabelSums") -> "LabelSums":
+        """The sums over both passes' examples."""
+        totals = [a + b for a, b in zip(self.totals, other.totals, strict=True)]
+        return LabelSums(self.n_labels, totals, self.n + other.n)
+
+    @property
+    def mean(self) -> Float[Tensor, "prompt layer neuron"]:
+        """Mean over all examples: the baseline activation of Wang et al. 2022, equation 3."""
+        return torch.stack([total.sum(0) for total in self.totals], dim=1) / self.n.sum()
+
+    @property
+    def label_mean(self) -> Float[Tensor, "label prompt layer neuron"]:
+        """Mean over the examples of each class."""
+        return torch.stack(self.totals, dim=2) / self.n[:, None, None, None]
+
+
+@dataclass(eq=False)
+class AboveCounts:
+    """For each class, the number of examples on which a neuron is above its baseline.
+
+    Args:
+        baseline: Threshold of each position and neuron, `[prompt layer neuron]`.
+        n_labels: Number of classes.
+    """
+
+    baseline: Float[Tensor, "prompt layer neuron"]
+    n_labels: int
+    totals: list[Tensor] = field(default_factory=list)
+    n: Int[Tensor, " label"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+
+    def update(
+        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
+    ) -> None:
+        if layer == len(self.totals):
+            shape = (self.n_labels, *activations.shape[1:])
+            self.totals.append(torch.zeros(shape, dtype=torch.int32, device=activations.device))
+            self._thresholds = [*getattr(self, "_thresholds", []), self._threshold(layer, activations)]
+        above = activations > self._thresholds[layer]
+        for label, part in enumerate(above.split(list(counts))):
+            if len(part):
+                self.totals[layer][label] += _count(part)
+        if layer == 0:
+            self.n = torch.tensor(counts) if not len(self.n) else self.n + torch.tensor(counts)
+
+    def _threshold(self, layer: int, activations: Tensor) -> Tensor:
+        threshold = self.baseline[:, layer]
+        if threshold.shape != activations.shape[1:]:
+            raise ValueError(
+                f"`baseline` has {tuple(threshold.shape)} positions and neurons in layer {layer}, but the activations "
+                f"have {tuple(activations.shape[1:])}. Take it from the same prompt and positions."
+            )
+        # Compare in the activations' own precision, so that a baseline saved in float64 cannot break ties anew.
+        return threshold.to(activations)
+
+    def finish(self) -> None:
+        self.totals = [total.cpu() for total in self.totals]
+
+    def merge(self, other: "AboveCounts") -> "AboveCounts":
+        """The counts over both passes' examples; exact, in any order."""
+        totals = [a + b for a, b in zip(self.totals, other.totals, strict=True)]
+        return AboveCounts(self.baseline, self.n_labels, totals, self.n + other.n)
+
+    @property
+    def above(self) -> Int[Tensor, "label prompt layer neuron"]:
+        return torch.stack(self.totals, dim=2).long()
+
+
+def _count(above: Tensor) -> Int[Tensor, "prompt neuron"]:
+    """Number of True along the first axis. Bytes are summed 255 at a time, which is several times faster on a CPU."""
+    total = torch.zeros(above.shape[1:], dtype=torch.int32, device=above.device)
+    for part in above.view(torch.uint8).split(255):
+        total += part.sum(dim=0, dtype=torch.uint8)
+    return total
+
+
+@dataclass(eq=False)
+class Examples:
+    """The activations themselves, in the order of the rows. Memory: rows x positions x neurons; for small sets."""
+
+    n: int
+    neurons: Any = None
+    parts: list[Tensor] = field(default_factory=list)
+
+    def update(
+        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
+    ) -> None:
+        if layer == len(self.parts):
+            self.parts.append(torch.empty(self.n, *activations.shape[1:]))
+        self.parts[layer][batch.index] = activations.float().cpu()
+
+    def finish(self) -> None:
+        for layer, part in enumerate(self.parts):
+            store.check_finite(f"activations of layer {layer}", part, "Check the model's weights and the prompt.")
+
+    @property
+    def values(self) -> Float[Tensor, "batch prompt layer neuron"]:
+        return torch.stack(self.parts, dim=2)
+
+
+@torch.no_grad()
+def collect(
+    classifier: Classifier,
+    rows: Sequence[Row] | Encoded,
+    statistic: S,
+    *,
+    hook: str = "mlp.hook_post",
+    positions: str = "prompt",
+    tokens_per_batch: int = 2048,
+) -> S:
+    """Run the classifier over the rows once and show every layer's activations to `statistic`.
+
+    Only the soft prompt's positions are looked at, and nothing else is copied; the last block is computed there alone.
+
+    Args:
+        classifier: In eval mode.
+        rows: Labelled examples.
+        statistic: Is filled and returned.
+        hook: Name within a block.
+        positions: `"prompt"`; `"mask"`; or `"mask_and_prompt"`, as the authors' code counts positions.
+        tokens_per_batch: Padded positions in one forward pass.
+
+    Returns:
+        `statistic`.
+
+    Raises:
+        ValueError: A row has no label, the hook does not exist, or the model is in train mode.
+        FloatingPointError: An activation is NaN or infinite.
+
+    Example:
+        >>> from skillneurons import Classifier, HookedEncoder, Verbalizer, load_task, random_prompt
+        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(16)
+        >>> words = Verbalizer.from_words(model.tokenizer, task.label_words)
+        >>> classifier = Classifier(model, random_prompt(model, 3), words)
+        >>> collect(classifier, task.train, LabelSums(2)).mean.shape
+        torch.Size([3, 4, 768])
+    """
+    model = classifier.model
+    require_eval(model)
+    encoded = classifier.encode(rows)
+    n_labels = int(encoded.labels.max()) + 1
+    if int(encoded.labels.min()) < 0:
+        raise ValueError("`rows` need labels for this statistic; give each row an integer 'label'.")
+    n_labels = max(n_labels, getattr(statistic, "n_labels", n_labels))
+    where = classifier.layout.positions(positions)
+    state: dict[str, Any] = {}
+
+    def observe(layer: int) -> Any:
+        def look(activations: Tensor, hook: Any = None) -> None:
+            statistic.update(layer, activations[:, where], state["batch"], state["counts"])
+
+        return f"blocks.{layer}.{hook}", look
+
+    hooks = [*classifier.fwd_hooks, *(observe(layer) for layer in range(model.cfg.n_layers))]
+    with model.hooks(fwd_hooks=hooks):
+        for batch in classifier.batches(encoded, tokens_per_batch=tokens_per_batch):
+            # Counted on the host, so that the device never waits.
+            counts = encoded.labels[batch.index].bincount(minlength=n_labels).tolist()
+            state.update(batch=batch, counts=counts)
+            label_logits(classifier, batch, last_block_to=classifier.layout.n_prefix)
+    statistic.finish()
+    return statistic

@@ -1,0 +1,350 @@
+"""Accuracy of a classifier, as it is and with neurons perturbed.
+
+A sweep over many interventions computes, for each batch, the residual stream below the first perturbed layer once, and
+re-enters there: its cost is that of the layers above, times the number of interventions. Memory is that of one batch
+and of the logits.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from scipy.stats import binomtest
+from torch import Tensor
+
+from skillneurons import store
+from skillneurons.activations import Examples, LabelSums, collect
+from skillneurons.batching import TOKENS_PER_BATCH, Batch, Encoded
+from skillneurons.classifier import Classifier, label_logits, require_eval
+from skillneurons.interventions import gaussian, mean, resample, zero
+from skillneurons.neurons import NeuronSet
+from skillneurons.scores import NeuronScores
+from skillneurons.tasks import Task
+from skillneurons.types import FwdHooks, Hook, Row
+
+Kind: TypeAlias = Literal["mean", "zero", "gaussian", "resample"]
+FRACTIONS = (0.01, 0.03, 0.1, 0.2, 0.3)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a classifier does on some rows.
+
+    Args:
+        accuracy: Share of rows answered rightly.
+        balanced_accuracy: Mean of the classes' recalls; 1/n_labels for a constant answer.
+        interval: Clopper-Pearson 95 % interval of the accuracy.
+        majority: Share of the most frequent class: the accuracy of always answering it.
+        margin: Mean, over rows, of the right label's logit minus the best other label's.
+        margin_sd: Standard deviation of that over rows.
+        n: Number of rows.
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+    interval: tuple[float, float]
+    majority: float
+    margin: float
+    margin_sd: float
+    n: int
+
+
+def evaluate(
+    classifier: Classifier,
+    rows: Sequence[Row] | Encoded,
+    fwd_hooks: FwdHooks = (),
+    *,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+) -> Evaluation:
+    """Accuracy of the classifier on labelled rows, with interventions in place if any are given.
+
+    Raises:
+        ValueError: A row has no label, or the model is in train mode.
+
+    Example:
+        >>> from skillneurons import Classifier, HookedEncoder, Verbalizer, load_task, random_prompt
+        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(32)
+        >>> words = Verbalizer.from_words(model.tokenizer, task.label_words)
+        >>> evaluate(Classifier(model, random_prompt(model, 3), words), task.test).n
+        32
+    """
+    encoded = classifier.encode(rows)
+    logits = classifier.logits(encoded, fwd_hooks, tokens_per_batch=tokens_per_batch)
+    return evaluation_of(logits, encoded.labels)
+
+
+def evaluation_of(logits: Float[Tensor, "batch label"], labels: Int[Tensor, " batch"]) -> Evaluation:
+    """The evaluation that logits and true labels amount to."""
+    if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
+        raise ValueError(
+            f"Evaluation needs labels from 0 to {logits.shape[1] - 1} on every row, but they run from "
+            f"{int(labels.min())} to {int(labels.max())}."
+        )
+    right = logits.argmax(dim=1) == labels
+    counts = labels.bincount(minlength=logits.shape[1])
+    hits = labels[right].bincount(minlength=logits.shape[1])
+    present = counts > 0
+    margins = label_margin(logits, labels)
+    low, high = clopper_pearson(int(right.sum()), len(labels))
+    return Evaluation(
+        accuracy=right.double().mean().item(),
+        balanced_accuracy=(hits[present].double() / counts[present]).mean().item(),
+        interval=(low, high),
+        majority=counts.max().item() / len(labels),
+        margin=margins.mean().item(),
+        margin_sd=margins.std().item() if len(labels) > 1 else 0.0,
+        n=len(labels),
+    )
+
+
+def label_margin(logits: Float[Tensor, "batch label"], labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Logit of the right label minus the best of the others.
+
+    Example:
+        >>> label_margin(torch.tensor([[2.0, 0.5]]), torch.tensor([0])).item()
+        1.5
+    """
+    right = logits.gather(1, labels[:, None]).squeeze(1)
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return right - others.amax(dim=1)
+
+
+def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a binomial proportion (scipy).
+
+    Example:
+        >>> clopper_pearson(5, 10)
+        (0.187..., 0.812...)
+    """
+    interval = binomtest(hits, n).proportion_ci(level, method="exact")
+    return float(interval.low), float(interval.high)
+
+
+@torch.no_grad()
+def logits_many(
+    classifier: Classifier,
+    rows: Sequence[Row] | Encoded,
+    interventions: Sequence[FwdHooks],
+    *,
+    last_block_to: int | None = None,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Float[Tensor, "intervention batch label"]:
+    """Logits under each of many interventions, sharing what lies below the first layer that each one touches.
+
+    Args:
+        classifier: In eval mode.
+        rows: Examples.
+        interventions: Forward hooks for each; an empty list is the classifier as it is.
+        last_block_to: As in `HookedEncoder.forward`, for interventions that touch leading positions only.
+        tokens_per_batch: Padded positions in one forward pass.
+        on_batch: Called with (rows done, rows) after each batch.
+    """
+    require_eval(classifier.model)
+    encoded = classifier.encode(rows)
+    entries = [_first_layer(hooks, classifier.model.cfg.n_layers) for hooks in interventions]
+    result = torch.empty(len(interventions), len(encoded), len(classifier.labels))
+    done = 0
+    with classifier.model.hooks(fwd_hooks=classifier.fwd_hooks):
+        for batch in classifier.batches(encoded, tokens_per_batch=tokens_per_batch):
+            residuals = _residuals(classifier, batch, sorted({entry for entry in entries if entry}))
+            for i, (hooks, entry) in enumerate(zip(interventions, entries, strict=True)):
+                with classifier.model.hooks(fwd_hooks=hooks):
+                    logits = label_logits(
+                        classifier,
+                        batch,
+                        resid=residuals.get(entry),
+                        start_at_layer=entry or None,
+                        last_block_to=last_block_to if hooks else None,
+                    )
+                result[i, batch.index] = logits.float().cpu()
+            done += len(batch)
+            if on_batch is not None:
+                on_batch(done, len(encoded))
+    store.check_finite("logits", result, "Check the interventions' values.")
+    return result
+
+
+def _first_layer(hooks: FwdHooks, n_layers: int) -> int:
+    """The first block that some hook lies in; 0 where a hook lies below the blocks or its place is not known."""
+    layers = []
+    for name, _ in hooks:
+        parts = name.split(".") if isinstance(name, str) else []
+        layers.append(int(parts[1]) if len(parts) > 2 and parts[0] == "blocks" else 0)
+    return min(layers, default=n_layers - 1)
+
+
+def _residuals(classifier: Classifier, batch: Batch, layers: Sequence[int]) -> dict[int, Tensor]:
+    """The residual stream entering each of `layers`, each computed from the one below."""
+    residuals: dict[int, Tensor] = {}
+    below: int | None = None
+    for layer in layers:
+        types = batch.token_types if classifier.model.cfg.d_token_types > 1 else None
+        residuals[layer] = classifier.model(
+            batch.tokens if below is None else residuals[below],
+            batch.mask,
+            token_type_ids=types if below is None else None,
+            start_at_layer=below,
+            stop_at_layer=layer,
+        )
+        below = layer
+    return residuals
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PerturbationCurve:
+    """Accuracy against the share of neurons perturbed, for skill neurons and for random sets of the same sizes.
+
+    Args:
+        fractions: Shares of each layer's neurons.
+        skill: Accuracy with the skill neurons perturbed.
+        random: The same for each random set; disjoint from the skill neurons, matched layer by layer.
+        skill_margin: Mean logit margin of the right label with the skill neurons perturbed.
+        random_margin: The same for each random set.
+        unperturbed: The classifier as it is.
+        meta: The intervention and what it was applied to.
+    """
+
+    fractions: tuple[float, ...]
+    skill: Float[Tensor, " fraction"]
+    random: Float[Tensor, "draw fraction"]
+    skill_margin: Float[Tensor, " fraction"]
+    random_margin: Float[Tensor, "draw fraction"]
+    unperturbed: Evaluation
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each fraction: accuracy and margin, skill and random (mean, lowest, highest draw)."""
+        columns: dict[str, Any] = {"fraction": self.fractions}
+        for name, skill, random in (
+            ("accuracy", self.skill, self.random),
+            ("margin", self.skill_margin, self.random_margin),
+        ):
+            columns[f"skill_{name}"] = skill.numpy()
+            columns[f"random_{name}"] = random.mean(0).numpy()
+            columns[f"random_{name}_low"] = random.amin(0).numpy()
+            columns[f"random_{name}_high"] = random.amax(0).numpy()
+        return pd.DataFrame(columns)
+
+    @property
+    def outside_band(self) -> np.ndarray:
+        """For each fraction: is accuracy or margin with skill neurons perturbed below that of every random set?
+
+        With r random sets, chance alone puts one of the two below all of them with probability at most 2/(r+1).
+        """
+        below_accuracy = self.skill < self.random.amin(0)
+        return (below_accuracy | (self.skill_margin < self.random_margin.amin(0))).numpy()
+
+    def __repr__(self) -> str:
+        return f"PerturbationCurve({self.meta.get('kind')}, {len(self.random)} random sets)\n{self.to_dataframe()}"
+
+
+def intervention(
+    kind: Kind,
+    classifier: Classifier,
+    task: Task,
+    *,
+    positions: str = "prompt",
+    sigma: float = 0.1,
+    seed: int = 0,
+    n_source: int = 64,
+) -> Callable[[NeuronSet], list[Hook]]:
+    """A function from a neuron set to hooks, with whatever the kind needs measured on the training rows.
+
+    Args:
+        kind: `"mean"`, `"zero"`, `"gaussian"` or `"resample"`.
+        classifier: Whose means or example activations are used.
+        task: Its training rows give them.
+        positions: Where to intervene, by name.
+        sigma: Of the noise.
+        seed: Of noise and resampling.
+        n_source: Examples to resample from.
+    """
+    where = classifier.layout.positions(positions)
+    if kind == "zero":
+        return lambda neurons: zero(neurons, positions=where)
+    if kind == "gaussian":
+        return lambda neurons: gaussian(neurons, sigma, seed=seed, positions=where)
+    if kind == "mean":
+        values = collect(classifier, task.train, LabelSums(task.n_labels), positions=positions).mean.float()
+        return lambda neurons: mean(neurons, values, positions=where)
+    if kind == "resample":
+        rows = task.subset(n_source, seed, splits=("train",)).train
+        source = collect(classifier, rows, Examples(len(rows)), positions=positions).values
+        return lambda neurons: resample(neurons, source, seed=seed, positions=where)
+    raise ValueError(f"`kind` is 'mean', 'zero', 'gaussian' or 'resample', not {kind!r}.")
+
+
+def perturbation_curve(
+    classifier: Classifier,
+    task: Task,
+    scores: NeuronScores,
+    *,
+    kind: Kind = "mean",
+    fractions: Sequence[float] = FRACTIONS,
+    n_random: int = 10,
+    positions: str = "prompt",
+    sigma: float = 0.1,
+    seed: int = 0,
+    per_layer: bool = True,
+    rows: Sequence[Row] | Encoded | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> PerturbationCurve:
+    """Does perturbing skill neurons hurt more than perturbing random ones?
+
+    Source: Wang et al. 2022, section 4.2. Random sets are drawn `n_random` times, disjoint from the skill neurons and
+    matched to them layer by layer. At the soft prompt's positions the last layer has no say: its MLP there feeds
+    nothing that the mask reads.
+
+    Costs `1 + len(fractions) * (1 + n_random)` passes over the rows, each from its first perturbed layer on.
+
+    Args:
+        classifier: In eval mode.
+        task: Training rows give means or sources; test rows are evaluated.
+        scores: Rank the neurons.
+        kind: See `intervention`.
+        fractions: Shares of neurons, at most one half.
+        n_random: Random sets for each fraction.
+        positions: Where to intervene, by name.
+        sigma: Of Gaussian noise.
+        seed: Of random sets, noise and resampling.
+        per_layer: Take the share of each layer, or of the whole model.
+        rows: Evaluate these instead of all test rows.
+        on_batch: Called with (rows done, rows).
+    """
+    if n_random < 1:
+        raise ValueError(f"`n_random` is {n_random}; without random sets a curve shows nothing.")
+    encoded = classifier.encode(task.test if rows is None else rows)
+    perturb = intervention(kind, classifier, task, positions=positions, sigma=sigma, seed=seed)
+    skill_sets = [scores.top(fraction, per_layer) for fraction in fractions]
+    random_sets = [[skill.random_like(seed=seed * 10_007 + draw) for skill in skill_sets] for draw in range(n_random)]
+    sets = [*skill_sets, *(chosen for draw in random_sets for chosen in draw)]
+    logits = logits_many(
+        classifier,
+        encoded,
+        [[], *(perturb(chosen) for chosen in sets)],
+        last_block_to=classifier.layout.positions(positions).stop,
+        on_batch=on_batch,
+    )
+    evaluations = [evaluation_of(one, encoded.labels) for one in logits]
+    n = len(fractions)
+    accuracy = torch.tensor([e.accuracy for e in evaluations[1:]], dtype=torch.float64).unflatten(0, (n_random + 1, n))
+    margin = torch.tensor([e.margin for e in evaluations[1:]], dtype=torch.float64).unflatten(0, (n_random + 1, n))
+    meta = {
+        "kind": kind,
+        "positions": positions,
+        "per_layer": per_layer,
+        "n_random": n_random,
+        "seed": seed,
+        "task": task.name,
+        "classifier_seed": classifier.prompt.seed,
+        "n_rows": len(encoded),
+        "n_neurons": [len(chosen) for chosen in skill_sets],
+    }
+    if kind == "gaussian":
+        meta["sigma"] = sigma
+    return PerturbationCurve(tuple(fractions), accuracy[0], accuracy[1:], margin[0], margin[1:], evaluations[0], meta)

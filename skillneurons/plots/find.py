@@ -1,0 +1,132 @@
+"""Figures of the main job: the best neuron by class, predictivity by layer, the perturbation curve."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from skillneurons.evaluation import PerturbationCurve
+from skillneurons.plots.style import LABEL_COLOURS, RANDOM, REFERENCE, SEQUENTIAL, SKILL, axes_or_new, style
+from skillneurons.scores import NeuronScores
+
+
+def plot_activation_histogram(
+    activations: Float[Tensor, " batch"],
+    labels: Int[Tensor, " batch"],
+    baseline: float,
+    label_names: tuple[str, ...],
+    *,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """One neuron's activation at one position, split by class, with its baseline (Wang et al. 2022, figure 1).
+
+    Args:
+        activations: On held-out rows.
+        labels: Class of each row.
+        baseline: The decision threshold: mean activation on train.
+        label_names: Names of the classes.
+        title: Which neuron, position and seed.
+        ax: Where to draw.
+    """
+    ax = axes_or_new(ax)
+    values, classes = activations.numpy(), labels.numpy()
+    low, high = np.quantile(values, [0.002, 0.998])
+    bins = np.linspace(low, high, 41)
+    for label, name in enumerate(label_names):
+        chosen = np.clip(values[classes == label], low, high)
+        share = np.full(len(chosen), 1 / len(chosen))
+        colour = LABEL_COLOURS[label]
+        ax.hist(chosen, bins, weights=share, color=colour, alpha=0.35)
+        ax.hist(
+            chosen,
+            bins,
+            weights=share,
+            color=colour,
+            histtype="step",
+            label=f"{name} (n = {len(chosen)})",
+            linestyle=("-", "--", "-.", ":")[label % 4],
+        )
+    ax.axvline(baseline, color=REFERENCE, linewidth=1, linestyle=":", label="baseline activation")
+    ax.set(xlabel="activation", ylabel="share of the class", title=title)
+    ax.legend()
+    return ax
+
+
+def plot_predictivity_by_layer(scores: NeuronScores, *, n_ranks: int = 200, ax: Axes | None = None) -> Axes:
+    """Predictivity of each layer's neurons in order of rank: where in the model the skill is."""
+    ax = axes_or_new(ax)
+    ranked = scores.predictivity.sort(dim=1, descending=True).values[:, :n_ranks].numpy()
+    image = ax.imshow(
+        ranked,
+        aspect="auto",
+        cmap=SEQUENTIAL,
+        interpolation="nearest",
+        extent=(0.5, ranked.shape[1] + 0.5, len(ranked) - 0.5, -0.5),
+    )
+    bar = ax.figure.colorbar(image, ax=ax, label="predictivity on validation")
+    bar.outline.set_visible(False)
+    seeds = len(scores.seeds)
+    ax.set(
+        xlabel="rank within the layer",
+        ylabel="layer",
+        yticks=range(len(ranked)),
+        title=f"{scores.meta['task']}, mean of {seeds} seed{'s' if seeds > 1 else ''}",
+    )
+    return ax
+
+
+def plot_perturbation(curve: PerturbationCurve, *, quantity: str = "accuracy", ax: Axes | None = None) -> Axes:
+    """Accuracy (or the label's logit margin) against the share of neurons perturbed, with the band of random sets.
+
+    Args:
+        curve: From `perturbation_curve`.
+        quantity: `"accuracy"` or `"margin"`.
+        ax: Where to draw.
+    """
+    if quantity not in ("accuracy", "margin"):
+        raise ValueError(f"`quantity` is 'accuracy' or 'margin', not {quantity!r}.")
+    ax = axes_or_new(ax)
+    margin = quantity == "margin"
+    skill = (curve.skill_margin if margin else curve.skill).numpy()
+    random = (curve.random_margin if margin else curve.random).numpy()
+    x = 100 * np.array(curve.fractions)
+    ax.fill_between(
+        x,
+        random.min(0),
+        random.max(0),
+        color=RANDOM,
+        alpha=0.3,
+        linewidth=0,
+        label=f"{len(random)} random sets, lowest to highest",
+    )
+    ax.plot(x, random.mean(0), color=RANDOM, linestyle="--", label="random sets, mean")
+    ax.plot(x, skill, color=SKILL, marker="o", markersize=3.5, label="skill neurons")
+    ax.axhline(
+        curve.unperturbed.margin if margin else curve.unperturbed.accuracy,
+        color=REFERENCE,
+        linewidth=0.8,
+        linestyle=":",
+        label="unperturbed",
+    )
+    if not margin and min(skill.min(), random.min()) < curve.unperturbed.majority + 0.05:
+        ax.axhline(curve.unperturbed.majority, color=REFERENCE, linewidth=0.8, linestyle="-.", label="majority class")
+    kind = curve.meta["kind"] + (f", sigma {curve.meta['sigma']}" if "sigma" in curve.meta else "")
+    ax.set(
+        xlabel="neurons perturbed in each layer (%)",
+        ylabel="logit margin of the right label" if margin else f"accuracy on {curve.meta['n_rows']} test rows",
+        title=f"{kind}, at {curve.meta['positions'].replace('_', ' ')} positions, seed {curve.meta['classifier_seed']}",
+    )
+    ax.legend()
+    return ax
+
+
+def save_figure(ax: Axes, stem: Any) -> None:
+    """Write the figure that holds `ax` as PNG and SVG, and close it."""
+    with style():
+        for ending in (".png", ".svg"):
+            ax.figure.savefig(f"{stem}{ending}")
+    plt.close(ax.figure)

@@ -1,0 +1,47 @@
+"""One look for all figures: small, quiet, colour-blind safe, readable in grey, text kept as text in SVG and PDF."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+# Okabe and Ito's palette, ordered so that neighbours also differ in lightness.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#444444")
+SKILL, RANDOM, REFERENCE = "#D55E00", "#7F7F7F", "#000000"
+LABEL_COLOURS = COLOURS
+SEQUENTIAL, DIVERGING = "cividis", "PuOr"
+
+RC: dict[str, Any] = {
+    "figure.figsize": (4.6, 3.2),
+    "figure.dpi": 120,
+    "savefig.dpi": 200,
+    "savefig.bbox": "tight",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.5,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib settings of this package's figures, for the block only."""
+    with plt.rc_context(RC):
+        yield
+
+
+def axes_or_new(ax: Axes | None, **figure: Any) -> Axes:
+    """The given axes, or those of a new figure in this package's style."""
+    if ax is not None:
+        return ax
+    with style():
+        return plt.subplots(layout="constrained", **figure)[1]

@@ -1,0 +1,249 @@
+"""NeuronScores: how well every neuron tells the classes apart, on rows that choose and on rows that report."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from skillneurons import store
+from skillneurons.activations import AboveCounts, LabelSums, collect
+from skillneurons.batching import Encoded
+from skillneurons.classifier import Classifier
+from skillneurons.neurons import NeuronSet, top_neurons
+from skillneurons.predictivity import (
+    accuracy_from_counts,
+    balanced_accuracy_from_counts,
+    best_position,
+    held_out_accuracy,
+    predictivity,
+)
+from skillneurons.tasks import Task
+
+TENSORS = ("above", "n", "above_test", "n_test", "baseline")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NeuronScores:
+    """Counts of decisions for every neuron, and what follows from them.
+
+    Args:
+        above: Examples of each class above the baseline, on validation: `[seed label prompt layer neuron]`.
+        n: Validation examples of each class.
+        above_test: The same on test.
+        n_test: Test examples of each class.
+        baseline: Mean activation on train, `[seed prompt layer neuron]`.
+        meta: Provenance: model, task, seeds, positions, versions.
+    """
+
+    above: Int[Tensor, "seed label prompt layer neuron"]
+    n: Int[Tensor, " label"]
+    above_test: Int[Tensor, "seed label prompt layer neuron"]
+    n_test: Int[Tensor, " label"]
+    baseline: Float[Tensor, "seed prompt layer neuron"]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.meta["seeds"]
+
+    @property
+    def accuracy(self) -> Float[Tensor, "seed prompt layer neuron"]:
+        """`Acc(n, p)` on validation, for each seed. Source: Wang et al. 2022, equation 4."""
+        return torch.stack([accuracy_from_counts(above, self.n) for above in self.above])
+
+    @property
+    def test_accuracy(self) -> Float[Tensor, "seed prompt layer neuron"]:
+        """`Acc(n, p)` on test, for each seed."""
+        return torch.stack([accuracy_from_counts(above, self.n_test) for above in self.above_test])
+
+    @property
+    def predictivity(self) -> Float[Tensor, "layer neuron"]:
+        """`Pred(n)` on validation, averaged over seeds. Source: Wang et al. 2022, equation 6."""
+        return predictivity(self.accuracy).mean(dim=0)
+
+    @property
+    def predictivity_by_seed(self) -> Float[Tensor, "seed layer neuron"]:
+        return predictivity(self.accuracy)
+
+    @property
+    def held_out(self) -> Float[Tensor, "layer neuron"]:
+        """Accuracy on test, at the position and in the direction chosen on validation, averaged over seeds."""
+        return held_out_accuracy(self.accuracy, self.test_accuracy).mean(dim=0)
+
+    @property
+    def held_out_balanced(self) -> Float[Tensor, "layer neuron"]:
+        """As `held_out`, with both classes weighing the same: a constant neuron scores 1/2."""
+        balanced = torch.stack([balanced_accuracy_from_counts(above, self.n_test) for above in self.above_test])
+        return held_out_accuracy(self.accuracy, balanced).mean(dim=0)
+
+    @property
+    def majority(self) -> float:
+        """Share of the larger class on test: what a constant neuron scores at best."""
+        return self.n_test.max().item() / self.n_test.sum().item()
+
+    def top(self, fraction: float, per_layer: bool = True, *, score: Tensor | None = None) -> NeuronSet:
+        """The most predictive neurons, by `predictivity` unless another `[layer neuron]` score is given.
+
+        Args:
+            fraction: Share of the neurons.
+            per_layer: Of each layer, as the authors do, or of the whole model.
+            score: Rank by this instead.
+        """
+        chosen = top_neurons(
+            self.predictivity if score is None else score, fraction, per_layer=per_layer, model=self.meta["model"]
+        )
+        provenance = {key: value for key, value in self.meta.items() if key != "model"}
+        return NeuronSet(chosen.mask, chosen.model, chosen.meta | provenance)
+
+    def best(self, n: int = 10) -> pd.DataFrame:
+        """The `n` neurons of highest predictivity, with their held-out accuracy."""
+        table = self.to_dataframe()
+        return table.nlargest(n, "predictivity", keep="first").reset_index(drop=True)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each neuron: layer, neuron, predictivity, held-out accuracy (plain and balanced)."""
+        n_layers, d_mlp = self.predictivity.shape
+        layer, neuron = torch.meshgrid(torch.arange(n_layers), torch.arange(d_mlp), indexing="ij")
+        columns = {
+            "layer": layer,
+            "neuron": neuron,
+            "predictivity": self.predictivity,
+            "held_out": self.held_out,
+            "held_out_balanced": self.held_out_balanced,
+        }
+        return pd.DataFrame({name: tensor.flatten().numpy() for name, tensor in columns.items()})
+
+    def position_of(self, layer: int, neuron: int, seed_index: int = 0) -> tuple[int, bool]:
+        """Prompt position at which a neuron is most predictive, and whether "above" means label 1 there."""
+        position, upward = best_position(self.accuracy[seed_index])
+        return int(position[layer, neuron]), bool(upward[layer, neuron])
+
+    def __repr__(self) -> str:
+        layer, neuron = divmod(int(self.predictivity.argmax()), self.predictivity.shape[1])
+        return (
+            f"NeuronScores({self.meta.get('task')}, seeds {self.seeds}, {self.predictivity.numel():,} neurons; best: "
+            f"layer {layer} neuron {neuron}, validation {self.predictivity[layer, neuron]:.3f}, "
+            f"held out {self.held_out[layer, neuron]:.3f})"
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path.safetensors` and `path.json`."""
+        return store.save(path, "NeuronScores", {name: getattr(self, name) for name in TENSORS}, self.meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "NeuronScores":
+        """Read what `save` wrote."""
+        tensors, meta = store.load(path, "NeuronScores")
+        return cls(**{name: tensors[name] for name in TENSORS}, meta=meta)
+
+    @classmethod
+    def merge_seeds(cls, parts: Sequence["NeuronScores"]) -> "NeuronScores":
+        """Scores of several seeds on one task as one."""
+        first = parts[0]
+        for part in parts[1:]:
+            for key in ("model", "task_fingerprint", "positions"):
+                if part.meta[key] != first.meta[key]:
+                    raise ValueError(
+                        f"Scores to merge must agree on {key}, but have {first.meta[key]!r} and {part.meta[key]!r}."
+                    )
+        joined = {
+            name: torch.cat([getattr(part, name) for part in parts]) for name in ("above", "above_test", "baseline")
+        }
+        seeds = [seed for part in parts for seed in part.seeds]
+        return cls(n=first.n, n_test=first.n_test, meta=first.meta | {"seeds": seeds}, **joined)
+
+
+def find_skill_neurons(
+    classifiers: Classifier | Sequence[Classifier],
+    task: Task,
+    *,
+    positions: str = "prompt",
+    on_pass: Callable[[str], None] | None = None,
+) -> NeuronScores:
+    """Score every neuron on a binary task, for one or several prompts.
+
+    The baseline is taken on train; position, direction and ranking are chosen on validation; test is only reported on.
+    Source: Wang et al. 2022, section 3.1. Unlike the authors' code, no row serves for two of the three.
+
+    Costs one pass over each split for each classifier; memory does not grow with the number of rows.
+
+    Args:
+        classifiers: Usually tuned with different seeds.
+        task: Two classes. For more, score its `subtasks()`.
+        positions: `"prompt"`; `"mask"` or `"mask_and_prompt"` (the authors' count) include the mask.
+        on_pass: Called with the name of each split when it is done.
+
+    Raises:
+        ValueError: The task has more than two classes, no classifier was passed, or they have different models or
+            prompt lengths.
+
+    Example:
+        >>> from skillneurons import Classifier, HookedEncoder, Verbalizer, load_task, random_prompt
+        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(32)
+        >>> words = Verbalizer.from_words(model.tokenizer, task.label_words)
+        >>> scores = find_skill_neurons(Classifier(model, random_prompt(model, 3), words), task)
+        >>> scores.predictivity.shape, len(scores.top(0.01, per_layer=False))
+        (torch.Size([4, 768]), 31)
+    """
+    classifiers = [classifiers] if isinstance(classifiers, Classifier) else list(classifiers)
+    if not classifiers:
+        raise ValueError("`classifiers` is empty; pass at least one, from `tune_prompt` for example.")
+    if task.n_labels != 2:
+        raise ValueError(
+            f"Predictivity needs two classes, but {task.name!r} has {task.n_labels}: {', '.join(task.labels)}. "
+            "Score each of `task.subtasks()`."
+        )
+    lengths = {len(c.prompt) for c in classifiers}
+    models = {c.prompt.model for c in classifiers}
+    if len(lengths) > 1 or len(models) > 1:
+        raise ValueError(f"Classifiers must share model and prompt length, but have {models} and lengths {lengths}.")
+
+    splits = {split: classifiers[0].encode(getattr(task, split)) for split in ("train", "validation", "test")}
+    parts = [_score_one(classifier, task, splits, positions, on_pass) for classifier in classifiers]
+    return NeuronScores.merge_seeds(parts)
+
+
+def _score_one(
+    classifier: Classifier,
+    task: Task,
+    splits: dict[str, Encoded],
+    positions: str,
+    on_pass: Callable[[str], None] | None,
+) -> NeuronScores:
+    def done(split: str) -> None:
+        if on_pass is not None:
+            on_pass(split)
+
+    baseline = collect(classifier, splits["train"], LabelSums(2), positions=positions).mean
+    done("train")
+    counts = {}
+    for split in ("validation", "test"):
+        counts[split] = collect(classifier, splits[split], AboveCounts(baseline, 2), positions=positions)
+        done(split)
+    meta = {
+        "model": classifier.prompt.model,
+        "model_source": classifier.model.cfg.source,
+        "model_revision": classifier.model.cfg.revision,
+        "task": task.name,
+        "task_fingerprint": task.fingerprint,
+        "task_source": task.source,
+        "labels": list(task.labels),
+        "seeds": [classifier.prompt.seed],
+        "prompt": classifier.prompt.origin,
+        "positions": positions,
+        "rows": {split: len(encoded) for split, encoded in splits.items()},
+        "truncated": {split: encoded.n_truncated for split, encoded in splits.items()},
+    }
+    return NeuronScores(
+        above=counts["validation"].above[None],
+        n=counts["validation"].n,
+        above_test=counts["test"].above[None],
+        n_test=counts["test"].n,
+        baseline=baseline.float()[None],
+        meta=meta,
+    )
