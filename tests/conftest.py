@@ -1,0 +1,154 @@
+"""Tiny random models, a tiny tokenizer and a tiny task, all made here: no test downloads anything."""
+
+import random
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from skillneurons.encoder import HookedEncoder
+from skillneurons.tasks import Task
+
+ROBERTA = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1}
+BERT = {"pad_token_id": 0, "type_vocab_size": 3}
+ARCHITECTURES = {
+    "roberta": ("RobertaForMaskedLM", ROBERTA),
+    "roberta-untied": ("RobertaForMaskedLM", ROBERTA | {"tie_word_embeddings": False}),
+    "roberta-3-layers": ("RobertaForMaskedLM", ROBERTA | {"num_hidden_layers": 3}),
+    "roberta-headless": ("RobertaModel", ROBERTA),
+    "xlm-roberta": ("XLMRobertaForMaskedLM", ROBERTA),
+    "camembert": ("CamembertForMaskedLM", ROBERTA | {"hidden_act": "relu"}),
+    "bert": ("BertForMaskedLM", BERT),
+    "bert-untied": ("BertForMaskedLM", BERT | {"tie_word_embeddings": False, "hidden_act": "gelu_new"}),
+    "bert-pretraining": ("BertForPreTraining", BERT),
+    "bert-headless": ("BertModel", BERT),
+}
+SIGNALS = (("dreadful", "boring", "clumsy"), ("lovely", "moving", "clever"))
+FILLERS = ("the", "film", "a", "scene", "story", "and", "is", "of", "it", "was")
+CORPUS = [f" {word}" for word in (*SIGNALS[0], *SIGNALS[1], *FILLERS, "terrible", "great", "good", "bad")] * 3
+
+
+def make_hf(architecture, dtype=torch.float32, seed=0, **changes):
+    """A random Hugging Face model, all of its weights far from where initialisation puts them."""
+    class_name, options = ARCHITECTURES[architecture]
+    model_class = getattr(transformers, class_name)
+    sizes = {"vocab_size": 53, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
+    sizes |= {"intermediate_size": 29, "max_position_embeddings": 41, "layer_norm_eps": 1e-5}
+    sizes |= {"hidden_dropout_prob": 0.1, "attn_implementation": "eager"}
+    model = model_class(model_class.config_class(**(sizes | options | changes))).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            is_scale = name.lower().endswith(("layernorm.weight", "layer_norm.weight"))
+            parameter.copy_(float(is_scale) + 0.3 * torch.randn(parameter.shape, generator=generator))
+    return model.to(dtype)
+
+
+def _fast(tokenizer, special):
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=10**6, **special)
+
+
+def make_roberta_tokenizer():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    special = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>"}
+    return _fast(tokenizer, special | {"pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"})
+
+
+def make_bert_tokenizer():
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = sorted({word.strip() for word in CORPUS} | set("abcdefg") | {"##b", "##c"})
+    tokenizer = Tokenizer(models.WordPiece({w: i for i, w in enumerate(special + words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    return _fast(tokenizer, dict(zip(names, special, strict=True)))
+
+
+def make_rows(n, seed):
+    """Texts of filler words with two signal words of the label's kind: separable by looking at any of these."""
+    rng, rows = random.Random(seed), []
+    for i in range(n):
+        words = rng.choices(FILLERS, k=rng.randint(1, 5)) + rng.choices(SIGNALS[i % 2], k=2)
+        rng.shuffle(words)
+        rows.append({"text": " ".join(["", *words]), "label": i % 2})
+    return rows
+
+
+@pytest.fixture(scope="session", params=ARCHITECTURES)
+def hf_model(request):
+    """One model of each architecture, in float64 so that tolerances can be strict. Not to be changed."""
+    return make_hf(request.param, torch.float64)
+
+
+@pytest.fixture
+def encoder(hf_model):
+    return HookedEncoder.from_hf(hf_model)
+
+
+@pytest.fixture(scope="session")
+def build_hf():
+    """`make_hf`, for tests that change the model or need another."""
+    return make_hf
+
+
+@pytest.fixture(scope="session")
+def roberta_tokenizer():
+    return make_roberta_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def bert_tokenizer():
+    return make_bert_tokenizer()
+
+
+@pytest.fixture
+def tiny_model(roberta_tokenizer):
+    """A RoBERTa-like encoder with its tokenizer."""
+    return HookedEncoder.from_hf(make_hf("roberta", vocab_size=len(roberta_tokenizer)), roberta_tokenizer)
+
+
+@pytest.fixture
+def tiny_bert(bert_tokenizer):
+    """A BERT-like encoder with its tokenizer."""
+    return HookedEncoder.from_hf(make_hf("bert", vocab_size=len(bert_tokenizer)), bert_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_task():
+    """A binary task that any signal word gives away."""
+    return Task(
+        "tiny", make_rows(62, 0), make_rows(34, 1), make_rows(26, 2), ["terrible", "great"], ["negative", "positive"]
+    )
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The real data sets, where this checkout has them."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent: the real data sets are not part of the repository")
+    return folder
+
+
+@pytest.fixture
+def unchecked_types():
+    """Without jaxtyping's checks, as users run the package: what our own checks say to a wrong shape."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
