@@ -7,7 +7,7 @@ is measured.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,7 @@ from skillneurons.classifier import Classifier, label_logits, require_eval
 from skillneurons.types import Row
 
 
+@runtime_checkable
 class Statistic(Protocol):
     """What `collect` fills.
 
