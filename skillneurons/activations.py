@@ -142,6 +142,35 @@ def _count(above: Tensor) -> Int[Tensor, "prompt neuron"]:
 
 
 @dataclass(eq=False)
+class OneNeuron:
+    """Activations of a single neuron at a single prompt position, in the order of the rows.
+
+    Args:
+        n: Number of rows.
+        layer: The neuron's layer.
+        neuron: Its index.
+        position: Index into the positions that are collected.
+    """
+
+    n: int
+    layer: int
+    neuron: int
+    position: int
+    values: Float[Tensor, " batch"] = field(default_factory=lambda: torch.empty(0))
+
+    def update(
+        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
+    ) -> None:
+        if not len(self.values):
+            self.values = torch.empty(self.n)
+        if layer == self.layer:
+            self.values[batch.index] = activations[:, self.position, self.neuron].float().cpu()
+
+    def finish(self) -> None:
+        store.check_finite("activations", self.values, "Check the model's weights and the prompt.")
+
+
+@dataclass(eq=False)
 class Examples:
     """The activations themselves, in the order of the rows. Memory: rows x positions x neurons; for small sets."""
 

@@ -6,7 +6,8 @@ and of the logits.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -22,7 +23,7 @@ from skillneurons.batching import TOKENS_PER_BATCH, Batch, Encoded
 from skillneurons.classifier import Classifier, label_logits, require_eval
 from skillneurons.interventions import gaussian, mean, resample, zero
 from skillneurons.neurons import NeuronSet
-from skillneurons.scores import NeuronScores
+from skillneurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks import Task
 from skillneurons.types import FwdHooks, Hook, Row
 
@@ -239,6 +240,19 @@ class PerturbationCurve:
         below_accuracy = self.skill < self.random.amin(0)
         return (below_accuracy | (self.skill_margin < self.random_margin.amin(0))).numpy()
 
+    def save(self, path: str | Path) -> Path:
+        """Write `path.safetensors` and `path.json`."""
+        tensors = {name: getattr(self, name) for name in ("skill", "random", "skill_margin", "random_margin")}
+        meta = {"fractions": self.fractions, "unperturbed": asdict(self.unperturbed), "settings": self.meta}
+        return store.save(path, "PerturbationCurve", tensors, meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PerturbationCurve":
+        """Read what `save` wrote."""
+        tensors, meta = store.load(path, "PerturbationCurve")
+        before = Evaluation(**meta["unperturbed"] | {"interval": tuple(meta["unperturbed"]["interval"])})
+        return cls(tuple(meta["fractions"]), **tensors, unperturbed=before, meta=meta["settings"])
+
     def __repr__(self) -> str:
         return f"PerturbationCurve({self.meta.get('kind')}, {len(self.random)} random sets)\n{self.to_dataframe()}"
 
@@ -282,7 +296,7 @@ def intervention(
 def perturbation_curve(
     classifier: Classifier,
     task: Task,
-    scores: NeuronScores,
+    scores: NeuronScores | Sequence[NeuronScores],
     *,
     kind: Kind = "mean",
     fractions: Sequence[float] = FRACTIONS,
@@ -305,7 +319,7 @@ def perturbation_curve(
     Args:
         classifier: In eval mode.
         task: Training rows give means or sources; test rows are evaluated.
-        scores: Rank the neurons.
+        scores: Rank the neurons; for several classes, the scores of each subtask (see `union_of_top`).
         kind: See `intervention`.
         fractions: Shares of neurons, at most one half.
         n_random: Random sets for each fraction.
@@ -320,7 +334,8 @@ def perturbation_curve(
         raise ValueError(f"`n_random` is {n_random}; without random sets a curve shows nothing.")
     encoded = classifier.encode(task.test if rows is None else rows)
     perturb = intervention(kind, classifier, task, positions=positions, sigma=sigma, seed=seed)
-    skill_sets = [scores.top(fraction, per_layer) for fraction in fractions]
+    ranked = [scores] if isinstance(scores, NeuronScores) else scores
+    skill_sets = [union_of_top(ranked, fraction, per_layer) for fraction in fractions]
     random_sets = [[skill.random_like(seed=seed * 10_007 + draw) for skill in skill_sets] for draw in range(n_random)]
     sets = [*skill_sets, *(chosen for draw in random_sets for chosen in draw)]
     logits = logits_many(

@@ -158,6 +158,25 @@ class NeuronScores:
         return cls(n=first.n, n_test=first.n_test, meta=first.meta | {"seeds": seeds}, **joined)
 
 
+def union_of_top(scores: Sequence[NeuronScores], fraction: float, per_layer: bool = True) -> NeuronSet:
+    """Skill neurons of a task of several classes: the union of its subtasks' top neurons, each with an equal share.
+
+    Source: Wang et al. 2022, section 3.2. The union is smaller than `fraction` where subtasks share neurons.
+
+    Args:
+        scores: Of each subtask, on one model.
+        fraction: Share of all neurons, divided among the subtasks.
+        per_layer: See `NeuronScores.top`.
+    """
+    if not scores:
+        raise ValueError("`scores` is empty; pass the scores of each subtask.")
+    union = scores[0].top(fraction / len(scores), per_layer)
+    for other in scores[1:]:
+        union = union | other.top(fraction / len(scores), per_layer)
+    meta = {"fraction": fraction, "per_layer": per_layer, "tasks": [one.meta["task"] for one in scores]}
+    return NeuronSet(union.mask, union.model, meta | {"seeds": scores[0].seeds})
+
+
 def find_skill_neurons(
     classifiers: Classifier | Sequence[Classifier],
     task: Task,

@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from skillneurons.evaluation import PerturbationCurve
-from skillneurons.plots.style import LABEL_COLOURS, RANDOM, REFERENCE, SEQUENTIAL, SKILL, axes_or_new, style
+from skillneurons.plots.style import LABEL_COLOURS, RANDOM, REFERENCE, SEQUENTIAL, SKILL, axes_or_new, style, styled
 from skillneurons.scores import NeuronScores
 
 
+@styled
 def plot_activation_histogram(
     activations: Float[Tensor, " batch"],
     labels: Int[Tensor, " batch"],
@@ -56,17 +57,13 @@ def plot_activation_histogram(
     return ax
 
 
+@styled
 def plot_predictivity_by_layer(scores: NeuronScores, *, n_ranks: int = 200, ax: Axes | None = None) -> Axes:
     """Predictivity of each layer's neurons in order of rank: where in the model the skill is."""
     ax = axes_or_new(ax)
     ranked = scores.predictivity.sort(dim=1, descending=True).values[:, :n_ranks].numpy()
-    image = ax.imshow(
-        ranked,
-        aspect="auto",
-        cmap=SEQUENTIAL,
-        interpolation="nearest",
-        extent=(0.5, ranked.shape[1] + 0.5, len(ranked) - 0.5, -0.5),
-    )
+    extent = (0.5, ranked.shape[1] + 0.5, len(ranked) - 0.5, -0.5)
+    image = ax.imshow(ranked, aspect="auto", cmap=SEQUENTIAL, interpolation="nearest", extent=extent)
     bar = ax.figure.colorbar(image, ax=ax, label="predictivity on validation")
     bar.outline.set_visible(False)
     seeds = len(scores.seeds)
@@ -79,6 +76,7 @@ def plot_predictivity_by_layer(scores: NeuronScores, *, n_ranks: int = 200, ax: 
     return ax
 
 
+@styled
 def plot_perturbation(curve: PerturbationCurve, *, quantity: str = "accuracy", ax: Axes | None = None) -> Axes:
     """Accuracy (or the label's logit margin) against the share of neurons perturbed, with the band of random sets.
 

@@ -1,11 +1,15 @@
 """One look for all figures: small, quiet, colour-blind safe, readable in grey, text kept as text in SVG and PDF."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Okabe and Ito's palette, ordered so that neighbours also differ in lightness.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#444444")
@@ -39,9 +43,17 @@ def style() -> Iterator[None]:
         yield
 
 
+def styled(plot: Callable[P, R]) -> Callable[P, R]:
+    """Run a plotting function with this package's settings, whatever the user's are outside."""
+
+    @wraps(plot)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with style():
+            return plot(*args, **kwargs)
+
+    return wrapped
+
+
 def axes_or_new(ax: Axes | None, **figure: Any) -> Axes:
-    """The given axes, or those of a new figure in this package's style."""
-    if ax is not None:
-        return ax
-    with style():
-        return plt.subplots(layout="constrained", **figure)[1]
+    """The given axes, or those of a new figure."""
+    return plt.subplots(layout="constrained", **figure)[1] if ax is None else ax

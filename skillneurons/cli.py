@@ -1,0 +1,202 @@
+"""The command line: `skillneurons find` and its siblings. Thin: it parses, calls the library and prints."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+app = typer.Typer(
+    help="Find, test and use skill neurons in pretrained transformers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+# What one can do something about; anything else is a bug and shows its traceback.
+USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, OSError)
+
+
+@app.callback()
+def main() -> None:
+    """Find, test and use skill neurons in pretrained transformers."""
+
+
+@app.command()
+def find(
+    task: Annotated[str, typer.Argument(help="A bundled task, one of the paper's, or a name in --source.")] = "movies",
+    model: Annotated[str, typer.Option(help='"bundled", a hub id, or a folder.')] = "bundled",
+    source: Annotated[Path | None, typer.Option(help="Folder with the task's files.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results [default: runs/MODEL-TASK].")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Prompts to tune, with seeds 0, 1, …")] = 3,
+    n_prompt: Annotated[int, typer.Option(min=1, help="Soft vectors in a prompt.")] = 16,
+    steps: Annotated[int | None, typer.Option(min=1, help="Most tuning steps for each prompt.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples in a tuning step.")] = None,
+    label_words: Annotated[str | None, typer.Option(help="Words for the classes, comma-separated.")] = None,
+    rows: Annotated[int | None, typer.Option(min=8, help="Use at most this many rows of each split.")] = None,
+    fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of neurons in the saved set.")] = 0.02,
+    kinds: Annotated[str, typer.Option(help="Interventions, comma-separated.")] = "mean,zero,gaussian",
+    positions: Annotated[str, typer.Option(help="Where to intervene: prompt, or mask_and_prompt.")] = "prompt",
+    n_random: Annotated[int, typer.Option(min=1, help="Random sets for each fraction.")] = 10,
+    sigma: Annotated[float, typer.Option(help="Standard deviation of Gaussian noise.")] = 0.1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+) -> None:
+    """Tune prompts, find the skill neurons, test them causally, and write tables and figures.
+
+    Run again with the same arguments, it reuses what is finished.
+    """
+    _quiet_libraries()
+    from skillneurons import runs
+    from skillneurons.encoder import HookedEncoder
+    from skillneurons.tasks import load_task
+    from skillneurons.tuning import TuningConfig
+
+    with _reported_errors():
+        words = label_words.split(",") if label_words else None
+        data = load_task(task, source=source, label_words=words)
+        if rows is not None:
+            data = data.subset(rows)
+        encoder = HookedEncoder.from_pretrained(model, device=device)
+        asked = {"steps": steps, "lr": lr, "batch_size": batch_size}
+        tuning = TuningConfig(**{key: value for key, value in asked.items() if value is not None})
+        settings = runs.FindSettings(
+            seeds=tuple(range(seeds)),
+            n_prompt=n_prompt,
+            tuning=tuning,
+            fraction=fraction,
+            kinds=tuple(kinds.split(",")),  # type: ignore[arg-type]
+            positions=positions,
+            n_random=n_random,
+            sigma=sigma,
+        )
+        folder = out or Path("runs") / f"{Path(model).name}-{task}"
+        console.print(f"[bold]{data}[/bold]\nmodel {model} ({encoder.fingerprint()}), results in {folder}")
+        with _progress() as bars:
+            result = runs.find(encoder, data, folder, settings, progress=_bar_updater(bars))
+    _print_find(result)
+
+
+def _print_find(result: Any) -> None:
+    if result.reused:
+        console.print(f"Reused from an earlier run: {', '.join(result.reused)}")
+    _print_table(
+        f"Prompts on {result.task.name}, {result.evaluations[0].n} test rows",
+        ("seed", "accuracy", "95 % from", "to", "balanced", "majority"),
+        [
+            (str(c.prompt.seed), *(f"{x:.3f}" for x in (e.accuracy, *e.interval, e.balanced_accuracy, e.majority)))
+            for c, e in zip(result.classifiers, result.evaluations, strict=True)
+        ],
+    )
+    for scores in result.scores:
+        _print_table(
+            f"Top neurons of {scores.meta['task']}, mean of {len(scores.seeds)} seeds",
+            ("layer", "neuron", "validation", "held out"),
+            [
+                (str(row.layer), str(row.neuron), f"{row.predictivity:.3f}", f"{row.held_out:.3f}")
+                for row in scores.best(5).itertuples()
+            ],
+        )
+    curve = next(iter(result.curves.values()))
+    before = curve.unperturbed
+    _print_table(
+        f"Perturbed at {curve.meta['positions'].replace('_', ' ')} positions, seed {curve.meta['classifier_seed']}, "
+        f"{before.n} test rows; unperturbed: accuracy {before.accuracy:.3f}, margin {before.margin:.3f}",
+        ("perturbed", "share", "accuracy", "random sets", "margin", "random sets", "below all"),
+        [
+            (
+                kind,
+                f"{row.fraction:.0%}",
+                f"{row.skill_accuracy:.3f}",
+                _range(row.random_accuracy_low, row.random_accuracy_high),
+                f"{row.skill_margin:.3f}",
+                _range(row.random_margin_low, row.random_margin_high),
+                below,
+            )
+            for kind, one in result.curves.items()
+            for row, below in zip(one.to_dataframe().itertuples(), _verdicts(one), strict=True)
+        ],
+    )
+    console.print(f"Figures and numbers: {result.folder}/figures, {result.folder}/run.json")
+
+
+def _verdicts(curve: Any) -> list[str]:
+    """Which of accuracy and margin fell below that of every random set."""
+    accuracy = (curve.skill < curve.random.amin(0)).tolist()
+    margin = (curve.skill_margin < curve.random_margin.amin(0)).tolist()
+    names = {(True, True): "both", (True, False): "accuracy", (False, True): "margin", (False, False): "neither"}
+    return [names[pair] for pair in zip(accuracy, margin, strict=True)]
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.3f}–{high:.3f}"
+
+
+def _print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _quiet_libraries() -> None:
+    """Only our own messages: loading bars of the libraries below say nothing about the run."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]Warning:[/yellow] {message}")
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def _bar_updater(bars: Progress) -> Any:
+    """A callback that keeps one bar for each thing being done."""
+    tasks: dict[str, Any] = {}
+
+    def update(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=total)
+        bars.update(tasks[what], completed=done, total=total)
+
+    return update
+
+
+class _reported_errors:
+    """Print a user's error as one message and leave with status 1."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            errors.print("[yellow]Interrupted.[/yellow] What is finished is kept; run the same command to go on.")
+            raise typer.Exit(130) from None
+        if isinstance(error, USER_ERRORS):
+            errors.print(f"[red]Error:[/red] {error}", highlight=False)
+            raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    app()

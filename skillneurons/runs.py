@@ -1,0 +1,285 @@
+"""The main job as a run in a folder: tune, score, perturb, draw. Resumable part by part.
+
+A run's folder holds one subfolder for each seed (prompt and scores), the merged scores and neuron set, perturbation
+curves, figures, and `run.json` with settings, numbers and provenance. A part is either whole and valid or computed anew.
+"""
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import torch
+
+from skillneurons import store
+from skillneurons.activations import OneNeuron, collect
+from skillneurons.classifier import Classifier
+from skillneurons.encoder import HookedEncoder
+from skillneurons.evaluation import FRACTIONS, Evaluation, Kind, PerturbationCurve, evaluate, perturbation_curve
+from skillneurons.neurons import NeuronSet
+from skillneurons.plots import plot_activation_histogram, plot_perturbation, plot_predictivity_by_layer, save_figure
+from skillneurons.scores import NeuronScores, find_skill_neurons, union_of_top
+from skillneurons.tasks import Task
+from skillneurons.tuning import TuningConfig, tune_prompt
+
+T = TypeVar("T")
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class FindSettings:
+    """What determines a run's numbers.
+
+    Args:
+        seeds: One prompt is tuned for each.
+        n_prompt: Soft vectors.
+        tuning: Learning rate, steps and so on.
+        fraction: Share of neurons in the saved set.
+        fractions: Shares perturbed.
+        kinds: Interventions, the first of which the printed table shows.
+        positions: Where neurons are perturbed.
+        n_random: Random sets for each fraction.
+        sigma: Of Gaussian noise.
+        n_perturb_rows: Test rows (drawn by seed 0) on which perturbations are evaluated.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    n_prompt: int = 16
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    fraction: float = 0.02
+    fractions: tuple[float, ...] = FRACTIONS
+    kinds: tuple[Kind, ...] = ("mean", "zero", "gaussian")
+    positions: str = "prompt"
+    n_random: int = 10
+    sigma: float = 0.1
+    n_perturb_rows: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"`seeds` needs at least one seed and none twice, but is {self.seeds}.")
+        unknown = set(self.kinds) - set(get_args(Kind))
+        if unknown or not self.kinds:
+            raise ValueError(f"`kinds` are among {get_args(Kind)}, not {sorted(unknown)}.")
+
+
+@dataclass(frozen=True, eq=False)
+class FindResult:
+    """Everything a run found. `scores` has one entry for each subtask (one where the task has two classes)."""
+
+    task: Task
+    settings: FindSettings
+    classifiers: tuple[Classifier, ...]
+    evaluations: tuple[Evaluation, ...]
+    scores: tuple[NeuronScores, ...]
+    skill: NeuronSet
+    curves: dict[str, PerturbationCurve]
+    reused: tuple[str, ...]
+    folder: Path
+
+
+class RunFolderError(ValueError):
+    """The folder belongs to a run with other settings."""
+
+
+def find(
+    model: HookedEncoder,
+    task: Task,
+    out: str | Path,
+    settings: FindSettings | None = None,
+    *,
+    progress: Progress | None = None,
+) -> FindResult:
+    """Tune prompts, find the task's skill neurons, test them causally, and write it all to `out`.
+
+    Args:
+        model: In eval mode.
+        task: Two classes or more; several are scored by their binary subtasks.
+        out: A folder. What an earlier run with the same arguments finished there is read, not computed again.
+        settings: Seeds, prompt length and so on.
+        progress: Called with (what is being done, steps done, steps).
+
+    Raises:
+        RunFolderError: `out` holds a run of another model, task or settings.
+    """
+    settings, folder = settings or FindSettings(), Path(out)
+    progress = progress or (lambda what, done, total: None)
+    _claim(folder, model, task, settings)
+    reused: list[str] = []
+
+    def part(name: str, load: Callable[[Path], T], compute: Callable[[], T]) -> T:
+        """Read a part of the run, or compute and save it."""
+        path = folder / name
+        try:
+            loaded = load(path)
+        except FileNotFoundError:
+            pass
+        except store.StoreError as error:
+            warnings.warn(f"{error} It is computed anew.", stacklevel=3)
+        else:
+            reused.append(name)
+            return loaded
+        computed = compute()
+        computed.save(path)  # type: ignore[attr-defined]
+        return computed
+
+    subtasks = task.subtasks()
+    classifiers, evaluations, by_subtask = [], [], [[] for _ in subtasks]
+    for seed in settings.seeds:
+        classifier = part(
+            f"seed-{seed}/classifier",
+            lambda path: Classifier.load(path, model),
+            lambda seed=seed: _tune(model, task, seed, settings, progress),
+        )
+        classifiers.append(classifier)
+        evaluations.append(evaluate(classifier, task.test))
+        for i, subtask in enumerate(subtasks):
+            name = f"seed-{seed}/scores" if len(subtasks) == 1 else f"seed-{seed}/scores-{i}"
+            by_subtask[i].append(part(name, NeuronScores.load, lambda c=classifier, t=subtask: _score(c, t, progress)))
+    scores = tuple(NeuronScores.merge_seeds(parts) for parts in by_subtask)
+    for i, merged in enumerate(scores):
+        merged.save(folder / ("scores" if len(scores) == 1 else f"scores-{i}"))
+    skill = union_of_top(scores, settings.fraction)
+    skill.save(folder / "skill")
+
+    rows = task.subset(settings.n_perturb_rows, splits=("test",)).test
+    curves = {
+        kind: part(
+            f"curve-{kind}",
+            PerturbationCurve.load,
+            lambda kind=kind: perturbation_curve(
+                classifiers[0],
+                task,
+                scores,
+                kind=kind,
+                fractions=settings.fractions,
+                n_random=settings.n_random,
+                positions=settings.positions,
+                sigma=settings.sigma,
+                rows=rows,
+                on_batch=lambda done, total: progress(f"perturb ({kind})", done, total),
+            ),
+        )
+        for kind in settings.kinds
+    }
+    result = FindResult(
+        task, settings, tuple(classifiers), tuple(evaluations), scores, skill, curves, tuple(reused), folder
+    )
+    _draw(result)
+    store.write_json(folder / "run.json", _identity(model, task, settings) | _numbers(result))
+    return result
+
+
+def _tune(model: HookedEncoder, task: Task, seed: int, settings: FindSettings, progress: Progress) -> Classifier:
+    return tune_prompt(
+        model,
+        task,
+        n_prompt=settings.n_prompt,
+        seed=seed,
+        config=settings.tuning,
+        progress=False,
+        on_step=lambda done, total: progress(f"tune prompt, seed {seed}", done, total),
+    )
+
+
+def _score(classifier: Classifier, task: Task, progress: Progress) -> NeuronScores:
+    done: list[str] = []
+
+    def on_pass(split: str) -> None:
+        done.append(split)
+        progress(f"score neurons, seed {classifier.prompt.seed}", len(done), 3)
+
+    return find_skill_neurons(classifier, task, on_pass=on_pass)
+
+
+def _identity(model: HookedEncoder, task: Task, settings: FindSettings) -> dict[str, Any]:
+    """What two runs must share to be the same run, as JSON would give it back."""
+    identity = {
+        "model": {
+            "source": model.cfg.source,
+            "revision": model.cfg.revision,
+            "fingerprint": model.fingerprint(),
+            "dtype": str(model.dtype),
+        },
+        "task": {
+            "name": task.name,
+            "fingerprint": task.fingerprint,
+            "labels": task.labels,
+            "label_words": task.label_words,
+            "source": task.source,
+            "rows": {split: len(getattr(task, split)) for split in ("train", "validation", "test")},
+        },
+        "settings": asdict(settings),
+    }
+    return json.loads(json.dumps(identity))
+
+
+def _claim(folder: Path, model: HookedEncoder, task: Task, settings: FindSettings) -> None:
+    """Note in the folder which run it is, or check that it is the same one."""
+    wanted, path = _identity(model, task, settings), folder / "settings.json"
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise RunFolderError(f"{folder} holds files that are not a run's. Choose an empty or a new folder.")
+        store.write_json(path, wanted)
+        return
+    try:
+        found = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise RunFolderError(f"{path} is damaged ({error}). Choose a new folder.") from error
+    different = [
+        f"{group}.{key}: {found.get(group, {}).get(key)!r} there, {value!r} asked for"
+        for group, values in wanted.items()
+        for key, value in values.items()
+        if found.get(group, {}).get(key) != value
+    ]
+    if different:
+        raise RunFolderError(
+            f"{folder} holds another run ({'; '.join(different[:3])}). Choose another folder, or the same arguments."
+        )
+
+
+def _draw(result: FindResult) -> None:
+    figures = result.folder / "figures"
+    figures.mkdir(exist_ok=True)
+    for i, (scores, subtask) in enumerate(zip(result.scores, result.task.subtasks(), strict=True)):
+        suffix = "" if len(result.scores) == 1 else f"-{i}"
+        classifier = result.classifiers[0]
+        layer, neuron = (int(scores.best(1)[key].iloc[0]) for key in ("layer", "neuron"))
+        position, _ = scores.position_of(layer, neuron)
+        encoded = classifier.encode(subtask.test)
+        single = collect(classifier, encoded, OneNeuron(len(encoded), layer, neuron, position))
+        seed = classifier.prompt.seed
+        axes = plot_activation_histogram(
+            single.values,
+            encoded.labels,
+            float(scores.baseline[0, position, layer, neuron]),
+            subtask.labels,
+            title=f"{subtask.name}, test: layer {layer}, neuron {neuron}, prompt position {position}, seed {seed}",
+        )
+        save_figure(axes, figures / f"top-neuron{suffix}")
+        save_figure(plot_predictivity_by_layer(scores), figures / f"predictivity{suffix}")
+    for kind, curve in result.curves.items():
+        for quantity in ("accuracy", "margin"):
+            save_figure(plot_perturbation(curve, quantity=quantity), figures / f"perturbation-{kind}-{quantity}")
+
+
+def _numbers(result: FindResult) -> dict[str, Any]:
+    encoded_rows = result.scores[0].meta
+    return {
+        "versions": store.versions(),
+        "threads": torch.get_num_threads(),
+        "prompts": {str(c.prompt.seed): asdict(e) for c, e in zip(result.classifiers, result.evaluations, strict=True)},
+        "top_neurons": {s.meta["task"]: s.best(10).to_dict("records") for s in result.scores},
+        "majority": {s.meta["task"]: s.majority for s in result.scores},
+        "truncated_rows": encoded_rows["truncated"],
+        "skill_neurons": {"n": len(result.skill), "per_layer": result.skill.per_layer.tolist()},
+        "perturbation": {
+            kind: {
+                "unperturbed": asdict(curve.unperturbed),
+                "rows": curve.to_dataframe().to_dict("records"),
+                "below_all_random_sets": curve.outside_band.tolist(),
+            }
+            for kind, curve in result.curves.items()
+        },
+    }
