@@ -206,14 +206,16 @@ def collect(
 ) -> S:
     """Run the classifier over the rows once and show every layer's activations to `statistic`.
 
-    Only the soft prompt's positions are looked at, and nothing else is copied; the last block is computed there alone.
+    Only the asked positions are looked at, and nothing else is copied; where these lie in front of the text, the last
+    block is computed there alone.
 
     Args:
         classifier: In eval mode.
         rows: Labelled examples.
         statistic: Is filled and returned.
         hook: Name within a block.
-        positions: `"prompt"`; `"mask"`; or `"mask_and_prompt"`, as the authors' code counts positions.
+        positions: `"prompt"`; `"mask"`; `"mask_and_prompt"`, as the authors' code counts positions; or `"text"`, for
+            the statistics of `pooling`.
         tokens_per_batch: Padded positions in one forward pass.
 
     Returns:
@@ -239,6 +241,11 @@ def collect(
         raise ValueError("`rows` need labels for this statistic; give each row an integer 'label'.")
     n_labels = max(n_labels, getattr(statistic, "n_labels", n_labels))
     where = classifier.layout.positions(positions)
+    if where.stop is None and isinstance(statistic, LabelSums | AboveCounts | Examples):
+        raise ValueError(
+            f"{type(statistic).__name__} needs the same positions in every row, but `positions` is {positions!r}, and "
+            "texts differ in length. Pool them: `pooling.Pooled(statistic, 'mean')`."
+        )
     state: dict[str, Any] = {}
 
     def observe(layer: int) -> Any:
@@ -253,6 +260,6 @@ def collect(
             # Counted on the host, so that the device never waits.
             counts = encoded.labels[batch.index].bincount(minlength=n_labels).tolist()
             state.update(batch=batch, counts=counts)
-            label_logits(classifier, batch, last_block_to=classifier.layout.n_prefix)
+            label_logits(classifier, batch, last_block_to=where.stop)
     statistic.finish()
     return statistic

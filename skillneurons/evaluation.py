@@ -21,8 +21,9 @@ from skillneurons import store
 from skillneurons.activations import Examples, LabelSums, collect
 from skillneurons.batching import TOKENS_PER_BATCH, Batch, Encoded
 from skillneurons.classifier import Classifier, label_logits, require_eval
-from skillneurons.interventions import gaussian, mean, resample, zero
+from skillneurons.interventions import gaussian, mean, resample, resample_words, zero
 from skillneurons.neurons import NeuronSet
+from skillneurons.pooling import TextExamples, TextSums
 from skillneurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks import Task
 from skillneurons.types import FwdHooks, Hook, Row
@@ -273,7 +274,8 @@ def intervention(
         kind: `"mean"`, `"zero"`, `"gaussian"` or `"resample"`.
         classifier: Whose means or example activations are used.
         task: Its training rows give them.
-        positions: Where to intervene, by name.
+        positions: Where to intervene, by name. With `"text"` and `"all"`, means and samples are the positions' own:
+            each prompt position's from that position, the text's from all words of the text.
         sigma: Of the noise.
         seed: Of noise and resampling.
         n_source: Examples to resample from.
@@ -283,14 +285,27 @@ def intervention(
         return lambda neurons: zero(neurons, positions=where)
     if kind == "gaussian":
         return lambda neurons: gaussian(neurons, sigma, seed=seed, positions=where)
+    if kind not in ("mean", "resample"):
+        raise ValueError(f"`kind` is 'mean', 'zero', 'gaussian' or 'resample', not {kind!r}.")
+    if positions == "all":
+        # Positions in front of the text have values of their own; those of the text share theirs.
+        front, text = (
+            intervention(kind, classifier, task, positions=part, seed=seed, n_source=n_source)
+            for part in ("mask_and_prompt", "text")
+        )
+        return lambda neurons: [*front(neurons), *text(neurons)]
     if kind == "mean":
+        if positions == "text":
+            word_mean = collect(classifier, task.train, TextSums(), positions=positions).mean.float()
+            return lambda neurons: mean(neurons, word_mean, positions=where)
         values = collect(classifier, task.train, LabelSums(task.n_labels), positions=positions).mean.float()
         return lambda neurons: mean(neurons, values, positions=where)
-    if kind == "resample":
-        rows = task.subset(n_source, seed, splits=("train",)).train
-        source = collect(classifier, rows, Examples(len(rows)), positions=positions).values
-        return lambda neurons: resample(neurons, source, seed=seed, positions=where)
-    raise ValueError(f"`kind` is 'mean', 'zero', 'gaussian' or 'resample', not {kind!r}.")
+    rows = task.subset(n_source, seed, splits=("train",)).train
+    if positions == "text":
+        words = collect(classifier, rows, TextExamples(seed=seed), positions=positions).values
+        return lambda neurons: resample_words(neurons, words, seed=seed, positions=where)
+    source = collect(classifier, rows, Examples(len(rows)), positions=positions).values
+    return lambda neurons: resample(neurons, source, seed=seed, positions=where)
 
 
 def perturbation_curve(

@@ -186,6 +186,33 @@ def resample(
     return _intervene(neurons, positions, change)
 
 
+def resample_words(
+    neurons: NeuronSet,
+    source: Float[Tensor, "source layer neuron"],
+    *,
+    seed: int,
+    positions: Positions,
+) -> list[Hook]:
+    """Put in the activations of other words, one drawn for each position of each example.
+
+    For text, whose length differs between examples, so that `resample` cannot match positions. Keeps each neuron's
+    distribution over words and the correlations within a layer, but nothing of the order.
+
+    Args:
+        neurons: Which.
+        source: Activations at text positions to draw from; see `pooling.TextExamples`.
+        seed: Of the draw.
+        positions: Where; those of the text.
+    """
+    generator_of = _generators(seed)
+
+    def change(activations: Tensor, layer: int, chosen: Tensor) -> Tensor:
+        drawn = torch.randint(len(source), activations.shape[:2], generator=generator_of(layer, torch.device("cpu")))
+        return source[:, layer, chosen.cpu()][drawn].to(activations)
+
+    return _intervene(neurons, positions, change)
+
+
 def steer(
     neurons: NeuronSet,
     direction: Float[Tensor, "layer neuron"] | Float[Tensor, "prompt layer neuron"],

@@ -115,11 +115,16 @@ class Layout:
         return 1 + self.n_prompt
 
     def positions(self, which: str = "prompt") -> slice:
-        """Positions of the soft prompt, of the mask, or of both (as the authors' code counts them)."""
+        """Positions of the soft prompt, of the mask, of both (as the authors' code counts them), of the text, or all.
+
+        `"text"` and `"all"` run to the end, which differs from batch to batch, and include padding.
+        """
         table = {
             "prompt": slice(1, self.n_prefix),
             "mask": slice(MASK_POSITION, 1),
             "mask_and_prompt": slice(0, self.n_prefix),
+            "text": slice(self.n_prefix, None),
+            "all": slice(0, None),
         }
         if which not in table:
             raise ValueError(f"`positions` is one of {', '.join(map(repr, table))}, not {which!r}.")
