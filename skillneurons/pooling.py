@@ -1,0 +1,138 @@
+"""Statistics over the text's positions, whose number differs from row to row: means, pooled activations, samples.
+
+For `collect(classifier, rows, statistic, positions="text")`. Padding is left out; the tokenizer's special tokens around
+the text count as text. Memory as for the statistics of `activations`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeAlias
+
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from skillneurons import store
+from skillneurons.activations import S
+from skillneurons.batching import Batch
+
+Pool: TypeAlias = Literal["mean", "max"]
+
+
+def real_positions(activations: Float[Tensor, "batch prompt neuron"], batch: Batch) -> Bool[Tensor, "batch prompt"]:
+    """Which of the last positions of the input are not padding."""
+    n_pos = activations.shape[1]
+    if batch.mask is None:
+        return torch.ones(activations.shape[:2], dtype=torch.bool, device=activations.device)
+    return batch.mask[:, batch.mask.shape[1] - n_pos :].bool()
+
+
+def pool_positions(
+    activations: Float[Tensor, "batch prompt neuron"], real: Bool[Tensor, "batch prompt"], how: Pool
+) -> Float[Tensor, "batch 1 neuron"]:
+    """Mean or maximum of each row's activations over its real positions, kept as one position.
+
+    Source: Wang et al. 2022, section 4.1, the alternatives to soft prompts.
+
+    Raises:
+        ValueError: `how` is not known, or a row has no real position.
+
+    Example:
+        >>> activations = torch.tensor([1.0, 3.0, 9.0]).reshape(1, 3, 1)
+        >>> pool_positions(activations, torch.tensor([[True, True, False]]), "mean").item()
+        2.0
+    """
+    if not bool(real.any(dim=1).all()):
+        raise ValueError(
+            f"Row {int((~real.any(dim=1)).int().argmax())} has padding only; each row needs one token at least."
+        )
+    where = rearrange(real, "batch prompt -> batch prompt 1")
+    if how == "max":
+        return activations.masked_fill(~where, -torch.inf).amax(dim=1, keepdim=True)
+    if how == "mean":
+        total = reduce(activations * where, "batch prompt neuron -> batch 1 neuron", "sum")
+        return total / where.sum(dim=1, keepdim=True)
+    raise ValueError(f"`how` is 'mean' or 'max', not {how!r}.")
+
+
+@dataclass(eq=False)
+class Pooled(Generic[S]):
+    """Shows another statistic one pooled activation for each row instead of one for each position.
+
+    Args:
+        inner: For example `LabelSums` or `AboveCounts`; it sees a `prompt` axis of length 1.
+        how: `"mean"` or `"max"`, over the real positions.
+    """
+
+    inner: S
+    how: Pool = "mean"
+
+    def update(
+        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
+    ) -> None:
+        wide = activations if activations.dtype == torch.float64 else activations.float()
+        self.inner.update(layer, pool_positions(wide, real_positions(activations, batch), self.how), batch, counts)
+
+    def finish(self) -> None:
+        self.inner.finish()
+
+
+@dataclass(eq=False)
+class TextSums:
+    """Sum of the activations over all real positions of all rows, and how many there were."""
+
+    totals: list[Tensor] = field(default_factory=list)
+    n: int = 0
+
+    def update(
+        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
+    ) -> None:
+        if layer == len(self.totals):
+            self.totals.append(torch.zeros(activations.shape[-1], dtype=torch.float64, device=activations.device))
+        real = real_positions(activations, batch)
+        self.totals[layer] += activations[real].double().sum(dim=0)
+        if layer == 0:
+            self.n += int(real.sum())
+
+    def finish(self) -> None:
+        self.totals = [total.cpu() for total in self.totals]
+        for layer, total in enumerate(self.totals):
+            store.check_finite(f"activations of layer {layer}", total, "Check the model's weights and the prompt.")
+
+    def merge(self, other: "TextSums") -> "TextSums":
+        """The sums over both passes' positions."""
+        return TextSums([a + b for a, b in zip(self.totals, other.totals, strict=True)], self.n + other.n)
+
+    @property
+    def mean(self) -> Float[Tensor, "layer neuron"]:
+        """Mean over positions: every token weighs the same, so long rows weigh more."""
+        return torch.stack(self.totals) / self.n
+
+
+@dataclass(eq=False)
+class TextExamples:
+    """Activations at a random sample of real positions, to resample from.
+
+    Args:
+        n: Positions to keep, drawn without replacement once all rows were seen; memory is that of all of them.
+        seed: Of the draw.
+    """
+
+    n: int = 512
+    seed: int = 0
+    parts: list[list[Tensor]] = field(default_factory=list)
+    values: Float[Tensor, "source layer neuron"] = field(default_factory=lambda: torch.empty(0, 0, 0))
+
+    def update(
+        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
+    ) -> None:
+        if layer == len(self.parts):
+            self.parts.append([])
+        self.parts[layer].append(activations[real_positions(activations, batch)].float().cpu())
+
+    def finish(self) -> None:
+        joined = torch.stack([torch.cat(part) for part in self.parts], dim=1)
+        order = torch.randperm(len(joined), generator=torch.Generator().manual_seed(self.seed))
+        self.values, self.parts = joined[order[: self.n]], []
+        store.check_finite("activations", self.values, "Check the model's weights and the prompt.")
