@@ -6,6 +6,7 @@ largest of the paper's seven.
 """
 
 import difflib
+import gzip
 import hashlib
 import json
 from collections import Counter
@@ -160,6 +161,8 @@ class Task:
 
     def subset(self, n: int, seed: int = 0, *, splits: Sequence[str] = SPLITS) -> "Task":
         """At most `n` rows of each of `splits`, drawn by `seed` with the classes' shares kept."""
+        if n < self.n_labels:
+            raise ValueError(f"`n` must be at least one row for each of the {self.n_labels} classes, not {n}.")
 
         def cut(rows: Rows) -> Sequence[Row]:
             if len(rows) <= n:
@@ -390,9 +393,10 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
 
     try:
         if ".jsonl" in path.name:
-            table = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
-        else:
-            table = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(("text", "text_a", "text_b"), str))
+            opened = gzip.open if path.suffix == ".gz" else open
+            with opened(path, "rt", encoding="utf-8") as lines:
+                return [json.loads(line) for line in lines if line.strip()]
+        table = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(("text", "text_a", "text_b"), str))
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
     return table.to_dict("records")

@@ -115,10 +115,8 @@ def test_a_tokenizers_own_code_is_never_run(tiny_model, tmp_path):
     settings = tmp_path / "tokenizer_config.json"
     planted = {"auto_map": {"AutoTokenizer": ["planted.Tokenizer", None]}}
     settings.write_text(json.dumps(json.loads(settings.read_text()) | planted))
-    try:
-        assert HookedEncoder.from_pretrained(tmp_path).tokenizer is not None
-    except ValueError as error:
-        assert "code" in str(error)
+    loaded = HookedEncoder.from_pretrained(tmp_path).tokenizer
+    assert loaded(" a lovely film")["input_ids"] == tiny_model.tokenizer(" a lovely film")["input_ids"]
     assert not (tmp_path / "ran").exists()
 
 
@@ -134,10 +132,10 @@ def test_weights_that_are_not_finite_are_refused_by_name(build_hf, bad):
 def test_other_architectures_are_refused_by_name(build_hf, tmp_path):
     config = build_hf("roberta").config
     classifier = transformers.RobertaForSequenceClassification(config)
-    with pytest.raises(ValueError, match="is a RobertaForSequenceClassification; .*RobertaForMaskedLM, "):
+    with pytest.raises(ValueError, match=r"is a RobertaForSequenceClassification; .*RobertaForMaskedLM, "):
         HookedEncoder.from_hf(classifier)
     classifier.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="holds a RobertaForSequenceClassification; .*TransformerBridge"):
+    with pytest.raises(ValueError, match=r"holds a RobertaForSequenceClassification; .*TransformerBridge"):
         HookedEncoder.from_pretrained(tmp_path)
     edit_config(tmp_path, architectures=None)
     with pytest.raises(ValueError, match=r"holds a \(none\)"):
