@@ -14,6 +14,7 @@ from torch import Tensor
 from skillneurons.types import Row
 
 TOKENS_PER_BATCH = 2048
+ROWS_PER_CHUNK = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,26 +71,38 @@ def encode(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoded:
         raise ValueError("`rows` is empty; pass at least one example.")
     if max_length < 8:
         raise ValueError(f"Only {max_length} positions are left for the text. Use fewer prompt vectors.")
-    pair = "text_a" in rows[0]
-    texts = [[row[key] for row in rows] for key in (("text_a", "text_b") if pair else ("text",))]
-    # Cut without the tokenizer's own warning: the number of cut rows is counted and reported instead.
-    full = tokenizer(*texts, return_token_type_ids=True, verbose=False)
-    cut = tokenizer(
-        *texts,
-        truncation="longest_first" if pair else True,
-        max_length=max_length,
-        return_token_type_ids=True,
-    )
-    lengths = torch.tensor([len(ids) for ids in cut["input_ids"]])
-    n_truncated = sum(len(ids) > max_length for ids in full["input_ids"])
+    tokens, types, lengths, n_truncated = [], [], [], 0
+    # In chunks, so that the tokenizer's Python lists never hold all rows at once.
+    for start in range(0, len(rows), ROWS_PER_CHUNK):
+        chunk = rows[start : start + ROWS_PER_CHUNK]
+        encoded = _tokenize(tokenizer, chunk)
+        long = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) > max_length]
+        n_truncated += len(long)
+        if long:
+            cut = _tokenize(tokenizer, [chunk[i] for i in long], max_length)
+            for key, values in cut.items():
+                for i, value in zip(long, values, strict=True):
+                    encoded[key][i] = value
+        lengths += [len(ids) for ids in encoded["input_ids"]]
+        tokens.append(torch.tensor([token for ids in encoded["input_ids"] for token in ids]))
+        types.append(torch.tensor([kind for kinds in encoded["token_type_ids"] for kind in kinds]))
     return Encoded(
-        tokens=torch.tensor([token for ids in cut["input_ids"] for token in ids]),
-        token_types=torch.tensor([kind for kinds in cut["token_type_ids"] for kind in kinds]),
-        offsets=torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]),
+        tokens=torch.cat(tokens),
+        token_types=torch.cat(types),
+        offsets=torch.cat([torch.zeros(1, dtype=torch.long), torch.tensor(lengths).cumsum(0)]),
         labels=torch.tensor([row.get("label", -1) for row in rows]),
         n_truncated=n_truncated,
         max_length=max_length,
     )
+
+
+def _tokenize(tokenizer: Any, rows: Sequence[Row], max_length: int | None = None) -> dict[str, list[list[int]]]:
+    pair = "text_a" in rows[0]
+    texts = [[row[key] for row in rows] for key in (("text_a", "text_b") if pair else ("text",))]
+    cut = {} if max_length is None else {"truncation": "longest_first" if pair else True, "max_length": max_length}
+    # `verbose=False`: the number of cut rows is counted and reported instead of the tokenizer's own warning.
+    encoded = tokenizer(*texts, return_token_type_ids=True, return_attention_mask=False, verbose=False, **cut)
+    return {key: list(encoded[key]) for key in ("input_ids", "token_type_ids")}
 
 
 def collate(

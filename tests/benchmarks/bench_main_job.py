@@ -1,0 +1,204 @@
+"""The main job against Hugging Face and against the authors' way, on roberta-base's shape.
+
+    pytest -c tests/benchmarks/pytest.ini tests/benchmarks/bench_main_job.py
+
+Each test prints what it saw: medians, ratios, differences. `BENCH_SCALE=0.02` only checks that it runs.
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SCALE, AuthorsWay
+
+from skillneurons import AboveCounts, LabelSums, collect
+from skillneurons.batching import collate
+from skillneurons.classifier import label_logits
+from skillneurons.prompts import splice
+from skillneurons.tuning import frozen
+
+ROUNDS = 3 if SCALE >= 1 else 1
+
+
+def timed(function) -> tuple[float, object]:
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
+
+
+def test_logits_and_every_hook_post_equal_hugging_face(base, tokenizer, sentences):
+    hf_model, classifier = base
+    rows = sentences["validation"][:24]
+    prompt = classifier.prompt.vectors
+    authors = AuthorsWay(hf_model, tokenizer, prompt)
+    tokens, mask, positions = authors.inputs(rows)
+    real = mask.bool()
+    differences = {}
+    for name, with_prompt in (("without prompt", False), ("with prompt", True)):
+        expected: list[torch.Tensor] = []
+        handles = [
+            layer.intermediate.register_forward_hook(lambda m, i, out, kept=expected: kept.append(out))
+            for layer in hf_model.roberta.encoder.layer
+        ]
+        with torch.no_grad():
+            if with_prompt:
+                logits = authors.logits(rows)
+            else:
+                logits = hf_model(input_ids=tokens, attention_mask=mask, position_ids=positions).logits
+        for handle in handles:
+            handle.remove()
+        hooks = [splice(prompt)] if with_prompt else []
+        with torch.no_grad(), classifier.model.hooks(fwd_hooks=hooks):
+            ours, cache = classifier.model.run_with_cache(
+                tokens, mask, names_filter=lambda hook: hook.endswith("mlp.hook_post")
+            )
+        differences[f"logits {name}"] = (ours - logits)[real].abs().max().item()
+        differences[f"hook_post {name}"] = max(
+            (cache["post", layer] - post)[real].abs().max().item() for layer, post in enumerate(expected)
+        )
+    gradients = []
+    for run in ("ours", "theirs"):
+        vectors = prompt.clone().requires_grad_()
+        if run == "ours":
+            with frozen(classifier.model), classifier.model.hooks(fwd_hooks=[splice(vectors)]):
+                logits = classifier.model(tokens, mask, logits_at=0, logits_for=classifier.verbalizer.token_ids)
+        else:
+            with frozen(hf_model):
+                everything = AuthorsWay(hf_model, tokenizer, vectors).logits(rows)
+            logits = everything[:, 0, list(classifier.verbalizer.token_ids)]
+        F.cross_entropy(logits, torch.tensor([row["label"] for row in rows])).backward()
+        gradients.append(vectors.grad)
+    relative = ((gradients[0] - gradients[1]).norm() / gradients[1].norm()).item()
+    print("\nlargest difference from Hugging Face, float32, 24 padded sentences")
+    for name, value in differences.items():
+        print(f"  {name:<28} {value:.1e}")
+    print(f"  prompt gradient (relative)   {relative:.1e}")
+    assert max(differences.values()) < 2e-5
+    assert relative < 1e-4
+
+
+def test_probing_pass_against_the_authors_way(benchmark, base, tokenizer, sentences):
+    hf_model, classifier = base
+    authors = AuthorsWay(hf_model, tokenizer, classifier.prompt.vectors)
+    labels = np.array([row["label"] for row in sentences["validation"]])
+
+    def ours():
+        baseline = collect(classifier, sentences["baseline"], LabelSums(2)).mean.float()
+        return baseline, collect(classifier, sentences["validation"], AboveCounts(baseline, 2))
+
+    def theirs():
+        total, n = None, len(sentences["baseline"])
+        for _, layers in authors.activations(sentences["baseline"]):
+            sums = [layer.sum(0, dtype=np.float64) for layer in layers]
+            total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
+        baseline = [(one / n).astype(np.float32) for one in total]
+        hits = [np.zeros_like(one, dtype=np.int64) for one in baseline]
+        for start, layers in authors.activations(sentences["validation"]):
+            for layer, values in enumerate(layers):
+                truth = labels[start : start + len(values), None, None].astype(bool)
+                hits[layer] += ((values > baseline[layer]) == truth).sum(0)
+        return np.stack(baseline, axis=1), np.stack(hits, axis=1)
+
+    next(authors.activations(sentences["baseline"][:16]))
+    baseline, counts = benchmark.pedantic(ours, rounds=ROUNDS, warmup_rounds=1)
+    their_times = []
+    for _ in range(ROUNDS):
+        seconds, (their_baseline, their_hits) = timed(theirs)
+        their_times.append(seconds)
+    our_median = benchmark.stats.stats.median
+    our_hits = (counts.n[0] - counts.above[0] + counts.above[1]).numpy()
+    baseline_difference = np.abs(baseline.numpy() - their_baseline).max()
+    differing = np.abs(our_hits - their_hits)
+    ratio = statistics.median(their_times) / our_median
+    print(f"\nprobing pass, {len(sentences['baseline'])} + {len(labels)} sentences, {torch.get_num_threads()} threads")
+    print(f"  this library   {our_median:7.1f} s (median of {ROUNDS} after a warm-up)")
+    print(f"  authors' way   {statistics.median(their_times):7.1f} s     ratio {ratio:.2f}")
+    print(f"  largest difference of baselines {baseline_difference:.1e}")
+    print(
+        f"  counters that differ {(differing > 0).mean():.2e} of all, by at most {differing.max()} of {len(labels)} rows"
+    )
+    # Rounding differs between batch shapes, so an activation within 1e-5 of its baseline may fall on the other side.
+    assert baseline_difference < 1e-5
+    assert differing.max() <= 2
+
+
+def test_tuning_step_against_the_authors_way(benchmark, base, tokenizer, sentences):
+    hf_model, classifier = base
+    rows = sentences["baseline"][:32]
+    labels = torch.tensor([row["label"] for row in rows])
+    encoded = classifier.encode(rows)
+    prefix = classifier.layout.prefix(tokenizer)
+
+    def ours(vectors: torch.Tensor) -> torch.Tensor:
+        batch = collate(encoded, torch.arange(len(rows)), prefix, 1)
+        with frozen(classifier.model), classifier.model.hooks(fwd_hooks=[splice(vectors)]):
+            loss = F.cross_entropy(label_logits(classifier, batch), batch.labels)
+            loss.backward()
+        return loss
+
+    def theirs(vectors: torch.Tensor) -> torch.Tensor:
+        logits = AuthorsWay(hf_model, tokenizer, vectors).logits(rows)[:, 0, list(classifier.verbalizer.token_ids)]
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(hf_model.parameters(), 1.0)
+        hf_model.zero_grad()
+        return loss
+
+    vectors = {name: classifier.prompt.vectors.clone().requires_grad_() for name in ("ours", "theirs")}
+    rounds = 2 * ROUNDS
+    loss = benchmark.pedantic(ours, (vectors["ours"],), rounds=rounds, warmup_rounds=1)
+    theirs(vectors["theirs"])
+    their_times = []
+    for _ in range(rounds):
+        seconds, their_loss = timed(lambda: theirs(vectors["theirs"]))
+        their_times.append(seconds)
+    our_median, their_median = benchmark.stats.stats.median, statistics.median(their_times)
+    print(f"\nprompt-tuning step, 32 sentences, {torch.get_num_threads()} threads")
+    print(f"  this library   {our_median:6.2f} s (median of {rounds} after a warm-up)")
+    print(f"  authors' way   {their_median:6.2f} s     ratio {their_median / our_median:.2f}")
+    assert loss.item() == pytest.approx(their_loss.item(), abs=1e-4)
+
+
+MEMORY_SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[2])
+from conftest import base_shape
+from skillneurons import *
+n = int(sys.argv[1])
+tokenizer = HookedEncoder.from_pretrained("bundled").tokenizer
+hf_model = base_shape(hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024)
+encoder = HookedEncoder.from_hf(hf_model, tokenizer)
+classifier = Classifier(encoder, random_prompt(encoder, 16), Verbalizer.from_words(tokenizer, ("negative", "positive")))
+words = "the film is a slow and moving story of two people who never meet again".split()
+generator = torch.Generator().manual_seed(0)
+lengths = torch.randint(4, 40, (n,), generator=generator).tolist()
+rows = [{"text": " ".join(words[j % len(words)] for j in range(k)), "label": i % 2} for i, k in enumerate(lengths)]
+baseline = collect(classifier, rows, LabelSums(2)).mean
+collect(classifier, rows, AboveCounts(baseline, 2))
+# Not getrusage, which starts from the parent's peak.
+print([line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")][0])
+"""
+
+
+def test_peak_memory_does_not_grow_with_rows():
+    folder = str(Path(__file__).parent)
+    sizes = (2000, 20000) if SCALE >= 1 else (200, 2000)
+    peaks = {}
+    for n in sizes:
+        command = [sys.executable, "-W", "ignore", "-c", MEMORY_SCRIPT, str(n), folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks[n] = int(done.stdout.split()[-1]) / 1024
+    small, large = (peaks[n] for n in sizes)
+    print("\npeak memory of a probing pass (whole process, MiB)")
+    for n, peak in peaks.items():
+        print(f"  {n:>6} sentences   {peak:8.0f}")
+    print(f"  ratio {large / small:.3f}")
+    assert large / small < 1.05

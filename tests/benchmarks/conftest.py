@@ -1,0 +1,113 @@
+"""What the benchmarks share: models of roberta-base's shape with random weights, sentences, and the authors' way."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import RobertaConfig, RobertaForMaskedLM
+
+from skillneurons import Classifier, HookedEncoder, Verbalizer, random_prompt
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+N_PROMPT = 16
+LABEL_WORDS = ("negative", "positive")
+# 1 is the size the README's numbers are of; smaller values only check that the benchmarks run.
+SCALE = float(os.environ.get("BENCH_SCALE", "1"))
+
+
+def base_shape(**changes) -> RobertaForMaskedLM:
+    """roberta-base's architecture with random weights large enough that every layer matters."""
+    config = RobertaConfig(
+        **{
+            "vocab_size": 50265,
+            "max_position_embeddings": 514,
+            "type_vocab_size": 1,
+            "layer_norm_eps": 1e-5,
+            "pad_token_id": 1,
+            "attn_implementation": "sdpa",
+        }
+        | changes
+    )
+    torch.manual_seed(0)
+    model = RobertaForMaskedLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.04)
+    return model
+
+
+@pytest.fixture(scope="session")
+def sentences():
+    """SST-2 sentences: training rows for the baseline, validation rows for predictivity."""
+    folder = SHARED / "sst2_sentences"
+    if not folder.exists():
+        pytest.skip(f"needs the SST-2 sentences in {folder}")
+
+    def read(split: str, n: int) -> list[dict]:
+        with gzip.open(folder / f"{split}.jsonl.gz", "rt") as file:
+            return [json.loads(line) for line in file][: max(32, int(n * SCALE))]
+
+    return {"train": read("train", 20000), "baseline": read("train", 2000), "validation": read("validation", 872)}
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """The bundled one: its ids fit every model here, and its pieces are about as many as roberta-base's."""
+    return HookedEncoder.from_pretrained("bundled").tokenizer
+
+
+@pytest.fixture(scope="session")
+def base(tokenizer):
+    """A Hugging Face model of roberta-base's shape, and the classifier with the same weights."""
+    hf_model = base_shape()
+    encoder = HookedEncoder.from_hf(hf_model, tokenizer)
+    classifier = Classifier(encoder, random_prompt(encoder, N_PROMPT), Verbalizer.from_words(tokenizer, LABEL_WORDS))
+    return hf_model, classifier
+
+
+class AuthorsWay:
+    """The released code's way to run a model: 16 rows at a time in file order, padded, all logits of all positions.
+
+    Soft vectors are spliced into the word embeddings; FFN activations of the prompt's positions go layer by layer to
+    numpy on the host.
+    """
+
+    def __init__(self, hf_model: RobertaForMaskedLM, tokenizer, prompt: torch.Tensor) -> None:
+        self.model, self.tokenizer, self.prompt = hf_model, tokenizer, prompt
+
+    def inputs(self, rows: list[dict]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        texts = self.tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
+        head = torch.full((len(rows), 1 + len(self.prompt)), self.tokenizer.mask_token_id)
+        tokens = torch.cat([head, texts["input_ids"]], dim=1)
+        mask = torch.cat([torch.ones_like(head), texts["attention_mask"]], dim=1)
+        return tokens, mask, (mask.cumsum(1) * mask + 1)
+
+    def logits(self, rows: list[dict]) -> torch.Tensor:
+        tokens, mask, positions = self.inputs(rows)
+        embeds = self.model.roberta.embeddings.word_embeddings(tokens)
+        prompt = self.prompt.expand(len(rows), -1, -1)
+        embeds = torch.cat([embeds[:, :1], prompt, embeds[:, 1 + len(self.prompt) :]], dim=1)
+        return self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions).logits
+
+    @torch.no_grad()
+    def activations(self, rows: list[dict]):
+        """Yields (start, one array [batch prompt neuron] for each layer)."""
+        kept: list[np.ndarray] = []
+        where = slice(1, 1 + len(self.prompt))
+        handles = [
+            layer.intermediate.register_forward_hook(lambda m, i, out: kept.append(out[:, where].cpu().numpy()))
+            for layer in self.model.roberta.encoder.layer
+        ]
+        try:
+            for start in range(0, len(rows), 16):
+                kept.clear()
+                self.logits(rows[start : start + 16])
+                yield start, list(kept)
+        finally:
+            for handle in handles:
+                handle.remove()
