@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -21,6 +21,15 @@ from skillneurons.predictivity import (
     best_position,
     held_out_accuracy,
     predictivity,
+)
+from skillneurons.statistics import (
+    Correction,
+    OverSeeds,
+    adjusted,
+    held_out_hits,
+    held_out_intervals,
+    held_out_p_values,
+    neuron_p_values,
 )
 from skillneurons.tasks import Task
 
@@ -99,6 +108,62 @@ class NeuronScores:
         )
         provenance = {key: value for key, value in self.meta.items() if key != "model"}
         return NeuronSet(chosen.mask, chosen.model, chosen.meta | provenance)
+
+    def p_values(
+        self, *, rows: Literal["validation", "test"] = "validation", over_seeds: OverSeeds = "geometric"
+    ) -> Float[Tensor, "layer neuron"]:
+        """Exact p-value of each neuron, not adjusted for the number of neurons; see `statistics`.
+
+        Args:
+            rows: `"validation"`: the best position and direction are paid for, and test rows stay untouched.
+                `"test"`: one tail at the position and in the direction chosen on validation. Sharper, and not touched
+                by the prompt's early stopping, which saw the validation labels.
+            over_seeds: See `statistics.combine_seeds`.
+        """
+        if rows == "validation":
+            return neuron_p_values(self.above, self.n, over_seeds=over_seeds)
+        if rows == "test":
+            return held_out_p_values(self.above, self.n, self.above_test, self.n_test, over_seeds=over_seeds)
+        raise ValueError(f"`rows` is 'validation' or 'test', not {rows!r}.")
+
+    def significant(
+        self,
+        alpha: float = 0.05,
+        method: Correction = "fwer",
+        *,
+        rows: Literal["validation", "test"] = "validation",
+        over_seeds: OverSeeds = "geometric",
+    ) -> NeuronSet:
+        """The neurons that tell the classes apart better than chance allows among so many.
+
+        Exact and slightly conservative. `decisions.permutation_test` also uses how neurons depend on each other.
+
+        Args:
+            alpha: Error rate over all neurons.
+            method: `"fwer"`: the chance that even one of them is a false claim. `"fdr"`: the expected share of
+                false claims among them. `"fdr_any"`: that, however neurons depend on each other.
+            rows: See `p_values`.
+            over_seeds: See `statistics.combine_seeds`.
+
+        Returns:
+            Possibly empty.
+
+        Raises:
+            ValueError: `alpha` is not between 0 and 1, or an option is none of those listed.
+        """
+        if not 0 < alpha < 1:
+            raise ValueError(f"`alpha` is an error rate between 0 and 1, for example 0.05, not {alpha}.")
+        mask = adjusted(self.p_values(rows=rows, over_seeds=over_seeds), method) <= alpha
+        choice = {"alpha": alpha, "method": method, "rows": rows, "over_seeds": over_seeds}
+        provenance = {key: value for key, value in self.meta.items() if key not in ("model", "rows")}
+        return NeuronSet(mask, self.meta["model"], provenance | choice)
+
+    def held_out_interval(
+        self, level: float = 0.95
+    ) -> tuple[Float[Tensor, "layer neuron"], Float[Tensor, "layer neuron"]]:
+        """Clopper-Pearson interval of each neuron's `held_out` accuracy; see `statistics.held_out_intervals`."""
+        hits = held_out_hits(self.above, self.n, self.above_test, self.n_test)
+        return held_out_intervals(hits, int(self.n_test.sum()), level)
 
     def best(self, n: int = 10) -> pd.DataFrame:
         """The `n` neurons of highest predictivity, with their held-out accuracy."""

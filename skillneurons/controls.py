@@ -1,0 +1,204 @@
+"""Controls beside a claim: what it amounts to on untouched rows, on labels without meaning, and for random neurons.
+
+Counts only, apart from `control_task`, whose scores cost as much as any task's.
+"""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from skillneurons.neurons import NeuronSet
+from skillneurons.scores import NeuronScores
+from skillneurons.statistics import Correction, OverSeeds, adjusted
+from skillneurons.tasks import SPLITS, Task
+from skillneurons.types import Row
+
+
+def claims(
+    scores: NeuronScores,
+    n: int = 10,
+    *,
+    level: float = 0.95,
+    method: Correction = "fwer",
+    rows: Literal["validation", "test"] = "validation",
+    over_seeds: OverSeeds = "geometric",
+) -> pd.DataFrame:
+    """The best neurons with everything a reader needs to judge them.
+
+    Args:
+        scores: Of one or several prompts.
+        n: How many; the most predictive on validation, so that test rows have no say in the choice.
+        level: At which all `n` intervals hold together (each is computed at `1 - (1 - level) / n`).
+        method: Adjustment of the p-values; see `statistics.adjusted`.
+        rows: Which rows the p-values come from; see `NeuronScores.p_values`.
+        over_seeds: See `statistics.combine_seeds`.
+
+    Returns:
+        One row for each neuron: `predictivity` (validation, where it was chosen), `held_out` (test) with its interval
+        `low` to `high`, `optimism` (the first less the second: what choosing and scoring on the same rows adds),
+        `held_out_balanced`, `majority` (what always answering the larger class scores on test), `p` and `p_adjusted`.
+
+    Example:
+        >>> from skillneurons import Classifier, HookedEncoder, Verbalizer, find_skill_neurons, load_task, random_prompt
+        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(32)
+        >>> words = Verbalizer.from_words(model.tokenizer, task.label_words)
+        >>> scores = find_skill_neurons(Classifier(model, random_prompt(model, 3), words), task)
+        >>> claims(scores, 2)[["optimism", "p_adjusted"]].shape
+        (2, 2)
+    """
+    table = scores.to_dataframe()
+    low, high = scores.held_out_interval(1 - (1 - level) / max(n, 1))
+    p = scores.p_values(rows=rows, over_seeds=over_seeds)
+    columns = {"low": low, "high": high, "p": p, "p_adjusted": adjusted(p, method)}
+    table = table.assign(
+        optimism=table.predictivity - table.held_out,
+        majority=scores.majority,
+        **{name: tensor.flatten().numpy() for name, tensor in columns.items()},
+    )
+    order = ["layer", "neuron", "predictivity", "held_out", "low", "high", "optimism", "held_out_balanced", "majority"]
+    return table.nlargest(n, "predictivity", keep="first").reset_index(drop=True)[[*order, "p", "p_adjusted"]]
+
+
+def control_task(task: Task, *, seed: int = 0) -> Task:
+    """The same rows with labels that mean nothing: a hash of each text.
+
+    A text has the same label wherever it stands, and classes are as frequent as among the training rows, but nothing
+    about the text explains it. What a neuron scores here is what chance and the choice of positions give.
+    Source: Hewitt and Liang 2019, whose control tasks are of words; ours are of whole texts.
+
+    Args:
+        task: Any.
+        seed: Another seed, other labels.
+
+    Example:
+        >>> from skillneurons import load_task
+        >>> control = control_task(load_task("movies"))
+        >>> control.name, len(control.test) == len(load_task("movies").test)
+        ('movies:control', True)
+    """
+    shares = np.bincount([row["label"] for row in task.train], minlength=task.n_labels) / len(task.train)
+    edges = np.cumsum(shares)[:-1]
+
+    def relabelled(row: Row) -> dict[str, Any]:
+        text = "\x00".join(row[name] for name in ("text", "text_a", "text_b") if name in row)
+        digest = hashlib.sha256(f"{seed}\x00{text}".encode()).digest()
+        uniform = int.from_bytes(digest[:8], "big") / 2**64
+        return dict(row) | {"label": int(np.searchsorted(edges, uniform, side="right"))}
+
+    splits = {split: [relabelled(row) for row in getattr(task, split)] for split in (*SPLITS, "adversarial")}
+    source = task.source | {"control": f"labels by hash, seed {seed}"}
+    return replace(task, name=f"{task.name}:control", source=source, **splits)
+
+
+@dataclass(frozen=True, eq=False)
+class Selectivity:
+    """Each neuron on a task and on its control task.
+
+    Args:
+        predictivity: On the task's validation rows.
+        control: On the same rows with the control task's labels.
+        held_out: On the task's test rows.
+        majority: What always answering the larger class scores on test.
+        meta: Names of the two tasks.
+    """
+
+    predictivity: Float[Tensor, "layer neuron"]
+    control: Float[Tensor, "layer neuron"]
+    held_out: Float[Tensor, "layer neuron"]
+    majority: float
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def selectivity(self) -> Float[Tensor, "layer neuron"]:
+        """Predictivity on the task less that on its control: the gain from the maximum over positions cancels."""
+        return self.predictivity - self.control
+
+    @property
+    def above_majority(self) -> Float[Tensor, "layer neuron"]:
+        """Held-out accuracy less the majority floor: below 0, a constant answer does better."""
+        return self.held_out - self.majority
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each neuron."""
+        layer, neuron = torch.meshgrid(*(torch.arange(size) for size in self.control.shape), indexing="ij")
+        columns = {"layer": layer, "neuron": neuron, "predictivity": self.predictivity, "control": self.control}
+        columns |= {"selectivity": self.selectivity, "held_out": self.held_out, "above_majority": self.above_majority}
+        return pd.DataFrame({name: tensor.flatten().numpy() for name, tensor in columns.items()})
+
+
+def selectivity(scores: NeuronScores, control: NeuronScores) -> Selectivity:
+    """Compare scores on a task with scores on `control_task(task)`, from the same prompts.
+
+    Raises:
+        ValueError: The scores are of different models, or the second is not of the first one's control task.
+    """
+    task, other = scores.meta["task"], control.meta["task"]
+    if scores.meta["model"] != control.meta["model"] or other != f"{task}:control":
+        raise ValueError(
+            f"`control` needs scores of '{task}:control' on the same model, but is of {other!r} "
+            f"(models {scores.meta['model']} and {control.meta['model']}). Score `control_task(task)`."
+        )
+    meta = {"task": task, "control": other, "seeds": scores.seeds, "control_seeds": control.seeds}
+    return Selectivity(scores.predictivity, control.predictivity, scores.held_out, scores.majority, meta)
+
+
+@dataclass(frozen=True, eq=False)
+class RandomComparison:
+    """A set's mean score beside that of random sets.
+
+    Args:
+        chosen: Mean score of the set.
+        random: Mean score of each random set.
+        p: Share of sets, the chosen one included, that score as high.
+        meta: How random sets were matched.
+    """
+
+    chosen: float
+    random: Float[Tensor, " draw"]
+    p: float
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        low, high = self.random.min().item(), self.random.max().item()
+        band = f"{len(self.random)} random sets {low:.3f} to {high:.3f}"
+        return f"RandomComparison({self.chosen:.3f}; {band}, p {self.p:.3g})"
+
+
+def against_random(
+    score: Float[Tensor, "layer neuron"],
+    chosen: NeuronSet,
+    *,
+    n_draws: int = 200,
+    seed: int = 0,
+    match: Literal["layer", "none"] | Float[Tensor, "layer neuron"] = "layer",
+) -> RandomComparison:
+    """Is a set's mean score above that of random sets disjoint from it?
+
+    Args:
+        score: Not the score that the set was chosen by on the same rows; `NeuronScores.held_out` usually.
+        chosen: The set.
+        n_draws: Random sets.
+        seed: Of the draws.
+        match: What random sets share with it; see `NeuronSet.random_like`.
+
+    Example:
+        >>> score = torch.tensor([[0.9, 0.5, 0.6, 0.5]])
+        >>> against_random(score, NeuronSet(score > 0.8), n_draws=9).p
+        0.1
+    """
+    if not len(chosen) or n_draws < 1:
+        raise ValueError(
+            f"A comparison needs neurons and draws, but `chosen` has {len(chosen)}, `n_draws` is {n_draws}."
+        )
+    value = score[chosen.mask].double().mean()
+    sets = [chosen.random_like(seed=seed * 10_007 + draw, match=match) for draw in range(n_draws)]
+    random = torch.stack([score[one.mask].double().mean() for one in sets])
+    p = (1 + int((random >= value - 1e-12).sum())) / (n_draws + 1)
+    how = match if isinstance(match, str) else "values"
+    return RandomComparison(value.item(), random, p, {"match": how, "seed": seed, "n_neurons": len(chosen)})
