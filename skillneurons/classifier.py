@@ -38,7 +38,7 @@ class Classifier:
     prompt: SoftPrompt
     verbalizer: Verbalizer
     labels: tuple[str, ...] = ()
-    history: tuple[dict[str, float], ...] = ()
+    history: tuple[dict[str, int | float], ...] = ()
     extra_hooks: FwdHooks = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
