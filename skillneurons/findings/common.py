@@ -1,0 +1,117 @@
+"""What several findings need: rank correlation, overlap against chance, paired gaps, and checks of their input."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from skillneurons.neurons import NeuronSet
+from skillneurons.scores import NeuronScores
+
+ScoresOfTask: TypeAlias = NeuronScores | Sequence[NeuronScores]
+"""Scores of a binary task, or of each subtask of a task of several classes."""
+
+
+def as_list(scores: ScoresOfTask) -> list[NeuronScores]:
+    """The scores of each subtask; a binary task is its own only one."""
+    return [scores] if isinstance(scores, NeuronScores) else list(scores)
+
+
+def task_predictivity(scores: ScoresOfTask) -> Float[Tensor, "layer neuron"]:
+    """Predictivity of a task; the mean over its subtasks where it has several classes."""
+    return torch.stack([one.predictivity.double() for one in as_list(scores)]).mean(dim=0)
+
+
+def check_same_model(scores: Sequence[NeuronScores], model: str | None = None) -> None:
+    """Raise unless all scores are of one model (the one with fingerprint `model`, if given) and one shape."""
+    if not scores:
+        raise ValueError("`scores` is empty; pass what `find_skill_neurons` returns.")
+    for one in scores:
+        expected = (model or scores[0].meta["model"], tuple(scores[0].predictivity.shape))
+        came = (one.meta["model"], tuple(one.predictivity.shape))
+        if came != expected:
+            raise ValueError(
+                f"Scores must be of one model, {expected[0]} with layers and neurons {expected[1]}, but those of "
+                f"{one.meta.get('task')!r} are of {came[0]} with {came[1]}. Score every task on the same model."
+            )
+
+
+def spearman(a: Float[Tensor, " item"], b: Float[Tensor, " item"]) -> float:
+    """Rank correlation (scipy); NaN where one side is constant.
+
+    Example:
+        >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 4.0, 9.0]))
+        1.0
+    """
+    if bool((a == a[0]).all()) or bool((b == b[0]).all()):
+        return float("nan")
+    return float(stats.spearmanr(a.numpy(), b.numpy()).statistic)  # type: ignore[attr-defined]
+
+
+def overlap_test(a: NeuronSet, b: NeuronSet) -> dict[str, Any]:
+    """Neurons that two sets share, against chance.
+
+    Under the null, each set is a random choice with the same number of neurons in each layer, independent of the other:
+    the shared number is then a sum of one hypergeometric count for each layer, whose distribution is computed exactly.
+
+    Returns:
+        `n_shared`, `overlap` (share of the smaller set), `expected` (the overlap of random sets), and `p`, the chance
+        that random sets share as many or more.
+
+    Example:
+        >>> one = NeuronSet.from_pairs([(0, 0), (0, 1)], n_layers=1, d_mlp=4)
+        >>> overlap_test(one, one)["p"]
+        0.166...
+    """
+    n_shared, smaller = len(a & b), min(len(a), len(b))
+    if not smaller:
+        raise ValueError(f"Both sets need neurons, but they have {len(a)} and {len(b)}. Choose a larger `fraction`.")
+    width = a.mask.shape[1]
+    distribution = np.ones(1)
+    for k, m in zip(a.per_layer.tolist(), b.per_layer.tolist(), strict=True):
+        distribution = np.convolve(distribution, stats.hypergeom.pmf(np.arange(min(k, m) + 1), width, k, m))
+    expected = float((np.arange(len(distribution)) * distribution).sum())
+    return {
+        "n_shared": n_shared,
+        "overlap": n_shared / smaller,
+        "expected": expected / smaller,
+        "p": float(min(1.0, distribution[n_shared:].sum())),
+    }
+
+
+def paired_gap(
+    one: Float[Tensor, " batch"], many: Float[Tensor, "draw batch"], level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean of `one` minus mean of `many`, with an interval that pays for the choice of rows and of random draws.
+
+    `d_i = one_i - mean_r many_ri`. The variance is `Var_i(d_i) / n + Var_r(mean_i many_ri) / R`, and the interval
+    Student's t with Welch and Satterthwaite's degrees of freedom. It is a normal approximation: with accuracies, expect
+    it to be rough where fewer than about ten rows change.
+
+    Args:
+        one: Value of each row under the intervention that is studied: right or not, or a margin.
+        many: The same for each random draw.
+        level: Of the interval.
+
+    Returns:
+        Gap, lower end, upper end.
+
+    Example:
+        >>> paired_gap(torch.tensor([0.0, 1.0, 0.0]), torch.ones(5, 3))[0]
+        -0.66...
+    """
+    wide = many.double()
+    difference = one.double() - wide.mean(dim=0)
+    n, n_draws = len(difference), len(wide)
+    rows = difference.var().item() / n if n > 1 else 0.0
+    draws = wide.mean(dim=1).var().item() / n_draws if n_draws > 1 else 0.0
+    gap, total = difference.mean().item(), rows + draws
+    if not total:
+        return gap, gap, gap
+    freedom = total**2 / (rows**2 / max(1, n - 1) + draws**2 / max(1, n_draws - 1))
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * total**0.5
+    return gap, gap - half, gap + half

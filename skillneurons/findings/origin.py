@@ -1,0 +1,253 @@
+"""F7, origin: do skill neurons come from pre-training, from tuning, or from the search itself?
+
+Source: Wang et al. 2022 (random prompts, written prompts, a randomly initialised model; BitFit and adapters). Shuffled
+labels are our addition: what the whole path finds where there is nothing to find.
+
+`origin` scores the same task under several conditions; `survives_retuning` perturbs prompt-found neurons in classifiers
+that were tuned in another way.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from skillneurons.classifier import Classifier
+from skillneurons.delta import tune_adapter, tune_bitfit
+from skillneurons.encoder import HookedEncoder
+from skillneurons.evaluation import Kind, evaluate
+from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model, spearman
+from skillneurons.findings.necessity import Necessity, necessity
+from skillneurons.prompts import random_prompt, written_prompt
+from skillneurons.scores import NeuronScores, find_skill_neurons
+from skillneurons.tasks import SPLITS, Task
+from skillneurons.tuning import TuningConfig, tune_prompt
+
+CONDITIONS = ("tuned prompt", "random prompt", "written prompt", "random model", "shuffled labels")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Origin:
+    """How predictive neurons are under each condition.
+
+    Args:
+        conditions: Names.
+        predictivity: On validation, averaged over seeds.
+        held_out: On test, at the position and in the direction chosen on validation.
+        accuracy: Of the classifier on test; NaN where it was not tuned for the task.
+        majority: Share of the larger class on test.
+        fraction: Share of neurons in a top set.
+        meta: Task, seeds, settings.
+    """
+
+    conditions: tuple[str, ...]
+    predictivity: Float[Tensor, "condition layer neuron"]
+    held_out: Float[Tensor, "condition layer neuron"]
+    accuracy: Float[Tensor, "condition seed"]
+    majority: float
+    fraction: float
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each condition: its own best and top neurons, and its rank correlation with the first one.
+
+        The rank correlation is NaN for the random model, whose neurons are other neurons.
+        """
+        rows = []
+        for i, name in enumerate(self.conditions):
+            score, held_out = self.predictivity[i].flatten(), self.held_out[i].flatten()
+            top = score.argsort(descending=True, stable=True)[: max(1, round(self.fraction * len(score)))]
+            same = name != "random model"
+            rows.append(
+                {
+                    "condition": name,
+                    "best_validation": score.max().item(),
+                    "best_held_out": held_out[top[0]].item(),
+                    "top_held_out": held_out[top].mean().item(),
+                    "rank_correlation": spearman(score, self.predictivity[0].flatten()) if same else float("nan"),
+                    "classifier_accuracy": self.accuracy[i].mean().item(),
+                    "majority": self.majority,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return f"Origin({self.meta.get('task')}, top {self.fraction})\n{self.to_dataframe().round(3)}"
+
+
+def origin(
+    classifiers: Sequence[Classifier],
+    task: Task,
+    *,
+    scores: NeuronScores | None = None,
+    conditions: Sequence[str] = CONDITIONS,
+    text: str = "In summary, the text above is",
+    config: TuningConfig | None = None,
+    fraction: float = 0.01,
+    seed: int = 0,
+    progress: bool = False,
+    on_condition: Callable[[str], None] | None = None,
+) -> Origin:
+    """Predictivity of every neuron under tuned prompts and under each control.
+
+    The random model and the shuffled labels need prompts of their own, tuned with the seeds of `classifiers`: that is
+    where the time goes.
+
+    Args:
+        classifiers: With tuned prompts, of one or several seeds.
+        task: Two classes.
+        scores: Of these classifiers, if they are there already.
+        conditions: Which of `CONDITIONS`; the first must be "tuned prompt".
+        text: The written prompt.
+        config: How to tune the controls' prompts; use that of `classifiers`.
+        fraction: Share of all neurons in a top set.
+        seed: Of the random model and of the shuffled labels.
+        progress: Show progress bars of tuning.
+        on_condition: Called with the name of each condition that is done.
+
+    Raises:
+        ValueError: No classifier, an unknown condition, or scores of another model.
+    """
+    classifiers = list(classifiers)
+    if not classifiers:
+        raise ValueError("`classifiers` is empty; pass at least one, from `tune_prompt` for example.")
+    unknown = set(conditions) - set(CONDITIONS)
+    if unknown or not conditions or conditions[0] != CONDITIONS[0]:
+        raise ValueError(
+            f"`conditions` start with {CONDITIONS[0]!r} and are among {CONDITIONS}, not {tuple(conditions)}."
+        )
+    if scores is not None:
+        check_same_model([scores], classifiers[0].prompt.model)
+    model, n_prompt = classifiers[0].model, len(classifiers[0].prompt)
+    seeds = [classifier.prompt.seed or 0 for classifier in classifiers]
+
+    def tuned(on: HookedEncoder, rows: Task) -> list[Classifier]:
+        return [tune_prompt(on, rows, n_prompt=n_prompt, seed=s, config=config, progress=progress) for s in seeds]
+
+    results, accuracies = [], []
+    for condition in conditions:
+        rows, ready = task, None
+        if condition == "tuned prompt":
+            several, ready = classifiers, scores
+        elif condition == "random prompt":
+            several = [
+                one.with_prompt(random_prompt(model, n_prompt, s)) for one, s in zip(classifiers, seeds, strict=True)
+            ]
+        elif condition == "written prompt":
+            several = [classifiers[0].with_prompt(replace(written_prompt(model, text), seed=seeds[0]))]
+        elif condition == "random model":
+            several = tuned(random_model(model, seed), task)
+        else:
+            rows = shuffled_task(task, seed)
+            several = tuned(model, rows)
+        results.append(find_skill_neurons(several, rows) if ready is None else ready)
+        measured = [evaluate(one, rows.test).accuracy for one in several]
+        accuracies.append((measured * len(seeds))[: len(seeds)] if len(several) == 1 else measured)
+        if on_condition is not None:
+            on_condition(condition)
+    return Origin(
+        conditions=tuple(conditions),
+        predictivity=torch.stack([one.predictivity for one in results]),
+        held_out=torch.stack([one.held_out for one in results]),
+        accuracy=torch.tensor(accuracies, dtype=torch.float64),
+        majority=results[0].majority,
+        fraction=fraction,
+        meta={"task": task.name, "seeds": seeds, "seed": seed, "written_prompt": text},
+    )
+
+
+@torch.no_grad()
+def random_model(model: HookedEncoder, seed: int = 0) -> HookedEncoder:
+    """An encoder of the same shape and tokenizer with freshly initialised weights, as before pre-training.
+
+    Weights are normal with standard deviation 0.02, biases zero and LayerNorm scales one (Hugging Face's defaults).
+    """
+    fresh = HookedEncoder(replace(model.cfg, source=f"random weights of {model.cfg.source}'s shape"), model.tokenizer)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in fresh.named_parameters():
+        if parameter.ndim >= 2:
+            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+        else:
+            parameter.fill_(float(name.endswith(("ln.weight", "ln1.weight", "ln2.weight"))))
+    fresh.unused_weights = {}
+    return fresh.to(device=model.device, dtype=model.dtype)
+
+
+def shuffled_task(task: Task, seed: int = 0) -> Task:
+    """The task with the labels of each split shuffled among its rows: nothing is left to learn.
+
+    Example:
+        >>> rows = [{"text": "dull", "label": 0}, {"text": "moving", "label": 1}]
+        >>> sorted(row["label"] for row in shuffled_task(Task("mine", rows, rows, rows, ["bad", "good"])).train)
+        [0, 1]
+    """
+    rng = np.random.default_rng(seed)
+    splits = {}
+    for split in SPLITS:
+        rows = getattr(task, split)
+        labels = rng.permutation([row["label"] for row in rows])
+        splits[split] = [dict(row) | {"label": int(label)} for row, label in zip(rows, labels, strict=True)]
+    return replace(task, name=f"{task.name}:shuffled", adversarial=(), **splits)
+
+
+def survives_retuning(
+    model: HookedEncoder,
+    task: Task,
+    scores: ScoresOfTask,
+    *,
+    methods: Sequence[str] = ("bitfit", "adapter"),
+    kinds: Sequence[Kind] = ("mean", "zero"),
+    fractions: Sequence[float] = (0.03, 0.1, 0.3),
+    n_random: int = 10,
+    seed: int = 0,
+    config: TuningConfig | None = None,
+    progress: bool = False,
+    rows: Any = None,
+) -> dict[str, Necessity]:
+    """Are neurons that were found with soft prompts needed by classifiers tuned in another way?
+
+    Tunes each, then perturbs the neurons at all positions (there is no tuned prompt to perturb).
+
+    Args:
+        model: The scores' model.
+        task: Training rows are learnt, test rows evaluated.
+        scores: Of soft prompts.
+        methods: `"bitfit"` and `"adapter"`.
+        kinds: See `necessity`.
+        fractions: Shares of neurons.
+        n_random: Random sets for each cell.
+        seed: Of tuning and of the random sets.
+        config: How to tune.
+        progress: Show progress bars of tuning.
+        rows: Evaluate these instead of all test rows.
+
+    Returns:
+        For each method, the effects; accuracy before is in `unperturbed`.
+
+    Raises:
+        ValueError: An unknown method, or scores of another model.
+    """
+    table = {"bitfit": tune_bitfit, "adapter": tune_adapter}
+    if not methods or set(methods) - set(table):
+        raise ValueError(f"`methods` are among {tuple(table)}, not {tuple(methods)}.")
+    check_same_model(as_list(scores), model.fingerprint())
+    results = {}
+    for method in methods:
+        classifier = table[method](model, task, seed=seed, config=config, progress=progress)
+        results[method] = necessity(
+            classifier,
+            task,
+            scores,
+            kinds=kinds,
+            fractions=fractions,
+            positions="all",
+            n_random=n_random,
+            seed=seed,
+            rows=rows,
+        )
+    return results

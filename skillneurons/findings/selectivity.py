@@ -1,0 +1,160 @@
+"""F6, selectivity: are skill neurons merely neurons that stand for certain words?
+
+Source: Wang et al. 2022 (cosine of a neuron's weights with word embeddings). Weights only; no text is run.
+A neuron's input weights say which residual directions excite it, its output weights which it writes; both are compared
+with the word embeddings. Between them lie LayerNorms and other layers, so a high cosine is a hint, not a proof.
+
+To test the rival explanation causally, pass `label_word_selectivity` as a rival to `necessity`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from skillneurons.encoder import HookedEncoder
+from skillneurons.findings.common import check_same_model, overlap_test, spearman
+from skillneurons.neurons import NeuronSet, top_neurons
+from skillneurons.prompts import Verbalizer
+from skillneurons.scores import NeuronScores
+
+Side = Literal["input", "output"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Selectivity:
+    """Nearest words of skill neurons, and how far they coincide with label-word-selective ones.
+
+    Args:
+        neurons: Layer and index of each skill neuron, in the order of the set.
+        tokens: Ids of the tokens nearest to a neuron's weights, on the input and the output side.
+        cosine: Their cosines.
+        words: Text of the tokens.
+        n_with_label_word: Skill neurons that have a label word among their nearest words, on either side.
+        overlap: Overlap of the skill set with an equally large set of label-word-selective neurons, against chance.
+        rank_correlation: Spearman correlation of predictivity with label-word selectivity, over all neurons.
+        meta: Settings.
+    """
+
+    neurons: Int[Tensor, "chosen 2"]
+    tokens: Int[Tensor, "2 chosen nearest"]
+    cosine: Float[Tensor, "2 chosen nearest"]
+    words: tuple[tuple[tuple[str, ...], ...], ...]
+    n_with_label_word: int
+    overlap: dict[str, Any]
+    rank_correlation: float
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each neuron: its nearest words on both sides, and the cosine of the nearest."""
+        columns: dict[str, Any] = {"layer": self.neurons[:, 0].numpy(), "neuron": self.neurons[:, 1].numpy()}
+        for i, side in enumerate(("input", "output")):
+            columns[f"{side}_words"] = [" ".join(words) for words in self.words[i]]
+            columns[f"{side}_cosine"] = self.cosine[i, :, 0].numpy()
+        return pd.DataFrame(columns)
+
+    def __repr__(self) -> str:
+        return (
+            f"Selectivity({len(self.neurons)} skill neurons; {self.n_with_label_word} with a label word nearby; "
+            f"overlap with label-word-selective ones {self.overlap['overlap']:.3f}, by chance "
+            f"{self.overlap['expected']:.3f}, p {self.overlap['p']:.3g}; rank correlation {self.rank_correlation:.3f})"
+        )
+
+
+def selectivity(
+    model: HookedEncoder, scores: NeuronScores, verbalizer: Verbalizer, *, fraction: float = 0.01, n_nearest: int = 5
+) -> Selectivity:
+    """The words nearest to the most predictive neurons, and their overlap with label-word-selective neurons.
+
+    Args:
+        model: The scores' model.
+        scores: Rank the neurons.
+        verbalizer: The label words.
+        fraction: Share of all neurons in each set, over the whole model.
+        n_nearest: Words to list.
+
+    Raises:
+        ValueError: The scores are of another model.
+    """
+    check_same_model([scores], model.fingerprint())
+    skill = scores.top(fraction, per_layer=False)
+    tokens, cosine = zip(*(nearest_tokens(model, skill, side, n_nearest) for side in ("input", "output")), strict=True)
+    both = torch.stack(tokens)
+    label_words = torch.tensor(verbalizer.token_ids)
+    hit = torch.isin(both, label_words).any(dim=2).any(dim=0)
+    rival = label_word_selectivity(model, verbalizer)
+    rivals = top_neurons(rival, fraction, per_layer=False, model=skill.model)
+    return Selectivity(
+        neurons=skill.mask.nonzero(),
+        tokens=both,
+        cosine=torch.stack(cosine),
+        words=tuple(tuple(tuple(_text(model, token) for token in row) for row in side) for side in both.tolist()),
+        n_with_label_word=int(hit.sum()),
+        overlap=overlap_test(skill, rivals),
+        rank_correlation=spearman(scores.predictivity.flatten().double(), rival.flatten().double()),
+        meta={"task": scores.meta.get("task"), "fraction": fraction, "label_words": list(verbalizer.words)},
+    )
+
+
+@torch.no_grad()
+def nearest_tokens(
+    model: HookedEncoder, neurons: NeuronSet, side: Side, n_nearest: int = 5
+) -> tuple[Int[Tensor, "chosen nearest"], Float[Tensor, "chosen nearest"]]:
+    """Tokens whose embeddings have the largest absolute cosine with each neuron's weights, and these cosines.
+
+    Args:
+        model: Gives weights and embeddings.
+        neurons: Which; rows come in the order of the set.
+        side: `"input"`: columns of `W_in`; `"output"`: rows of `W_out`.
+        n_nearest: How many.
+
+    Returns:
+        Ids and signed cosines, the largest in size first.
+    """
+    words = F.normalize(model.W_E, dim=1)
+    weights = torch.cat([_weights(model, layer, side)[neurons.indices(layer)] for layer in range(model.cfg.n_layers)])
+    cosine = F.normalize(weights, dim=1) @ words.T
+    nearest = cosine.abs().topk(n_nearest, dim=1).indices
+    return nearest.cpu(), cosine.gather(1, nearest).float().cpu()
+
+
+@torch.no_grad()
+def label_word_selectivity(
+    model: HookedEncoder, verbalizer: Verbalizer, side: Side = "output"
+) -> Float[Tensor, "layer neuron"]:
+    """How strongly each neuron's weights point to a label word: the largest absolute cosine with their embeddings.
+
+    Source: Wang et al. 2022, whose word-selective neurons have the label words' embeddings nearest.
+
+    Args:
+        model: Gives weights and embeddings.
+        verbalizer: The label words.
+        side: Input or output weights.
+
+    Returns:
+        In [0, 1].
+    """
+    words = F.normalize(model.W_E[torch.tensor(verbalizer.token_ids, device=model.device)], dim=1)
+    layers: Sequence[Tensor] = [
+        (F.normalize(_weights(model, layer, side), dim=1) @ words.T).abs().amax(dim=1)
+        for layer in range(model.cfg.n_layers)
+    ]
+    return torch.stack(list(layers)).float().cpu()
+
+
+def _weights(model: HookedEncoder, layer: int, side: Side) -> Float[Tensor, "neuron d_model"]:
+    mlp = model.blocks[layer].mlp
+    if side == "input":
+        return mlp.W_in.T  # type: ignore[union-attr]
+    if side == "output":
+        return mlp.W_out  # type: ignore[union-attr]
+    raise ValueError(f"`side` is 'input' or 'output', not {side!r}.")
+
+
+def _text(model: HookedEncoder, token: int) -> str:
+    return str(model.to_string(torch.tensor([token]))).strip() or repr(model.to_string(torch.tensor([token])))

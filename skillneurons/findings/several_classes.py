@@ -1,0 +1,210 @@
+"""Several classes: skill neurons as the union over binary subtasks, and which subtask each neuron serves.
+
+Source: Wang et al. 2022, section 3.2. Subtasks come from label names (`Task.subtasks`); each gets an equal share.
+
+Cost: the passes of `find_skill_neurons` for each subtask; `serves` adds `subtasks x (1 + n_random)` passes over test.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from skillneurons.classifier import Classifier
+from skillneurons.evaluation import Kind, intervention, logits_many
+from skillneurons.findings.common import check_same_model, overlap_test, paired_gap, spearman
+from skillneurons.neurons import NeuronSet
+from skillneurons.scores import NeuronScores, find_skill_neurons, union_of_top
+from skillneurons.tasks import Task
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SeveralClasses:
+    """Skill neurons of a task of several classes.
+
+    Args:
+        subtasks: Names of the binary subtasks.
+        scores: Of each subtask.
+        neurons: The union of their top neurons.
+        member: Which subtask's top set a neuron belongs to; it may be in several.
+        held_out: Held-out balanced accuracy of every neuron on each subtask.
+        correlation: Spearman correlation of the subtasks' predictivities.
+        overlap: Share of two subtasks' top sets that is shared.
+        expected_overlap: Share that random sets of these sizes have in common.
+        meta: Settings.
+    """
+
+    subtasks: tuple[str, ...]
+    scores: tuple[NeuronScores, ...]
+    neurons: NeuronSet
+    member: Bool[Tensor, "subtask layer neuron"]
+    held_out: Float[Tensor, "subtask layer neuron"]
+    correlation: Float[Tensor, "subtask other_subtask"]
+    overlap: Float[Tensor, "subtask other_subtask"]
+    expected_overlap: Float[Tensor, "subtask other_subtask"]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each neuron of the union: where it is a member, the subtask it serves best, and how well.
+
+        Subtasks are compared by held-out balanced accuracy, for which a constant neuron scores 1/2 on each.
+        """
+        rows = []
+        for layer, neuron in self.neurons:
+            accuracy = self.held_out[:, layer, neuron]
+            best = int(accuracy.argmax())
+            members = [name for name, one in zip(self.subtasks, self.member[:, layer, neuron], strict=True) if one]
+            row: dict[str, Any] = {"layer": layer, "neuron": neuron, "member_of": ", ".join(members)}
+            rows.append(row | {"serves": self.subtasks[best], "held_out_balanced": accuracy[best].item()})
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        table = self.to_dataframe()["serves"].value_counts().to_dict()
+        return f"SeveralClasses({self.meta.get('task')}, {len(self.neurons)} neurons; serving {table})"
+
+
+def several_classes(
+    classifiers: Classifier | Sequence[Classifier],
+    task: Task,
+    *,
+    fraction: float = 0.02,
+    per_layer: bool = True,
+    subtasks: Sequence[Task] | None = None,
+    scores: Sequence[NeuronScores] | None = None,
+) -> SeveralClasses:
+    """Find the skill neurons of a task of several classes, subtask by subtask.
+
+    Args:
+        classifiers: Of one or several seeds, tuned on the whole task.
+        task: Three classes or more.
+        fraction: Share of neurons in the union, divided equally among subtasks.
+        per_layer: Of each layer, or of the whole model.
+        subtasks: Instead of `task.subtasks()`.
+        scores: Of each subtask, if they are there already.
+
+    Raises:
+        ValueError: The task has two classes, or the scores are not those of the subtasks.
+    """
+    if task.n_labels < 3:
+        raise ValueError(f"{task.name!r} has {task.n_labels} classes; use `find_skill_neurons` for two.")
+    subtasks = list(subtasks or task.subtasks())
+    if scores is None:
+        scores = [find_skill_neurons(classifiers, subtask) for subtask in subtasks]
+    check_same_model(list(scores))
+    if [one.meta["task"] for one in scores] != [subtask.name for subtask in subtasks]:
+        raise ValueError(
+            f"`scores` are of {[one.meta['task'] for one in scores]}, but the subtasks are "
+            f"{[subtask.name for subtask in subtasks]}. Score each, in this order."
+        )
+    sets = [one.top(fraction / len(scores), per_layer) for one in scores]
+    n = len(sets)
+    correlation, overlap, expected = (torch.eye(n).double() for _ in range(3))
+    for i in range(n):
+        for j in range(i + 1, n):
+            test = overlap_test(sets[i], sets[j])
+            for a, b in ((i, j), (j, i)):
+                overlap[a, b], expected[a, b] = test["overlap"], test["expected"]
+                correlation[a, b] = spearman(scores[i].predictivity.flatten(), scores[j].predictivity.flatten())
+    return SeveralClasses(
+        subtasks=tuple(subtask.name.split(":")[-1] for subtask in subtasks),
+        scores=tuple(scores),
+        neurons=union_of_top(scores, fraction, per_layer),
+        member=torch.stack([one.mask for one in sets]),
+        held_out=torch.stack([one.held_out_balanced for one in scores]),
+        correlation=correlation,
+        overlap=overlap,
+        expected_overlap=expected,
+        meta={"task": task.name, "fraction": fraction, "per_layer": per_layer},
+    )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Serves:
+    """What each class loses when each subtask's neurons are perturbed.
+
+    Args:
+        subtasks: Whose neurons are perturbed.
+        labels: Classes that are measured.
+        recall: Share of each class's rows answered rightly, with the subtask's neurons perturbed.
+        unperturbed: The same for the classifier as it is.
+        logit_gap: The class's own logit, relative to the mean of all labels, on its own rows, minus that under random
+            sets: gap, and ends of its 95 % interval.
+        meta: Settings.
+    """
+
+    subtasks: tuple[str, ...]
+    labels: tuple[str, ...]
+    recall: Float[Tensor, "subtask label"]
+    unperturbed: Float[Tensor, " label"]
+    logit_gap: Float[Tensor, "subtask label 3"]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each subtask and class."""
+        rows = []
+        for i, subtask in enumerate(self.subtasks):
+            for j, label in enumerate(self.labels):
+                row: dict[str, Any] = {"perturbed": subtask, "label": label}
+                row |= {"unperturbed": self.unperturbed[j].item(), "recall": self.recall[i, j].item()}
+                ends = zip(("gap", "gap_low", "gap_high"), self.logit_gap[i, j].tolist(), strict=True)
+                rows.append(row | {f"logit_{end}": value for end, value in ends})
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return f"Serves({self.meta})\n{self.to_dataframe().round(3)}"
+
+
+def serves(
+    classifier: Classifier,
+    task: Task,
+    found: SeveralClasses,
+    *,
+    fraction: float = 0.05,
+    kind: Kind = "mean",
+    positions: str = "prompt",
+    n_random: int = 10,
+    seed: int = 0,
+) -> Serves:
+    """Perturb each subtask's own top neurons and measure each class: which class do they serve?
+
+    Args:
+        classifier: Tuned on the whole task.
+        task: Test rows are evaluated.
+        found: From `several_classes`.
+        fraction: Share of neurons of each subtask that is perturbed.
+        kind: See `evaluation.intervention`.
+        positions: Where to perturb.
+        n_random: Random sets of the same sizes.
+        seed: Of random sets, noise and resampling.
+
+    Raises:
+        ValueError: The scores are of another model, or there are fewer than two random sets.
+    """
+    check_same_model(list(found.scores), classifier.prompt.model)
+    if n_random < 2:
+        raise ValueError(f"`n_random` is {n_random}; at least two random sets are needed to see how much they differ.")
+    sets = [one.top(fraction, found.meta["per_layer"]) for one in found.scores]
+    random = [one.random_like(seed=seed * 10_007 + draw) for one in sets for draw in range(n_random)]
+    perturb = intervention(kind, classifier, task, positions=positions, seed=seed)
+    rows = classifier.encode(task.test)
+    hooks = [[], *(perturb(one) for one in [*sets, *random])]
+    logits = logits_many(classifier, rows, hooks, last_block_to=classifier.layout.positions(positions).stop)
+    right = (logits.argmax(dim=2) == rows.labels).double()
+    own = (logits - logits.mean(dim=2, keepdim=True)).gather(2, rows.labels[None, :, None].expand(len(logits), -1, 1))
+    own = own[..., 0]
+    n, n_labels = len(sets), task.n_labels
+    recall, gap = torch.zeros(n, n_labels).double(), torch.zeros(n, n_labels, 3).double()
+    unperturbed = torch.zeros(n_labels).double()
+    for label in range(n_labels):
+        of_class = rows.labels == label
+        unperturbed[label] = right[0, of_class].mean()
+        for i in range(n):
+            drawn = own[n + 1 + i * n_random : n + 1 + (i + 1) * n_random]
+            recall[i, label] = right[1 + i, of_class].mean()
+            gap[i, label] = torch.tensor(paired_gap(own[1 + i, of_class], drawn[:, of_class]))
+    meta = {"task": task.name, "fraction": fraction, "kind": kind, "positions": positions, "n_random": n_random}
+    return Serves(found.subtasks, tuple(task.labels), recall, unperturbed, gap, meta | {"seed": seed})

@@ -1,0 +1,240 @@
+"""F5, specificity: does each task have neurons of its own?
+
+Source: Wang et al. 2022 (similarity of tasks by their neurons' predictivities). `task_similarity` needs
+scores only; `cross_perturbation` runs each task's classifier under every task's perturbation.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+from torch import Tensor
+
+from skillneurons.classifier import Classifier
+from skillneurons.evaluation import Kind, intervention, label_margin, logits_many
+from skillneurons.findings.common import (
+    ScoresOfTask,
+    as_list,
+    check_same_model,
+    overlap_test,
+    paired_gap,
+    spearman,
+    task_predictivity,
+)
+from skillneurons.scores import union_of_top
+from skillneurons.tasks import Task
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TaskSimilarity:
+    """How alike tasks are in the neurons that serve them.
+
+    Args:
+        tasks: Names.
+        correlation: Spearman correlation of predictivities over all neurons.
+        layer_correlation: The same within each layer.
+        overlap: Share of two tasks' top sets that is shared.
+        expected_overlap: Share that random sets of these sizes have in common.
+        p: Chance that random sets share as many.
+        merges: SciPy linkage matrix of average-linkage clustering with distance 1 - correlation.
+        meta: Settings.
+    """
+
+    tasks: tuple[str, ...]
+    correlation: Float[Tensor, "task other_task"]
+    layer_correlation: Float[Tensor, "layer task other_task"]
+    overlap: Float[Tensor, "task other_task"]
+    expected_overlap: Float[Tensor, "task other_task"]
+    p: Float[Tensor, "task other_task"]
+    merges: Float[np.ndarray, "merge 4"]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def order(self) -> list[int]:
+        """Tasks in the order of the clustering's leaves, neighbours alike."""
+        return leaves_list(self.merges).tolist()
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each pair of tasks."""
+        rows = []
+        for i in range(len(self.tasks)):
+            for j in range(i + 1, len(self.tasks)):
+                row: dict[str, Any] = {"task": self.tasks[i], "other_task": self.tasks[j]}
+                for name in ("correlation", "overlap", "expected_overlap", "p"):
+                    row[name] = getattr(self, name)[i, j].item()
+                rows.append(row)
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return f"TaskSimilarity\n{self.to_dataframe().round(3)}"
+
+
+def task_similarity(
+    scores: Mapping[str, ScoresOfTask], fraction: float = 0.02, *, per_layer: bool = True
+) -> TaskSimilarity:
+    """Rank correlation of predictivities and overlap of top neurons between every two tasks.
+
+    Args:
+        scores: For each task; a list of its subtasks' scores where it has several classes.
+        fraction: Share of neurons in a top set.
+        per_layer: Of each layer, or of the whole model.
+
+    Raises:
+        ValueError: Fewer than two tasks, or scores of different models.
+    """
+    tasks = tuple(scores)
+    if len(tasks) < 2:
+        raise ValueError(f"Specificity compares tasks, but `scores` has {len(tasks)}. Pass scores of two or more.")
+    check_same_model([one for task in tasks for one in as_list(scores[task])])
+    values = [task_predictivity(scores[task]) for task in tasks]
+    sets = [union_of_top(as_list(scores[task]), fraction, per_layer) for task in tasks]
+    n, n_layers = len(tasks), len(values[0])
+    correlation, overlap, expected = (torch.eye(n).double() for _ in range(3))
+    p = torch.full((n, n), float("nan")).double()
+    by_layer = torch.eye(n).double().repeat(n_layers, 1, 1)
+    for i in range(n):
+        for j in range(i + 1, n):
+            test = overlap_test(sets[i], sets[j])
+            for a, b in ((i, j), (j, i)):
+                correlation[a, b] = spearman(values[i].flatten(), values[j].flatten())
+                overlap[a, b], expected[a, b], p[a, b] = test["overlap"], test["expected"], test["p"]
+                for layer in range(n_layers):
+                    by_layer[layer, a, b] = spearman(values[i][layer], values[j][layer])
+    distance = np.clip(1 - correlation.numpy(), 0, None)
+    merges = linkage(squareform(distance, checks=False), method="average")
+    meta = {"fraction": fraction, "per_layer": per_layer}
+    return TaskSimilarity(tasks, correlation, by_layer, overlap, expected, p, merges, meta)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CrossPerturbation:
+    """What each task loses when each task's neurons are perturbed.
+
+    Args:
+        tasks: Names; the first axis is the task whose neurons are perturbed, the second the task that is measured.
+        accuracy: With the neurons perturbed.
+        unperturbed: Accuracy of each task.
+        accuracy_gap: Accuracy minus that under random sets of the same size: gap, and ends of its 95 % interval.
+        margin_gap: The same for the right label's logit margin, in standard deviations of the unperturbed margin.
+        meta: Settings.
+    """
+
+    tasks: tuple[str, ...]
+    accuracy: Float[Tensor, "perturbed measured"]
+    unperturbed: Float[Tensor, " measured"]
+    accuracy_gap: Float[Tensor, "perturbed measured 3"]
+    margin_gap: Float[Tensor, "perturbed measured 3"]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def own_minus_other(self) -> Float[Tensor, " measured"]:
+        """Each task's margin gap under its own neurons minus its mean under the others': negative if specific."""
+        gap = self.margin_gap[..., 0]
+        own = gap.diagonal()
+        return own - (gap.sum(dim=0) - own) / (len(self.tasks) - 1)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each pair of perturbed and measured task."""
+        rows = []
+        for i, perturbed in enumerate(self.tasks):
+            for j, measured in enumerate(self.tasks):
+                row: dict[str, Any] = {"perturbed": perturbed, "measured": measured}
+                row |= {"unperturbed": self.unperturbed[j].item(), "accuracy": self.accuracy[i, j].item()}
+                for name, gap in (("accuracy", self.accuracy_gap), ("margin", self.margin_gap)):
+                    ends = zip(("gap", "gap_low", "gap_high"), gap[i, j].tolist(), strict=True)
+                    row |= {f"{name}_{end}": value for end, value in ends}
+                rows.append(row)
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return f"CrossPerturbation({self.meta})\n{self.to_dataframe().round(3)}"
+
+
+def cross_perturbation(
+    classifiers: Mapping[str, Classifier],
+    tasks: Mapping[str, Task],
+    scores: Mapping[str, ScoresOfTask],
+    *,
+    fraction: float = 0.1,
+    kind: Kind = "mean",
+    positions: str = "prompt",
+    n_random: int = 10,
+    sigma: float = 0.1,
+    seed: int = 0,
+    per_layer: bool = True,
+    n_rows: int | None = None,
+    on_task: Callable[[str], None] | None = None,
+) -> CrossPerturbation:
+    """Perturb task A's skill neurons and measure task B, for all A and B.
+
+    Random sets are disjoint from every task's skill neurons where enough neurons are left, and in any case from A's.
+    Costs, for each task, `tasks x (1 + n_random)` passes over its test rows.
+
+    Args:
+        classifiers: For each task, on one model.
+        tasks: Their rows.
+        scores: Their neurons; a list of subtasks' scores where a task has several classes.
+        fraction: Share of neurons perturbed.
+        kind: See `evaluation.intervention`.
+        positions: Where to perturb.
+        n_random: Random sets for each task's neurons.
+        sigma: Of Gaussian noise.
+        seed: Of random sets, noise and resampling.
+        per_layer: Take the share of each layer, or of the whole model.
+        n_rows: Most test rows of a task to measure on.
+        on_task: Called with the name of each task that was measured.
+
+    Raises:
+        ValueError: Fewer than two tasks, names that differ between arguments, or scores of different models.
+    """
+    names = tuple(tasks)
+    if len(names) < 2 or set(names) != set(classifiers) or set(names) != set(scores):
+        raise ValueError(
+            f"The same two tasks or more are needed everywhere, but `tasks` are {names}, `classifiers` "
+            f"{tuple(classifiers)}, `scores` {tuple(scores)}."
+        )
+    flat = [one for name in names for one in as_list(scores[name])]
+    for name in names:
+        check_same_model(flat, classifiers[name].prompt.model)
+    if n_random < 2:
+        raise ValueError(f"`n_random` is {n_random}; at least two random sets are needed to see how much they differ.")
+    skill = [union_of_top(as_list(scores[name]), fraction, per_layer) for name in names]
+    everything = skill[0]
+    for one in skill[1:]:
+        everything = everything | one
+    width = everything.mask.shape[1]
+    spare = bool((everything.per_layer + torch.stack([s.per_layer for s in skill]).amax(0) <= width).all())
+    random = [
+        one.random_like(seed=seed * 10_007 + draw, exclude=everything if spare else None)
+        for one in skill
+        for draw in range(n_random)
+    ]
+
+    n = len(names)
+    accuracy, unperturbed = torch.zeros(n, n).double(), torch.zeros(n).double()
+    accuracy_gap, margin_gap = torch.zeros(n, n, 3).double(), torch.zeros(n, n, 3).double()
+    for j, name in enumerate(names):
+        classifier, task = classifiers[name], tasks[name]
+        rows = classifier.encode(task.test if n_rows is None else task.subset(n_rows, splits=("test",)).test)
+        perturb = intervention(kind, classifier, task, positions=positions, sigma=sigma, seed=seed)
+        stop = classifier.layout.positions(positions).stop
+        sweep: Sequence[Any] = [[], *(perturb(one) for one in [*skill, *random])]
+        logits = logits_many(classifier, rows, sweep, last_block_to=stop)
+        right = (logits.argmax(dim=2) == rows.labels).double()
+        margins = torch.stack([label_margin(one, rows.labels) for one in logits])
+        margins = margins / margins[0].std().clamp_min(torch.finfo(margins.dtype).tiny)
+        unperturbed[j], accuracy[:, j] = right[0].mean(), right[1 : n + 1].mean(dim=1)
+        for i in range(n):
+            drawn = slice(n + 1 + i * n_random, n + 1 + (i + 1) * n_random)
+            accuracy_gap[i, j] = torch.tensor(paired_gap(right[1 + i], right[drawn]))
+            margin_gap[i, j] = torch.tensor(paired_gap(margins[1 + i], margins[drawn]))
+        if on_task is not None:
+            on_task(name)
+    meta = {"fraction": fraction, "kind": kind, "positions": positions, "n_random": n_random, "seed": seed}
+    return CrossPerturbation(names, accuracy, unperturbed, accuracy_gap, margin_gap, meta)

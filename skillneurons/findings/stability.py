@@ -1,0 +1,86 @@
+"""F2, stability: do different prompts single out the same neurons? Scores only; no model is run.
+
+Source: Wang et al. 2022. Agreement of the top sets is set against chance (hypergeometric,
+`common.overlap_test`). Neurons are not independent of each other, so rank correlations come without p-values.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from skillneurons.findings.common import overlap_test, spearman
+from skillneurons.neurons import top_neurons
+from skillneurons.scores import NeuronScores
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Stability:
+    """Agreement between seeds.
+
+    Args:
+        seeds: Their names.
+        correlation: Spearman correlation of predictivities over all neurons.
+        layer_correlation: The same within each layer.
+        overlap: Share of two seeds' top sets that is shared.
+        expected_overlap: Share that random sets of these sizes have in common.
+        p: Chance that random sets share as many.
+        meta: Task and fraction.
+    """
+
+    seeds: tuple[int, ...]
+    correlation: Float[Tensor, "seed other_seed"]
+    layer_correlation: Float[Tensor, "layer seed other_seed"]
+    overlap: Float[Tensor, "seed other_seed"]
+    expected_overlap: Float[Tensor, "seed other_seed"]
+    p: Float[Tensor, "seed other_seed"]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each pair of seeds."""
+        rows = []
+        for i, j in _pairs(len(self.seeds)):
+            row = {"seed": self.seeds[i], "other_seed": self.seeds[j]}
+            for name in ("correlation", "overlap", "expected_overlap", "p"):
+                row[name] = getattr(self, name)[i, j].item()
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return f"Stability({self.meta.get('task')}, top {self.meta.get('fraction')})\n{self.to_dataframe().round(4)}"
+
+
+def stability(scores: NeuronScores, fraction: float = 0.01, *, per_layer: bool = True) -> Stability:
+    """Rank correlation and overlap of top neurons between every two seeds.
+
+    Args:
+        scores: Of two seeds or more.
+        fraction: Share of neurons in a top set.
+        per_layer: Of each layer, or of the whole model.
+
+    Raises:
+        ValueError: There are fewer than two seeds.
+    """
+    by_seed, n = scores.predictivity_by_seed.double(), len(scores.seeds)
+    if n < 2:
+        raise ValueError(f"Stability compares seeds, but `scores` has {n}. Score classifiers of two seeds or more.")
+    sets = [top_neurons(one, fraction, per_layer=per_layer) for one in by_seed]
+    correlation, overlap, expected = torch.eye(n).double(), torch.eye(n).double(), torch.eye(n).double()
+    p = torch.full((n, n), float("nan")).double()
+    by_layer = torch.eye(n).double().repeat(by_seed.shape[1], 1, 1)
+    for i, j in _pairs(n):
+        test = overlap_test(sets[i], sets[j])
+        for a, b in ((i, j), (j, i)):
+            correlation[a, b] = spearman(by_seed[i].flatten(), by_seed[j].flatten())
+            overlap[a, b], expected[a, b], p[a, b] = test["overlap"], test["expected"], test["p"]
+            for layer in range(by_seed.shape[1]):
+                by_layer[layer, a, b] = spearman(by_seed[i, layer], by_seed[j, layer])
+    meta = {"task": scores.meta.get("task"), "fraction": fraction, "per_layer": per_layer}
+    return Stability(tuple(scores.seeds), correlation, by_layer, overlap, expected, p, meta)
+
+
+def _pairs(n: int) -> list[tuple[int, int]]:
+    return [(i, j) for i in range(n) for j in range(i + 1, n)]
