@@ -5,7 +5,7 @@ Tensors only. Layers may have different widths (after pruning): the mask is then
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ class NeuronSet:
         mask: True where a neuron belongs to the set.
         model: Fingerprint of the model, if known; sets of different models do not mix.
         meta: Provenance: how the set was chosen.
+        d_mlps: Number of neurons in each layer, where they differ (`model.cfg.d_mlps` of a pruned model).
 
     Example:
         >>> skill = NeuronSet.from_pairs([(0, 2), (1, 0)], n_layers=2, d_mlp=3)
@@ -34,6 +35,7 @@ class NeuronSet:
     mask: Bool[Tensor, "layer neuron"]
     model: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    d_mlps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.mask.dtype != torch.bool:
@@ -41,18 +43,30 @@ class NeuronSet:
                 f"`mask` needs booleans of shape [layer, neuron], but is {self.mask.dtype} {tuple(self.mask.shape)}."
             )
         object.__setattr__(self, "mask", self.mask.detach().cpu())
+        n_layers, widest = self.mask.shape
+        widths = tuple(self.d_mlps) or (widest,) * n_layers
+        if len(widths) != n_layers or max(widths, default=widest) > widest:
+            raise ValueError(
+                f"`d_mlps` needs a width of at most {widest} for each of the {n_layers} layers of `mask`, but is "
+                f"{widths}. Pass `model.cfg.d_mlps`."
+            )
+        object.__setattr__(self, "d_mlps", widths)
+        if bool((self.mask & ~self.exists).any()):
+            layer, neuron = (self.mask & ~self.exists).nonzero()[0].tolist()
+            raise ValueError(f"`mask` holds neuron ({layer}, {neuron}), but layer {layer} has {widths[layer]} neurons.")
 
     @classmethod
     def from_pairs(
-        cls, pairs: Sequence[tuple[int, int]], *, n_layers: int, d_mlp: int, model: str | None = None
+        cls, pairs: Sequence[tuple[int, int]], *, n_layers: int, d_mlp: int | Sequence[int], model: str | None = None
     ) -> "NeuronSet":
-        """The set of the given `(layer, neuron)` addresses."""
-        mask = torch.zeros(n_layers, d_mlp, dtype=torch.bool)
+        """The set of the given `(layer, neuron)` addresses; `d_mlp` is one width, or one for each layer."""
+        widths = (d_mlp,) * n_layers if isinstance(d_mlp, int) else tuple(d_mlp)
+        mask = torch.zeros(n_layers, max(widths), dtype=torch.bool)
         for layer, neuron in pairs:
-            if not (0 <= layer < n_layers and 0 <= neuron < d_mlp):
+            if not (0 <= layer < n_layers and 0 <= neuron < widths[layer]):
                 raise ValueError(f"There is no neuron ({layer}, {neuron}) among {n_layers} layers of {d_mlp}.")
             mask[layer, neuron] = True
-        return cls(mask, model)
+        return cls(mask, model, d_mlps=widths)
 
     def __len__(self) -> int:
         return int(self.mask.sum())
@@ -79,21 +93,27 @@ class NeuronSet:
         return self._combined(other, self.mask & ~other.mask)
 
     def __invert__(self) -> "NeuronSet":
-        return NeuronSet(~self.mask, self.model)
+        return replace(self, mask=~self.mask & self.exists, meta={})
 
     def _combined(self, other: "NeuronSet", mask: Tensor) -> "NeuronSet":
         self._check_same_model(other)
-        return NeuronSet(mask, self.model or other.model)
+        return NeuronSet(mask, self.model or other.model, d_mlps=self.d_mlps)
 
     def _check_same_model(self, other: "NeuronSet") -> None:
-        if self.mask.shape != other.mask.shape or (self.model and other.model and self.model != other.model):
+        differ = self.mask.shape != other.mask.shape or self.d_mlps != other.d_mlps
+        if differ or (self.model and other.model and self.model != other.model):
             raise ValueError(
                 f"The sets are of different models: {tuple(self.mask.shape)} neurons of {self.model}, and "
                 f"{tuple(other.mask.shape)} of {other.model}. Compare sets of one model."
             )
 
     def __repr__(self) -> str:
-        return f"NeuronSet({len(self)} of {self.mask.numel():,} neurons; per layer {self.per_layer.tolist()})"
+        return f"NeuronSet({len(self)} of {sum(self.d_mlps):,} neurons; per layer {self.per_layer.tolist()})"
+
+    @property
+    def exists(self) -> Bool[Tensor, "layer neuron"]:
+        """Which places of the mask are neurons: all, unless the layers have different widths."""
+        return torch.arange(self.mask.shape[1]) < torch.tensor(self.d_mlps)[:, None]
 
     @property
     def per_layer(self) -> Int[Tensor, " layer"]:
@@ -108,7 +128,7 @@ class NeuronSet:
         """The part of the set that lies in the given layers."""
         mask = torch.zeros_like(self.mask)
         mask[list(layers)] = self.mask[list(layers)]
-        return NeuronSet(mask, self.model, self.meta)
+        return replace(self, mask=mask)
 
     def overlap(self, other: "NeuronSet") -> float:
         """Share of the smaller set that is also in the other, in [0, 1]; NaN where one is empty.
@@ -139,7 +159,7 @@ class NeuronSet:
             ValueError: There are not enough neurons left.
         """
         generator = torch.Generator().manual_seed(seed)
-        free = ~self.mask
+        free = self.exists & ~self.mask
         if exclude is not None:
             self._check_same_model(exclude)
             free = free & ~exclude.mask
@@ -152,7 +172,7 @@ class NeuronSet:
                 candidates = nearest.indices[nearest.values.isfinite()]
                 self._check_enough(len(candidates), 1, f"layer {layer}")
                 mask[layer, candidates[torch.randint(len(candidates), (1,), generator=generator)]] = True
-            return NeuronSet(mask, self.model)
+            return replace(self, mask=mask, meta={})
         if match not in ("layer", "none"):
             raise ValueError(f"`match` is 'layer', 'none' or a tensor [layer, neuron], not {match!r}.")
         # A random order of all neurons, the free ones first; `none` treats the model as one long layer.
@@ -163,7 +183,7 @@ class NeuronSet:
         for row, n in enumerate(wanted.tolist()):
             self._check_enough(int(free.reshape(shape)[row].sum()), n, f"layer {row}" if match == "layer" else "all")
             chosen[row, order[row, :n]] = True
-        return NeuronSet(chosen.reshape(free.shape), self.model)
+        return replace(self, mask=chosen.reshape(free.shape), meta={})
 
     @staticmethod
     def _check_enough(free: int, wanted: int, where: str) -> None:
@@ -175,13 +195,14 @@ class NeuronSet:
 
     def save(self, path: str | Path) -> Path:
         """Write `path.safetensors` and `path.json`."""
-        return store.save(path, "NeuronSet", {"mask": self.mask}, {"model": self.model, "choice": self.meta})
+        meta = {"model": self.model, "choice": self.meta, "d_mlps": self.d_mlps}
+        return store.save(path, "NeuronSet", {"mask": self.mask}, meta)
 
     @classmethod
     def load(cls, path: str | Path) -> "NeuronSet":
         """Read what `save` wrote."""
         tensors, meta = store.load(path, "NeuronSet")
-        return cls(tensors["mask"], meta["model"], meta["choice"])
+        return cls(tensors["mask"], meta["model"], meta["choice"], tuple(meta.get("d_mlps", ())))
 
 
 def top_neurons(
