@@ -23,8 +23,8 @@ from skillneurons.types import Row
 class Statistic(Protocol):
     """What `collect` fills.
 
-    `update` is called once for each layer and batch; rows of a batch are ordered by label. `finish` is called once at
-    the end, moves totals to the CPU and checks them.
+    `update` is called once for each layer and batch, whose tokens and mask are those of the positions asked for; rows of
+    a batch are ordered by label. `finish` is called once at the end, moves totals to the CPU and checks them.
     """
 
     def update(
@@ -259,7 +259,7 @@ def collect(
         for batch in classifier.batches(encoded, tokens_per_batch=tokens_per_batch):
             # Counted on the host, so that the device never waits.
             counts = encoded.labels[batch.index].bincount(minlength=n_labels).tolist()
-            state.update(batch=batch, counts=counts)
+            state.update(batch=batch.at(where), counts=counts)
             label_logits(classifier, batch, last_block_to=where.stop)
     statistic.finish()
     return statistic

@@ -58,6 +58,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def at(self, positions: slice) -> "Batch":
+        """The same rows at some positions only."""
+        mask = None if self.mask is None else self.mask[:, positions]
+        return Batch(self.tokens[:, positions], self.token_types[:, positions], mask, self.labels, self.index)
+
 
 def encode(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoded:
     """Tokenize rows with the tokenizer's special tokens; pairs by its pair encoding.

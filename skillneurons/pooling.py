@@ -21,11 +21,10 @@ Pool: TypeAlias = Literal["mean", "max"]
 
 
 def real_positions(activations: Float[Tensor, "batch prompt neuron"], batch: Batch) -> Bool[Tensor, "batch prompt"]:
-    """Which of the last positions of the input are not padding."""
-    n_pos = activations.shape[1]
+    """Which positions are not padding."""
     if batch.mask is None:
         return torch.ones(activations.shape[:2], dtype=torch.bool, device=activations.device)
-    return batch.mask[:, batch.mask.shape[1] - n_pos :].bool()
+    return batch.mask.bool()
 
 
 def pool_positions(
@@ -33,7 +32,7 @@ def pool_positions(
 ) -> Float[Tensor, "batch 1 neuron"]:
     """Mean or maximum of each row's activations over its real positions, kept as one position.
 
-    Source: Wang et al. 2022, section 4.1, the alternatives to soft prompts.
+    Source: Wang et al. 2022, the alternatives to soft prompts.
 
     Raises:
         ValueError: `how` is not known, or a row has no real position.
