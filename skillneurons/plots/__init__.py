@@ -1,7 +1,20 @@
 """Figures: results in, matplotlib Axes out."""
 
+from skillneurons.plots.causal import plot_cross_perturbation as plot_cross_perturbation
+from skillneurons.plots.causal import plot_necessity as plot_necessity
+from skillneurons.plots.causal import plot_necessity_by_layer as plot_necessity_by_layer
+from skillneurons.plots.causal import plot_serves as plot_serves
 from skillneurons.plots.find import plot_activation_histogram as plot_activation_histogram
 from skillneurons.plots.find import plot_perturbation as plot_perturbation
 from skillneurons.plots.find import plot_predictivity_by_layer as plot_predictivity_by_layer
 from skillneurons.plots.find import save_figure as save_figure
+from skillneurons.plots.findings import plot_existence as plot_existence
+from skillneurons.plots.findings import plot_null as plot_null
+from skillneurons.plots.findings import plot_origin as plot_origin
+from skillneurons.plots.findings import plot_places as plot_places
+from skillneurons.plots.findings import plot_robustness as plot_robustness
+from skillneurons.plots.findings import plot_selectivity as plot_selectivity
+from skillneurons.plots.findings import plot_several_classes as plot_several_classes
+from skillneurons.plots.findings import plot_stability as plot_stability
+from skillneurons.plots.findings import plot_task_similarity as plot_task_similarity
 from skillneurons.plots.style import style as style

@@ -1,0 +1,256 @@
+"""Figures of the findings that measure: existence, stability, prompts, similarity, selectivity, origin, robustness."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from skillneurons.findings.existence import Existence
+from skillneurons.findings.origin import Origin
+from skillneurons.findings.prompts import PromptComparison
+from skillneurons.findings.robustness import Robustness
+from skillneurons.findings.selectivity import Selectivity
+from skillneurons.findings.several_classes import SeveralClasses
+from skillneurons.findings.specificity import TaskSimilarity
+from skillneurons.findings.stability import Stability
+from skillneurons.plots.style import COLOURS, DIVERGING, RANDOM, REFERENCE, SKILL, axes_or_new, styled
+
+
+@styled
+def plot_existence(result: Existence, *, ax: Axes | None = None) -> Axes:
+    """The best neuron's held-out accuracy beside prompt tuning and a probe of all neurons, for each seed (F1)."""
+    ax = axes_or_new(ax)
+    table = result.to_dataframe()
+    names = {"prompt_accuracy": "tuned prompt", "probe_accuracy": "probe of all neurons", "held_out": "best neuron"}
+    names = {column: name for column, name in names.items() if bool(table[column].notna().to_numpy().all())}
+    for place, (column, name) in enumerate(names.items()):
+        colour = SKILL if column == "held_out" else COLOURS[place]
+        ax.bar(place, table[column].mean(), color=colour, width=0.6, alpha=0.55, label=name)
+        offsets = np.linspace(-0.15, 0.15, len(table)) if len(table) > 1 else np.zeros(1)
+        errors = None
+        if column == "held_out":
+            errors = np.stack([table[column] - table["held_out_low"], table["held_out_high"] - table[column]])
+        ax.errorbar(place + offsets, table[column], yerr=errors, fmt="o", color=REFERENCE, markersize=3, linewidth=0.8)
+    ax.axhline(result.meta["majority"], color=REFERENCE, linewidth=0.8, linestyle="-.", label="majority class")
+    ax.set_xticks(range(len(names)), list(names.values()))
+    ax.set(
+        ylabel=f"accuracy on {result.meta['n_test']:,} test rows",
+        ylim=(0, 1.03),
+        title=f"{result.meta['task']}: points are {_seeds(len(result.seeds))}, with 95 % intervals for neurons",
+    )
+    ax.legend(handles=[ax.lines[-1]], loc="lower right")
+    return ax
+
+
+@styled
+def plot_null(result: Existence, *, ax: Axes | None = None) -> Axes:
+    """Predictivities of all neurons on validation, and the same under shuffled labels (F1)."""
+    ax = axes_or_new(ax)
+    observed, null = result.predictivity.flatten().numpy(), result.null.flatten().numpy()
+    bins = np.linspace(0.5, max(observed.max(), result.null_max.max().item()) + 0.01, 60)
+    ax.hist(null, bins, color=RANDOM, alpha=0.5, label="labels shuffled")
+    ax.hist(observed, bins, color=SKILL, histtype="step", linewidth=1.5, label=_seeds(len(result.seeds), "mean of "))
+    bar = result.null_max.quantile(0.95).item()
+    ax.axvline(bar, color=REFERENCE, linestyle=":", linewidth=1, label="95 % of best neurons by chance lie below")
+    ax.set(
+        xlabel=f"predictivity on {result.meta['n_validation']:,} validation rows",
+        ylabel="neurons",
+        yscale="log",
+        title=f"{result.meta['task']}, {len(observed):,} neurons",
+    )
+    ax.legend()
+    return ax
+
+
+@styled
+def plot_stability(result: Stability, *, ax: Axes | None = None) -> Axes:
+    """Overlap of top neurons between every two seeds, with the overlap of random sets (F2)."""
+    ax = axes_or_new(ax)
+    table = result.to_dataframe()
+    places = np.arange(len(table))
+    ax.bar(places - 0.2, table["overlap"], width=0.38, color=SKILL, label=f"top {100 * result.meta['fraction']:.3g} %")
+    ax.bar(places + 0.2, table["expected_overlap"], width=0.38, color=RANDOM, label="random sets")
+    ax.plot(places, table["correlation"], "D", color=COLOURS[0], markersize=4, label="rank correlation, all neurons")
+    ax.set_xticks(places, [f"{a}, {b}" for a, b in zip(table["seed"], table["other_seed"], strict=True)])
+    low = min(0.0, table["correlation"].min() - 0.05)
+    ax.set(xlabel="two seeds", ylabel="share of neurons in common", ylim=(low, 1.03), title=f"{result.meta['task']}")
+    legend_below(ax)
+    return ax
+
+
+@styled
+def plot_places(result: PromptComparison, *, ax: Axes | None = None) -> Axes:
+    """Held-out accuracy of the best and of the top neurons, read at each place (F3)."""
+    table = result.to_dataframe()
+    title = f"{result.meta['task']}, {_seeds(len(result.meta['seeds']), 'mean of ')}"
+    return _dots(table, "place", result.fraction, title, axes_or_new(ax))
+
+
+@styled
+def plot_origin(result: Origin, *, ax: Axes | None = None) -> Axes:
+    """Held-out accuracy of the best and of the top neurons under each condition (F7)."""
+    ax = axes_or_new(ax)
+    title = f"{result.meta['task']}, {_seeds(len(result.meta['seeds']), 'mean of ')}"
+    ax = _dots(result.to_dataframe(), "condition", result.fraction, title, ax)
+    ax.axvline(result.majority, color=REFERENCE, linewidth=0.8, linestyle="-.", label="majority class")
+    legend_below(ax)
+    return ax
+
+
+def _dots(table: pd.DataFrame, column: str, fraction: float, title: str, ax: Axes) -> Axes:
+    """One line for each row: best neuron on validation (open) and held out (filled), top neurons held out."""
+    places = np.arange(len(table))[::-1]
+    ax.hlines(places, table["best_held_out"], table["best_validation"], color=SKILL, linewidth=0.8)
+    ax.plot(
+        table["best_validation"], places, "o", color=SKILL, markerfacecolor="white", label="best neuron, on validation"
+    )
+    ax.plot(table["best_held_out"], places, "o", color=SKILL, label="best neuron, held out")
+    ax.plot(
+        table["top_held_out"],
+        places,
+        "s",
+        color=COLOURS[0],
+        markersize=4,
+        label=f"top {100 * fraction:.3g} %, held out",
+    )
+    ax.set_yticks(places, table[column])
+    ax.set(xlabel="accuracy", title=title, ylim=(-0.6, len(table) - 0.4))
+    legend_below(ax)
+    return ax
+
+
+@styled
+def plot_task_similarity(result: TaskSimilarity, *, layer: int | None = None, ax: Axes | None = None) -> Axes:
+    """Rank correlation of predictivities between tasks, similar tasks side by side (F5).
+
+    Args:
+        result: From `task_similarity`.
+        layer: One layer only; all by default.
+        ax: Where to draw.
+    """
+    ax = axes_or_new(ax, figsize=_square(len(result.tasks)))
+    values = result.correlation if layer is None else result.layer_correlation[layer]
+    order = result.order
+    names = [result.tasks[i] for i in order]
+    title = "all layers" if layer is None else f"layer {layer}"
+    return matrix(values[order][:, order], names, names, "Spearman correlation", title, ax, limit=1)
+
+
+@styled
+def plot_several_classes(result: SeveralClasses, *, ax: Axes | None = None) -> Axes:
+    """How many neurons of each layer serve each subtask best."""
+    ax = axes_or_new(ax)
+    table, n_layers = result.to_dataframe(), result.member.shape[1]
+    bottom = np.zeros(n_layers)
+    for i, name in enumerate(result.subtasks):
+        n = np.bincount(table.loc[table["serves"] == name, "layer"], minlength=n_layers)
+        ax.bar(range(n_layers), n, bottom=bottom, color=COLOURS[i % len(COLOURS)], label=name.replace("-", " "))
+        bottom = bottom + n
+    ax.set_xticks(range(n_layers))
+    ax.set(
+        xlabel="layer",
+        ylabel="skill neurons",
+        title=f"{result.meta['task']}: subtask served best, held out",
+        ylim=(0, 1.35 * bottom.max()),
+    )
+    ax.legend(loc="upper center", ncols=2)
+    return ax
+
+
+@styled
+def plot_selectivity(result: Selectivity, *, ax: Axes | None = None) -> Axes:
+    """Cosine of each skill neuron's input and output weights with the nearest word's embedding (F6)."""
+    ax = axes_or_new(ax)
+    size = result.cosine[..., 0].abs().numpy()
+    bins = np.linspace(0, max(0.5, size.max() + 0.02), 30).tolist()
+    for values, name, colour, line in zip(size, ("input", "output"), (COLOURS[0], SKILL), ("-", "--"), strict=True):
+        ax.hist(values, bins, histtype="step", color=colour, linestyle=line, label=f"{name} weights", linewidth=1.5)
+    shared = result.overlap
+    ax.set(
+        xlabel="largest absolute cosine with a word's embedding",
+        ylabel="skill neurons",
+        title=f"{result.meta['task']}: overlap with label-word neurons {shared['overlap']:.2f}, "
+        f"by chance {shared['expected']:.2f}",
+    )
+    ax.legend()
+    return ax
+
+
+@styled
+def plot_robustness(result: Robustness, *, ax: Axes | None = None) -> Axes:
+    """Accuracy of classifier and neurons on clean and on adversarial rows (F10)."""
+    ax = axes_or_new(ax)
+    table = result.to_dataframe()
+    names = {"classifier_accuracy": "tuned prompt", "best_neuron": "best neuron"}
+    names["skill_neurons"] = f"top {100 * result.fraction:.3g} % of neurons"
+    styles = (("o", "-", COLOURS[0]), ("s", "-", SKILL), ("D", "--", COLOURS[2]))
+    for (column, name), (marker, line, colour) in zip(names.items(), styles, strict=True):
+        ax.plot([0, 1], table[column], marker=marker, linestyle=line, color=colour, label=name)
+    ax.axhline(0.5, color=REFERENCE, linewidth=0.8, linestyle=":", label="chance")
+    ax.set_xticks([0, 1], [f"{row} (n = {n:,})" for row, n in zip(table["rows"], table["n"], strict=True)])
+    ax.set(
+        xlim=(-0.25, 1.25),
+        ylabel="accuracy",
+        title=f"{result.meta['task']}: overlap with adversarial top neurons {table['overlap'][1]:.2f}, "
+        f"clean {table['overlap'][0]:.2f}",
+    )
+    ax.legend()
+    return ax
+
+
+def matrix(
+    values: Float[Tensor, "row column"],
+    rows: list[str],
+    columns: list[str],
+    label: str,
+    title: str,
+    ax: Axes,
+    *,
+    limit: float | None = None,
+    marks: list[list[str]] | None = None,
+) -> Axes:
+    """A matrix with its numbers written in the cells, colours centred on zero.
+
+    Args:
+        values: The numbers.
+        rows: Names of the rows.
+        columns: Names of the columns.
+        label: Of the colour bar.
+        title: Of the axes.
+        ax: Where to draw.
+        limit: Value of the strongest colour; the largest absolute value by default.
+        marks: Text behind each number.
+    """
+    limit = limit or max(float(values[torch.isfinite(values)].abs().max()), 1e-6)
+    image = ax.imshow(values.numpy(), cmap=DIVERGING, vmin=-limit, vmax=limit)
+    for i in range(len(rows)):
+        for j in range(len(columns)):
+            value = float(values[i, j])
+            text = f"{value:.2f}{marks[i][j] if marks else ''}"
+            colour = "white" if abs(value) > 0.7 * limit else "black"
+            ax.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
+    ax.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_title(title)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    bar: Any = ax.figure.colorbar(image, ax=ax, label=label, shrink=0.8)
+    bar.outline.set_visible(False)
+    return ax
+
+
+def legend_below(ax: Axes) -> None:
+    """A legend under the axes, where it hides no data."""
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+
+
+def _square(n: int) -> tuple[float, float]:
+    return 2.4 + 0.55 * n, 1.7 + 0.5 * n
+
+
+def _seeds(n: int, before: str = "") -> str:
+    return f"{before}{n} seeds" if n > 1 else "1 seed"
