@@ -1,7 +1,10 @@
 """Tiny random models, a tiny tokenizer and a tiny task, all made here: no test downloads anything."""
 
+import os
 import random
 from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything that reads it is imported
 
 import jaxtyping
 import pytest

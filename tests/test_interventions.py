@@ -135,7 +135,8 @@ def test_the_last_layers_neurons_at_the_prompt_do_not_reach_the_mask(planted):
     everything = ~some(planted, n=0)
     hooks = zero(everything.layers(2), positions=PROMPT)
     rows = planted.task.test
-    assert torch.equal(planted.classifier.logits(rows, hooks), planted.classifier.logits(rows))
+    # The block is computed at all positions where it carries hooks and at one where not, hence the tolerance.
+    torch.testing.assert_close(planted.classifier.logits(rows, hooks), planted.classifier.logits(rows))
 
 
 @settings(max_examples=8, deadline=None)
