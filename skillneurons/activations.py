@@ -1,8 +1,8 @@
 """One pass over examples, with statistics that are sums and counts.
 
-A statistic sees a slice of one hook's activations at a time and keeps totals, so memory does not grow with the number of
-examples, and the totals of two passes add up to those of one over both. `collect` is the pass behind everything that
-is measured.
+A statistic sees a slice of one hook's activations at a time and keeps totals, so memory does not grow with the
+number of examples, and the totals of two passes add up to those of one over both. `collect` is the pass behind
+everything that is measured.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ from skillneurons.types import Row
 class Statistic(Protocol):
     """What `collect` fills.
 
-    `update` is called once for each layer and batch, whose tokens and mask are those of the positions asked for; rows of
-    a batch are ordered by label. `finish` is called once at the end, moves totals to the CPU and checks them.
+    `update` is called once for each layer and batch, whose tokens and mask are those of the positions asked for; rows
+    of a batch are ordered by label. `finish` is called once at the end, moves totals to the CPU and checks them.
     """
 
     def update(
@@ -35,6 +35,21 @@ class Statistic(Protocol):
 
 
 S = TypeVar("S", bound=Statistic)
+
+
+def stack_layers(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """One tensor with a `layer` axis from a tensor for each layer.
+
+    Raises:
+        ValueError: The layers have different numbers of neurons, as after pruning.
+    """
+    widths = [part.shape[-1] for part in parts]
+    if len(set(widths)) > 1:
+        raise ValueError(
+            f"The layers of this pruned model have different numbers of neurons, {widths}, and do not stack. Read the "
+            "statistic's list of layers instead (`totals`, or `parts` of `Examples`)."
+        )
+    return torch.stack(list(parts), dim=dim)
 
 
 @dataclass(eq=False)
@@ -74,12 +89,12 @@ class LabelSums:
     @property
     def mean(self) -> Float[Tensor, "prompt layer neuron"]:
         """Mean over all examples: the baseline activation of Wang et al. 2022, equation 3."""
-        return torch.stack([total.sum(0) for total in self.totals], dim=1) / self.n.sum()
+        return stack_layers([total.sum(0) for total in self.totals], dim=1) / self.n.sum()
 
     @property
     def label_mean(self) -> Float[Tensor, "label prompt layer neuron"]:
         """Mean over the examples of each class."""
-        return torch.stack(self.totals, dim=2) / self.n[:, None, None, None]
+        return stack_layers(self.totals, dim=2) / self.n[:, None, None, None]
 
 
 @dataclass(eq=False)
@@ -130,7 +145,7 @@ class AboveCounts:
 
     @property
     def above(self) -> Int[Tensor, "label prompt layer neuron"]:
-        return torch.stack(self.totals, dim=2).long()
+        return stack_layers(self.totals, dim=2).long()
 
 
 def _count(above: Tensor) -> Int[Tensor, "prompt neuron"]:
@@ -191,7 +206,7 @@ class Examples:
 
     @property
     def values(self) -> Float[Tensor, "batch prompt layer neuron"]:
-        return torch.stack(self.parts, dim=2)
+        return stack_layers(self.parts, dim=2)
 
 
 @torch.no_grad()

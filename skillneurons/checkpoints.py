@@ -93,8 +93,8 @@ def read_checkpoint(name_or_path: str | Path, *, revision: str | None) -> tuple[
         if "trust_remote_code" in str(error):
             raise ValueError(_remote_code(location)) from error
         raise FileNotFoundError(
-            f"No checkpoint at {location!r}: it is neither a folder with a config.json nor a model that the hub gave. "
-            "Pass 'bundled', a folder, or a hub id such as 'FacebookAI/roberta-base' (needs a network or a local cache)."
+            f"No checkpoint at {location!r}: it is neither a folder with a config.json nor a model of the hub. "
+            "Pass 'bundled', a folder, or a hub id like 'FacebookAI/roberta-base' (needs a network or a local cache)."
         ) from error
     if getattr(config, "auto_map", None):
         raise ValueError(_remote_code(location))
@@ -111,10 +111,10 @@ def read_checkpoint(name_or_path: str | Path, *, revision: str | None) -> tuple[
         raise ValueError(
             f"{location!r} says it is a {named} but lacks {len(missing)} of its weights, {missing[0]!r} among them."
         )
-    return model, _tokenizer(location, revision, config.pad_token_id), "bundled" if bundled else str(name_or_path)
+    return model, read_tokenizer(location, revision, config.pad_token_id), "bundled" if bundled else str(name_or_path)
 
 
-def _tokenizer(location: str, revision: str | None, pad_token_id: int) -> Any:
+def read_tokenizer(location: str, revision: str | None, pad_token_id: int) -> Any:
     """The checkpoint's tokenizer; None for a folder without one, where transformers would make up an empty one."""
     folder = Path(location)
     if folder.is_dir() and not any(path.name in VOCABULARIES or path.suffix == ".model" for path in folder.iterdir()):
@@ -122,7 +122,7 @@ def _tokenizer(location: str, revision: str | None, pad_token_id: int) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=False)
     if tokenizer.pad_token_id != pad_token_id:
         raise ValueError(
-            f"The tokenizer in {location!r} pads with id {tokenizer.pad_token_id}, but the model expects {pad_token_id}. "
+            f"The tokenizer in {location!r} pads with id {tokenizer.pad_token_id}, but the model with {pad_token_id}. "
             "Put the model's own tokenizer beside it."
         )
     return tokenizer

@@ -25,10 +25,11 @@ def _intervene(neurons: NeuronSet, positions: Positions, change: Change) -> list
         indices = neurons.indices(layer)
 
         def hook_fn(activations: Tensor, hook: Any = None) -> Tensor:
-            if activations.shape[-1] != neurons.mask.shape[1]:
+            if activations.shape[-1] != neurons.d_mlps[layer]:
                 raise ValueError(
-                    f"`neurons` is of layers with {neurons.mask.shape[1]} neurons, but layer {layer} of this model "
-                    f"has {activations.shape[-1]}. Use a set of this model."
+                    f"`neurons` has {neurons.d_mlps[layer]} neurons in layer {layer}, but this model has "
+                    f"{activations.shape[-1]}. Use a set of this model; where layers differ in width, after pruning, "
+                    "give the set their widths: `NeuronSet(mask, d_mlps=model.cfg.d_mlps)`."
                 )
             where = _position_indices(positions, activations)
             chosen = indices.to(activations.device)
@@ -54,8 +55,8 @@ def _position_indices(positions: Positions, activations: Tensor) -> Tensor:
         wanted = list(positions)
     if not wanted or min(wanted) < 0 or max(wanted) >= n_pos:
         raise ValueError(
-            f"`positions` must lie among the {n_pos} positions of the activations, but are {positions}. An intervention "
-            "that touches nothing would look like one without effect."
+            f"`positions` must lie among the {n_pos} positions of the activations, but are {positions}. An "
+            "intervention that touches nothing would look like one without effect."
         )
     return torch.tensor(wanted, device=activations.device)
 
