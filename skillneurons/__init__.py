@@ -21,6 +21,7 @@ from skillneurons.neurons import top_neurons as top_neurons
 from skillneurons.plots import plot_activation_histogram as plot_activation_histogram
 from skillneurons.plots import plot_perturbation as plot_perturbation
 from skillneurons.plots import plot_predictivity_by_layer as plot_predictivity_by_layer
+from skillneurons.plots import plot_pruning as plot_pruning
 from skillneurons.predictivity import accuracy as accuracy
 from skillneurons.predictivity import baseline_activation as baseline_activation
 from skillneurons.predictivity import predictivity as predictivity
@@ -29,6 +30,9 @@ from skillneurons.prompts import SoftPrompt as SoftPrompt
 from skillneurons.prompts import Verbalizer as Verbalizer
 from skillneurons.prompts import random_prompt as random_prompt
 from skillneurons.prompts import written_prompt as written_prompt
+from skillneurons.pruning import prune as prune
+from skillneurons.pruning_report import PruningReport as PruningReport
+from skillneurons.pruning_report import pruning_report as pruning_report
 from skillneurons.scores import NeuronScores as NeuronScores
 from skillneurons.scores import find_skill_neurons as find_skill_neurons
 from skillneurons.tasks import Task as Task

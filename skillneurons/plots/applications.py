@@ -1,0 +1,64 @@
+"""Figures of what skill neurons are good for: pruning, transfer, steering."""
+
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from skillneurons.plots.style import COLOURS, RANDOM, REFERENCE, SKILL, axes_or_new, styled
+from skillneurons.pruning_report import PruningReport
+
+MARKERS = "sD^vP"
+
+
+@styled
+def plot_pruning(
+    report: PruningReport, *, when: Literal["pruned", "retuned"] | None = None, ax: Axes | None = None
+) -> Axes:
+    """Accuracy against the share of neurons kept, for each way to choose them.
+
+    Args:
+        report: From `pruning_report`.
+        when: Right after pruning, or after the prompt was tuned again; by default the latter where the report has it.
+        ax: Where to draw.
+    """
+    has_retuned = not bool(report.retuned.isnan().all())
+    when = when or ("retuned" if has_retuned else "pruned")
+    if when not in ("pruned", "retuned") or (when == "retuned" and not has_retuned):
+        raise ValueError(f"`when` is 'pruned', or 'retuned' where the report was made with `retune`, not {when!r}.")
+    ax = axes_or_new(ax)
+    table = report.to_dataframe()
+    x = np.arange(len(report.fractions))
+    colours = iter(COLOURS)
+    markers = iter(MARKERS * len(report.sets))
+    for choice in dict.fromkeys(report.sets):
+        values = table[table.choice == choice].pivot(index="draw", columns="kept", values=when)[list(report.fractions)]
+        mean = values.mean(axis=0).to_numpy()
+        if choice == "random":
+            low, high = values.min(axis=0).to_numpy(), values.max(axis=0).to_numpy()
+            ax.fill_between(x, low, high, color=RANDOM, alpha=0.3, linewidth=0)
+            ax.plot(x, mean, color=RANDOM, linestyle="--", label=f"random, {len(values)} sets (mean, range)")
+        elif choice == "skill":
+            rows = table[table.choice == choice]
+            errors = np.abs(rows[[f"{when}_low", f"{when}_high"]].to_numpy().T - mean)
+            ax.errorbar(
+                x, mean, errors, color=SKILL, marker="o", markersize=4, capsize=2, label="skill (95 % interval)"
+            )
+        else:
+            ax.plot(x, mean, color=next(colours), marker=next(markers), markersize=3.5, label=choice)
+    ax.axhline(report.before.accuracy, color=REFERENCE, linewidth=0.8, linestyle=":", label="before pruning")
+    if table[when].min() < report.before.majority + 0.05:
+        ax.axhline(report.before.majority, color=REFERENCE, linewidth=0.8, linestyle="-.", label="majority class")
+    ticks = [
+        f"{100 * kept:g}\n({100 * share:.0f})"
+        for kept, share in zip(report.fractions, report.parameter_share.tolist(), strict=True)
+    ]
+    layers = report.meta["layers"]
+    ax.set_xticks(x, ticks)
+    ax.set(
+        xlabel=f"neurons kept in layers {layers[0]} to {layers[-1]}, %\n(weights kept in the whole model, %)",
+        ylabel=f"accuracy on {report.before.n} test rows",
+        title=f"{report.meta['task']}, " + ("right after pruning" if when == "pruned" else "prompt tuned again"),
+    )
+    ax.legend()
+    return ax
