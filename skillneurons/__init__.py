@@ -16,6 +16,8 @@ from skillneurons.interventions import mean as mean
 from skillneurons.interventions import resample as resample
 from skillneurons.interventions import steer as steer
 from skillneurons.interventions import zero as zero
+from skillneurons.loading import bundled_tasks as bundled_tasks
+from skillneurons.loading import load_task as load_task
 from skillneurons.neurons import NeuronSet as NeuronSet
 from skillneurons.neurons import top_neurons as top_neurons
 from skillneurons.plots import plot_activation_histogram as plot_activation_histogram
@@ -36,8 +38,6 @@ from skillneurons.pruning_report import pruning_report as pruning_report
 from skillneurons.scores import NeuronScores as NeuronScores
 from skillneurons.scores import find_skill_neurons as find_skill_neurons
 from skillneurons.tasks import Task as Task
-from skillneurons.tasks import bundled_tasks as bundled_tasks
-from skillneurons.tasks import load_task as load_task
 from skillneurons.tuning import TuningConfig as TuningConfig
 from skillneurons.tuning import TuningWarning as TuningWarning
 from skillneurons.tuning import tune_prompt as tune_prompt

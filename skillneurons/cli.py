@@ -56,7 +56,7 @@ def find(
     _quiet_libraries()
     from skillneurons import runs
     from skillneurons.encoder import HookedEncoder
-    from skillneurons.tasks import load_task
+    from skillneurons.loading import load_task
     from skillneurons.tuning import TuningConfig
 
     with _reported_errors():

@@ -4,7 +4,7 @@ Tensors only. Layers may have different widths (after pruning): the mask is then
 `d_mlps` says how many neurons of each layer exist.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -84,20 +84,20 @@ class NeuronSet:
         return hash(self.mask.numpy().tobytes())
 
     def __or__(self, other: "NeuronSet") -> "NeuronSet":
-        return self._combined(other, self.mask | other.mask)
+        return self._combined(other, torch.logical_or)
 
     def __and__(self, other: "NeuronSet") -> "NeuronSet":
-        return self._combined(other, self.mask & other.mask)
+        return self._combined(other, torch.logical_and)
 
     def __sub__(self, other: "NeuronSet") -> "NeuronSet":
-        return self._combined(other, self.mask & ~other.mask)
+        return self._combined(other, torch.gt)
 
     def __invert__(self) -> "NeuronSet":
         return replace(self, mask=~self.mask & self.exists, meta={})
 
-    def _combined(self, other: "NeuronSet", mask: Tensor) -> "NeuronSet":
+    def _combined(self, other: "NeuronSet", combine: Callable[[Tensor, Tensor], Tensor]) -> "NeuronSet":
         self._check_same_model(other)
-        return NeuronSet(mask, self.model or other.model, d_mlps=self.d_mlps)
+        return NeuronSet(combine(self.mask, other.mask), self.model or other.model, d_mlps=self.d_mlps)
 
     def _check_same_model(self, other: "NeuronSet") -> None:
         differ = self.mask.shape != other.mask.shape or self.d_mlps != other.d_mlps

@@ -1,7 +1,7 @@
 """The main job as a run in a folder: tune, score, perturb, draw. Resumable part by part.
 
 A run's folder holds one subfolder for each seed (prompt and scores), the merged scores and neuron set, perturbation
-curves, figures, and `run.json` with settings, numbers and provenance. A part is either whole and valid or computed anew.
+curves, figures, and `run.json` with settings, numbers and provenance. A part is whole and valid, or computed anew.
 """
 
 import json

@@ -9,7 +9,8 @@ import datasets
 import numpy as np
 import pytest
 
-from skillneurons.tasks import HUB_TASKS, Task, bundled_tasks, load_task
+from skillneurons.loading import HUB_TASKS, bundled_tasks, load_task
+from skillneurons.tasks import Task
 
 LABELS = ["contradiction", "neutral", "entailment"]
 

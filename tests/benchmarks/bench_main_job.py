@@ -120,9 +120,8 @@ def test_probing_pass_against_the_authors_way(benchmark, base, tokenizer, senten
     print(f"  this library   {our_median:7.1f} s (median of {ROUNDS} after a warm-up)")
     print(f"  authors' way   {statistics.median(their_times):7.1f} s     ratio {ratio:.2f}")
     print(f"  largest difference of baselines {baseline_difference:.1e}")
-    print(
-        f"  counters that differ {(differing > 0).mean():.2e} of all, by at most {differing.max()} of {len(labels)} rows"
-    )
+    share, most = (differing > 0).mean(), differing.max()
+    print(f"  counters that differ: {share:.1e} of all, by at most {most} of {len(labels)} rows")
     # Rounding differs between batch shapes, so an activation within 1e-5 of its baseline may fall on the other side.
     assert baseline_difference < 1e-5
     assert differing.max() <= 2
