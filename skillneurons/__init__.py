@@ -24,6 +24,7 @@ from skillneurons.plots import plot_activation_histogram as plot_activation_hist
 from skillneurons.plots import plot_perturbation as plot_perturbation
 from skillneurons.plots import plot_predictivity_by_layer as plot_predictivity_by_layer
 from skillneurons.plots import plot_pruning as plot_pruning
+from skillneurons.plots import plot_steering as plot_steering
 from skillneurons.predictivity import accuracy as accuracy
 from skillneurons.predictivity import baseline_activation as baseline_activation
 from skillneurons.predictivity import predictivity as predictivity
@@ -37,6 +38,9 @@ from skillneurons.pruning_report import PruningReport as PruningReport
 from skillneurons.pruning_report import pruning_report as pruning_report
 from skillneurons.scores import NeuronScores as NeuronScores
 from skillneurons.scores import find_skill_neurons as find_skill_neurons
+from skillneurons.steering import SteeringCurve as SteeringCurve
+from skillneurons.steering import label_direction as label_direction
+from skillneurons.steering import steering_curve as steering_curve
 from skillneurons.tasks import Task as Task
 from skillneurons.tuning import TuningConfig as TuningConfig
 from skillneurons.tuning import TuningWarning as TuningWarning

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from skillneurons.plots.style import COLOURS, RANDOM, REFERENCE, SKILL, axes_or_new, styled
 from skillneurons.pruning_report import PruningReport
+from skillneurons.steering import SteeringCurve
 
 MARKERS = "sD^vP"
 
@@ -40,14 +41,14 @@ def plot_pruning(
             ax.plot(x, mean, color=RANDOM, linestyle="--", label=f"random, {len(values)} sets (mean, range)")
         elif choice == "skill":
             rows = table[table.choice == choice]
-            errors = np.abs(rows[[f"{when}_low", f"{when}_high"]].to_numpy().T - mean)
+            errors = np.abs(np.asarray(rows[[f"{when}_low", f"{when}_high"]]).T - mean)
             ax.errorbar(
                 x, mean, errors, color=SKILL, marker="o", markersize=4, capsize=2, label="skill (95 % interval)"
             )
         else:
             ax.plot(x, mean, color=next(colours), marker=next(markers), markersize=3.5, label=choice)
     ax.axhline(report.before.accuracy, color=REFERENCE, linewidth=0.8, linestyle=":", label="before pruning")
-    if table[when].min() < report.before.majority + 0.05:
+    if float(np.nanmin(table[when])) < report.before.majority + 0.05:
         ax.axhline(report.before.majority, color=REFERENCE, linewidth=0.8, linestyle="-.", label="majority class")
     ticks = [
         f"{100 * kept:g}\n({100 * share:.0f})"
@@ -59,6 +60,51 @@ def plot_pruning(
         xlabel=f"neurons kept in layers {layers[0]} to {layers[-1]}, %\n(weights kept in the whole model, %)",
         ylabel=f"accuracy on {report.before.n} test rows",
         title=f"{report.meta['task']}, " + ("right after pruning" if when == "pruned" else "prompt tuned again"),
+    )
+    ax.legend()
+    return ax
+
+
+@styled
+def plot_steering(
+    curve: SteeringCurve, *, quantity: Literal["flips", "shift"] = "flips", ax: Axes | None = None
+) -> Axes:
+    """Flip rate (or rise of the label's logit) against steering strength, with the band of random sets.
+
+    Args:
+        curve: From `steering_curve`.
+        quantity: `"flips"`: answers that turn to the label right of 0, and away from it left of 0; or `"shift"`.
+        ax: Where to draw.
+    """
+    if quantity not in ("flips", "shift"):
+        raise ValueError(f"`quantity` is 'flips' or 'shift', not {quantity!r}.")
+    ax = axes_or_new(ax)
+    flips = quantity == "flips"
+    table = curve.to_dataframe().sort_values("strength")
+    name = "flips" if flips else "shift"
+    x = np.asarray(table["strength"])
+    # Flips to the label and away from it are different things: no line joins them.
+    parts = [x < 0, x > 0] if flips else [np.full(len(x), True)]
+    for i, part in enumerate(parts):
+        rows, draws = table[part], len(curve.random)
+        labels = [f"{draws} random sets (mean, range)", "skill neurons"] if i == 0 else [None, None]
+        ax.fill_between(
+            x[part], rows[f"random_{name}_low"], rows[f"random_{name}_high"], color=RANDOM, alpha=0.3, linewidth=0
+        )
+        ax.plot(x[part], rows[f"random_{name}"], color=RANDOM, linestyle="--", label=labels[0])
+        skill = np.asarray(rows[f"skill_{name}"])
+        errors = [skill - rows.low, rows.high - skill] if flips else None
+        ax.errorbar(x[part], skill, errors, color=SKILL, marker="o", markersize=3.5, capsize=2, label=labels[1])
+    ax.axvline(0, color=REFERENCE, linewidth=0.8, linestyle=":")
+    if flips:
+        ax.set_ylim(-0.03, 1.03)
+        ax.set_title(f"← away from {curve.label!r} ({curve.n_label} answers), towards it ({curve.n_other} answers) →")
+    else:
+        ax.axhline(0, color=REFERENCE, linewidth=0.8, linestyle=":")
+        ax.set_title(f"{curve.meta['n_neurons']} neurons at {curve.meta['positions'].replace('_', ' ')} positions")
+    ax.set(
+        xlabel="strength (mean differences between the classes)",
+        ylabel="answers that flip" if flips else f"rise of the logit of {curve.label!r} over the others",
     )
     ax.legend()
     return ax
