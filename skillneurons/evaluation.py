@@ -1,8 +1,8 @@
 """Accuracy of a classifier, as it is and with neurons perturbed.
 
 A sweep over many interventions computes, for each batch, the residual stream below the first perturbed layer once, and
-re-enters there: its cost is that of the layers above, times the number of interventions. Memory is that of one batch
-and of the logits.
+re-enters there: its cost is that of the layers above, times the number of interventions. A TransformerBridge computes
+all layers each time. Memory is that of one batch and of the logits.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ from torch import Tensor
 from skillneurons import store
 from skillneurons.activations import Examples, LabelSums, collect
 from skillneurons.batching import TOKENS_PER_BATCH, Batch, Encoded
+from skillneurons.bridge import BridgedModel
 from skillneurons.classifier import Classifier, label_logits, require_eval
 from skillneurons.interventions import gaussian, mean, resample, resample_words, zero
 from skillneurons.neurons import NeuronSet
@@ -29,7 +30,7 @@ from skillneurons.tasks import Task
 from skillneurons.types import FwdHooks, Hook, Row
 
 Kind: TypeAlias = Literal["mean", "zero", "gaussian", "resample"]
-FRACTIONS = (0.01, 0.03, 0.1, 0.2, 0.3)
+FRACTIONS = (0.03, 0.1, 0.3)
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,8 @@ def logits_many(
     require_eval(classifier.model)
     encoded = classifier.encode(rows)
     entries = [_first_layer(hooks, classifier.model.cfg.n_layers) for hooks in interventions]
+    if isinstance(classifier.model, BridgedModel):
+        entries = [0] * len(interventions)
     result = torch.empty(len(interventions), len(encoded), len(classifier.labels))
     done = 0
     with classifier.model.hooks(fwd_hooks=classifier.fwd_hooks):
@@ -291,7 +294,7 @@ def intervention(
         # Positions in front of the text have values of their own; those of the text share theirs.
         front, text = (
             intervention(kind, classifier, task, positions=part, seed=seed, n_source=n_source)
-            for part in ("mask_and_prompt", "text")
+            for part in (classifier.layout.added, "text")
         )
         return lambda neurons: [*front(neurons), *text(neurons)]
     if kind == "mean":

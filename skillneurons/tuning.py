@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from skillneurons.batching import collate, shuffled
+from skillneurons.batching import shuffled
+from skillneurons.bridge import AnyModel, Model, as_classifiable
 from skillneurons.classifier import Classifier, label_logits, require_eval
-from skillneurons.encoder import HookedEncoder
 from skillneurons.prompts import SoftPrompt, Verbalizer, random_prompt, splice
 from skillneurons.tasks import Task
 from skillneurons.types import FwdHooks
@@ -44,11 +44,11 @@ class TuningConfig:
     """
 
     lr: float = 1e-2
-    steps: int = 600
+    steps: int = 250
     batch_size: int = 32
     warm_up: float = 0.1
     eval_every: int = 50
-    patience: int = 5
+    patience: int = 4
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class TuningConfig:
 
 
 def tune_prompt(
-    model: HookedEncoder,
+    model: AnyModel,
     task: Task,
     *,
     n_prompt: int = 16,
@@ -75,11 +75,11 @@ def tune_prompt(
 ) -> Classifier:
     """A classifier whose soft prompt was tuned on the task's training rows, the model frozen.
 
-    Minimises cross-entropy over the label words at the mask and keeps the prompt with the best validation accuracy.
+    Minimises cross-entropy over the label words where the label is read and keeps the prompt with the best validation accuracy.
     Source: Wang et al. 2022, section 2.2 (prompt tuning).
 
     Args:
-        model: Gets no gradients and is left as it was.
+        model: Gets no gradients and is left as it was. Or a TransformerBridge; see `bridge`.
         task: Its training rows are learnt, its validation rows decide when to stop.
         n_prompt: Number of soft vectors.
         seed: Of the first prompt and of the order of the rows.
@@ -102,6 +102,7 @@ def tune_prompt(
         >>> len(classifier.prompt), classifier.prompt.origin
         (2, 'tuned')
     """
+    model = as_classifiable(model)
     start = start or random_prompt(model, n_prompt, seed)
     first = Classifier(model, start, Verbalizer.from_words(model.tokenizer, task.label_words), task.labels)
     vectors = start.vectors.detach().clone().float().requires_grad_()
@@ -113,7 +114,7 @@ def tune_prompt(
         first,
         task,
         [vectors],
-        [splice(vectors)],
+        [splice(vectors, first.layout.start)],
         snapshot,
         seed=seed,
         config=config or TuningConfig(),
@@ -152,7 +153,6 @@ def train(
     train_rows, validation_rows = classifier.encode(task.train), classifier.encode(task.validation)
     validation_labels = validation_rows.labels
     majority = validation_labels.bincount().max().item() / len(validation_labels)
-    prefix = classifier.layout.prefix(model.tokenizer)
     batches = shuffled(train_rows, config.batch_size, torch.Generator().manual_seed(seed))
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     history: list[dict[str, float]] = []
@@ -160,18 +160,19 @@ def train(
 
     with frozen(model), tqdm(total=config.steps, disable=not progress, desc=f"{task.name}, seed {seed}") as bar:
         for step in range(config.steps):
-            batch = collate(train_rows, next(batches), prefix, model.cfg.pad_token_id, model.device)
+            parts = classifier.collate(train_rows, next(batches))
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * config.lr_scale(step)
             with model.hooks(fwd_hooks=fwd_hooks):
-                logits = label_logits(classifier, batch).float()
-            loss = F.cross_entropy(logits, batch.labels)
+                logits = torch.cat([label_logits(classifier, part) for part in parts]).float()
+            labels = torch.cat([part.labels for part in parts])
+            loss = F.cross_entropy(logits, labels)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.detach())
-            n_right += (logits.detach().argmax(-1) == batch.labels).sum()
-            n_seen += len(batch)
+            n_right += (logits.detach().argmax(-1) == labels).sum()
+            n_seen += len(labels)
             bar.update()
             if on_step is not None:
                 on_step(step + 1, config.steps)
@@ -215,7 +216,7 @@ def train(
 
 
 @contextmanager
-def frozen(model: torch.nn.Module) -> Iterator[None]:
+def frozen(model: Model | torch.nn.Module) -> Iterator[None]:
     """No parameter of the model requires gradients inside; what they were is restored."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
