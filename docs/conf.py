@@ -1,0 +1,66 @@
+"""Sphinx settings. Build with `sphinx-build -W docs docs/_build`; notebooks run at every build, and errors are fatal.
+
+`DOCS_EXECUTE=off` leaves notebooks unrun, for work on words; `cache` runs only those whose text has changed.
+"""
+
+import os
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import jupytext
+
+HERE = Path(__file__).parent
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # for the kernels, which inherit it
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+project = "skillneurons"
+author = "The skillneurons developers"
+copyright = "2026, the skillneurons developers"
+release = version("skillneurons")
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "jupyter_execute", ".jupyter_cache", "results", "**.ipynb_checkpoints"]
+
+html_theme = "furo"
+html_title = f"skillneurons {release}"
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
+html_copy_source = False
+templates_path = []
+
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False
+python_maximum_signature_line_length = 88
+python_use_unqualified_type_names = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+nb_execution_mode = os.environ.get("DOCS_EXECUTE", "force")
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_merge_streams = True
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+
+def tutorials_from_notebooks() -> None:
+    """Put `notebooks/*.py`, which are what is reviewed, into `docs/tutorials` as notebooks that Sphinx can read."""
+    folder = HERE / "tutorials"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for path in sorted((HERE.parent / "notebooks").glob("[0-9]*.py")):
+        notebook = jupytext.read(path)
+        for cell in notebook.cells:
+            # In the repository a notebook's links lead to ../docs; here the docs are one folder up.
+            cell.source = cell.source.replace("](../docs/", "](../")
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        jupytext.write(notebook, folder / f"{path.stem}.ipynb")
+
+
+tutorials_from_notebooks()
