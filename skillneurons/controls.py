@@ -62,7 +62,8 @@ def claims(
         **{name: tensor.flatten().numpy() for name, tensor in columns.items()},
     )
     order = ["layer", "neuron", "predictivity", "held_out", "low", "high", "optimism", "held_out_balanced", "majority"]
-    return table.nlargest(n, "predictivity", keep="first").reset_index(drop=True)[[*order, "p", "p_adjusted"]]
+    order += ["p", "p_adjusted"]
+    return table.nlargest(n, "predictivity", keep="first").reset_index(drop=True).reindex(columns=order)
 
 
 def control_task(task: Task, *, seed: int = 0) -> Task:

@@ -203,11 +203,11 @@ def permutation_test(
     for layer in range(n_layers):
         for start in range(0, d_mlp, NEURONS_PER_BLOCK):
             stop = min(start + NEURONS_PER_BLOCK, d_mlp)
-            best = sum(
+            by_seed = [
                 _best_margin(one.unpack(layer, start, stop).to(device), signs, measure == "balanced_accuracy")
                 for one in every
-            )
-            best = best * (to_unit / len(every))  # [permutation neuron]
+            ]
+            best = torch.stack(by_seed).mean(0) * to_unit  # [permutation neuron]
             # Sums of the same counts in another order may differ in the last digit; a tie counts as a tie.
             as_good.append((best[1:] >= best[0] * (1 - 1e-6)).sum(0).cpu())
             observed.append(best[0].cpu())
