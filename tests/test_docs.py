@@ -1,0 +1,57 @@
+"""The documentation: every public name has its place in the reference, and the site builds without a warning."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import skillneurons
+from skillneurons import findings, plots, rivals
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "docs" / "api"
+
+
+def public_names(module):
+    return {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and (callable(value) or isinstance(value, type))
+        if not isinstance(value, ModuleType)
+    }
+
+
+def documented():
+    text = "\n".join(path.read_text() for path in REFERENCE.glob("*.md"))
+    return re.findall(r"^\.\. auto\w+:: (\S+)$", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("module", [skillneurons, findings, plots, rivals], ids=lambda module: module.__name__)
+def test_every_public_name_is_in_the_reference(module):
+    # A name that several packages offer is described once, where the reader meets it first.
+    described = {name.rsplit(".", 1)[1] for name in documented()}
+    assert not public_names(module) - described
+
+
+def test_no_name_is_described_twice():
+    names = documented()
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.docs
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("myst_nb", reason="the docs extra is not installed")
+    build = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "-q", "--keep-going", "docs", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+        capture_output=True,
+        text=True,
+    )
+    assert build.returncode == 0, build.stderr[-4000:]
+    pages = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.html")}
+    assert {"index.html", "api/findings.html", "tutorials/01_find_skill_neurons.html", "reproduced.html"} <= pages
