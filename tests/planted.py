@@ -197,7 +197,7 @@ def planted_model():
             model.embed.word.weight[words.index(f"good{k}")] = model.embed.word.weight[words.index(f"bad{k}")]
             for sign, signal_word, label_word in ((-1, f"bad{k}", f"no{k}"), (1, f"good{k}", f"yes{k}")):
                 model.embed.word.weight[words.index(signal_word)] += _axis(s(k), 2.0 * sign)
-                model.embed.word.weight[words.index(label_word)] += _axis(u(k), 2.0 * sign)
+                model.embed.word.weight[words.index(label_word)] = _axis(u(k), 2.0 * sign)
         for layer, block in enumerate(model.blocks):
             _fill_mlp(block.mlp, layer, noise)
             if layer == 0:
