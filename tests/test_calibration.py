@@ -3,6 +3,7 @@
 `tests/benchmarks/bench_permutations.py --calibrate 2000` repeats the first part at greater length.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from skillneurons.classifier import Classifier
 from skillneurons.controls import against_random, claims, control_task, selectivity
 from skillneurons.decisions import Decisions, permutation_test
 from skillneurons.encoder import HookedEncoder
+from skillneurons.plots.statistics import plot_claims, plot_false_positives, plot_null
 from skillneurons.prompts import Verbalizer, random_prompt
 from skillneurons.scores import NeuronScores, find_skill_neurons
 from skillneurons.statistics import adjusted, neuron_p_values
@@ -212,3 +214,21 @@ def test_significant_says_what_is_wrong(planted, unchecked_types):
         planted[1].significant(5)
     with pytest.raises(ValueError, match="'train'"):
         planted[1].significant(rows="train")
+
+
+# Figures
+
+
+def test_figures_show_what_they_say(planted):
+    found, scores = planted
+    decisions = collect(found.classifier, found.task.validation, Decisions(scores.baseline[0], 103))
+    test = permutation_test(decisions, n_permutations=99)
+    ax = plot_null(test)
+    assert f"{len(test.significant())} neurons lie above" in ax.get_legend().get_texts()[-1].get_text()
+    assert ax.lines[0].get_xdata()[0] == test.threshold()
+    table = claims(scores, 6)
+    ax = plot_claims(table)
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), table.held_out)
+    ax = plot_false_positives({"exact": (3, 200), "permutations": (11, 200)})
+    assert ax.lines[0].get_xdata().tolist() == [0.015, 0.055]
+    plt.close("all")

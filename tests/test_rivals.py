@@ -1,5 +1,6 @@
 """Rival scores against scikit-learn, scipy and slow loops; attributions against differences; scores compared."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from skillneurons.classifier import Classifier
 from skillneurons.evaluation import label_margin
 from skillneurons.interventions import mean
 from skillneurons.neurons import NeuronSet
+from skillneurons.plots.statistics import plot_score_agreement, plot_score_effects
 from skillneurons.prompts import Verbalizer, random_prompt
 from skillneurons.rivals import SCORES, RivalScores, compare_scores, rival_scores
 from skillneurons.rivals.attribution import gradient_attribution, integrated_gradients
@@ -436,3 +438,13 @@ def test_a_comparison_says_what_is_wrong(planted):
     foreign = RivalScores(scores.values, {"model": "other"})
     with pytest.raises(ValueError, match="of model other"):
         compare_scores(found.classifier, found.task, foreign)
+
+
+def test_figures_order_the_scores_by_their_effect(comparison):
+    ax = plot_score_effects(comparison)
+    areas = ax.lines[1].get_xdata()
+    assert list(areas) == sorted(comparison.area.tolist(), reverse=True)
+    assert [label.get_text() for label in ax.get_yticklabels()][-1] == "noise"
+    ax = plot_score_agreement(comparison)
+    np.testing.assert_allclose(ax.images[0].get_array(), comparison.agreement)
+    plt.close("all")

@@ -53,7 +53,7 @@ SCORES: dict[str, Score] = {
     "predictivity": Score(
         "counts", lambda counts: predictivity(accuracy_from_counts(counts.above, counts.n)), "predictivity"
     ),
-    "balanced_accuracy": Score("activations", measures.balanced_accuracy, "balanced accuracy, best threshold"),
+    "balanced_accuracy": Score("activations", measures.balanced_accuracy, "balanced accuracy"),
     "auroc": Score("activations", measures.auroc, "AUROC"),
     "average_precision": Score("activations", measures.average_precision, "average precision"),
     "point_biserial": Score("moments", lambda m: streams.point_biserial(m).amax(0), "point-biserial correlation"),

@@ -1,0 +1,153 @@
+"""Figures of what chance gives: the null, held-out accuracy with intervals, and rival scores compared."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from skillneurons.decisions import PermutationTest
+from skillneurons.evaluation import clopper_pearson
+from skillneurons.plots.style import COLOURS, DIVERGING, RANDOM, REFERENCE, SKILL, axes_or_new, styled
+from skillneurons.rivals.compare import ScoreComparison
+from skillneurons.rivals.table import SCORES
+
+
+@styled
+def plot_null(test: PermutationTest, *, alpha: float = 0.05, ax: Axes | None = None) -> Axes:
+    """All neurons' observed measure beside the best neuron's under permuted labels, with the threshold between.
+
+    Args:
+        test: From `permutation_test`.
+        alpha: Family-wise error rate of the threshold.
+        ax: Where to draw.
+    """
+    ax = axes_or_new(ax)
+    observed, null = test.observed.flatten().numpy(), test.null_max.numpy()
+    # Accuracies come in steps of one row, and a bin must hold the same number of steps as the next.
+    step = 1 / (test.meta["rows"] * test.meta["n_seeds"])
+    low, high = min(observed.min(), null.min()), max(observed.max(), null.max())
+    width = step * max(1, round((high - low) / 40 / step))
+    bins = np.arange(low - step / 2, high + width, width)
+    n_found = len(test.significant(alpha))
+    ax.hist(
+        observed,
+        bins,
+        weights=np.full(observed.shape, 1 / len(observed)),
+        color=SKILL,
+        alpha=0.6,
+        label=f"{len(observed):,} neurons",
+    )
+    ax.hist(
+        null,
+        bins,
+        weights=np.full(null.shape, 1 / len(null)),
+        color=REFERENCE,
+        histtype="step",
+        label=f"best of them, {len(null):,} permutations",
+    )
+    threshold = test.threshold(alpha)
+    label = f"family-wise {100 * alpha:g} %: {n_found:,} neurons lie above"
+    ax.axvline(threshold, color=REFERENCE, linestyle=":", linewidth=1, label=label)
+    measure = test.meta["measure"].replace("_", " ")
+    seeds = test.meta["n_seeds"]
+    title = f"{test.meta['rows']} rows, " + (f"mean of {seeds} seeds" if seeds > 1 else "one seed")
+    ax.set(xlabel=f"{measure} (best position and direction)", ylabel="share", title=title)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    return ax
+
+
+@styled
+def plot_claims(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """The best neurons' accuracy where they were chosen and on test rows, with intervals.
+
+    Args:
+        table: From `controls.claims`.
+        ax: Where to draw.
+    """
+    ax = axes_or_new(ax)
+    y = np.arange(len(table))[::-1]
+    held_out = table.held_out.to_numpy()
+    errors = np.abs(np.stack([held_out - table.low, table.high - held_out]))
+    ax.errorbar(
+        held_out, y, xerr=errors, fmt="o", color=SKILL, markersize=4, linewidth=1.2, label="test, with interval"
+    )
+    ax.plot(table.predictivity, y, "|", color=REFERENCE, markersize=9, label="validation, where chosen")
+    ax.axvline(table.majority.iloc[0], color=RANDOM, linestyle="--", linewidth=1, label="majority class")
+    ax.set(
+        yticks=y,
+        yticklabels=[f"{row.layer}.{row.neuron}" for row in table.itertuples()],
+        xlabel="accuracy",
+        ylabel="layer.neuron",
+        ylim=(-0.7, len(table) - 0.3),
+    )
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, columnspacing=1, handletextpad=0.4)
+    return ax
+
+
+@styled
+def plot_score_effects(comparison: ScoreComparison, *, ax: Axes | None = None) -> Axes:
+    """For each score, how much more its top neurons' ablation hurts than random ones', the best on top."""
+    ax = axes_or_new(ax, figsize=(5.2, 3.8))
+    table = comparison.to_dataframe()
+    y = np.arange(len(table))[::-1]
+    random = comparison.random_area.numpy()
+    label = f"{len(random)} random rankings"
+    ax.axvspan(random.min(), random.max(), color=RANDOM, alpha=0.3, linewidth=0, label=label)
+    ax.axvline(0, color=REFERENCE, linewidth=0.7)
+    errors = np.abs(np.stack([table.area - table.low, table.high - table.area]))
+    ax.errorbar(
+        table.area, y, xerr=errors, fmt="o", color=SKILL, markersize=4, linewidth=1.2, label="score, 95 % over rows"
+    )
+    ax.set(
+        yticks=y,
+        yticklabels=[_what(name) for name in table.score],
+        xlabel=f"mean extra fall of the logit margin\n{comparison.meta['n_rows']} test rows",
+        title=f"{comparison.meta['kind']} ablation, {comparison.meta['task']}, "
+        f"seed {comparison.meta['classifier_seed']}",
+    )
+    ax.legend(loc="upper center", bbox_to_anchor=(0.3, -0.24), ncols=2)
+    return ax
+
+
+@styled
+def plot_score_agreement(comparison: ScoreComparison, *, ax: Axes | None = None) -> Axes:
+    """Spearman correlation of each two scores over all neurons."""
+    ax = axes_or_new(ax, figsize=(5.6, 4.6))
+    values = comparison.agreement.numpy()
+    image = ax.imshow(values, cmap=DIVERGING, vmin=-1, vmax=1)
+    names = [_what(name) for name in comparison.names]
+    ax.set(xticks=range(len(names)), yticks=range(len(names)), yticklabels=names)
+    ax.set_xticklabels(names, rotation=90)
+    for i, j in np.ndindex(values.shape):
+        shade = "white" if abs(values[i, j]) > 0.7 else "black"
+        ax.text(j, i, f"{values[i, j]:.1f}".replace("-0.0", "0.0"), ha="center", va="center", fontsize=6.5, color=shade)
+    bar = ax.figure.colorbar(image, ax=ax, label="Spearman correlation over neurons", shrink=0.8)
+    bar.outline.set_visible(False)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+@styled
+def plot_false_positives(rates: dict[str, tuple[int, int]], *, alpha: float = 0.05, ax: Axes | None = None) -> Axes:
+    """How often data without signal yield a claim, for each method, against the rate it promises.
+
+    Args:
+        rates: For each method, data sets with a claim and data sets.
+        alpha: The promised rate.
+        ax: Where to draw.
+    """
+    ax = axes_or_new(ax)
+    y = np.arange(len(rates))[::-1]
+    share = np.array([hits / n for hits, n in rates.values()])
+    ends = np.array([clopper_pearson(hits, n) for hits, n in rates.values()])
+    errors = np.abs(np.stack([share - ends[:, 0], ends[:, 1] - share]))
+    ax.errorbar(share, y, xerr=errors, fmt="o", color=COLOURS[0], markersize=4, linewidth=1.2)
+    ax.axvline(alpha, color=REFERENCE, linestyle=":", linewidth=1, label=f"promised: at most {alpha:g}")
+    n = next(iter(rates.values()))[1]
+    ax.set(yticks=y, yticklabels=list(rates), ylim=(-0.6, len(rates) - 0.4), xlim=(0, None))
+    ax.set_xlabel(f"share of {n:,} data sets without signal that yield a claim")
+    ax.legend(loc="center right")
+    return ax
+
+
+def _what(name: str) -> str:
+    return SCORES[name].what if name in SCORES else name.replace("_", " ")
