@@ -19,4 +19,9 @@ from skillneurons.plots.findings import plot_selectivity as plot_selectivity
 from skillneurons.plots.findings import plot_several_classes as plot_several_classes
 from skillneurons.plots.findings import plot_stability as plot_stability
 from skillneurons.plots.findings import plot_task_similarity as plot_task_similarity
+from skillneurons.plots.statistics import plot_claims as plot_claims
+from skillneurons.plots.statistics import plot_false_positives as plot_false_positives
+from skillneurons.plots.statistics import plot_null as plot_null
+from skillneurons.plots.statistics import plot_score_agreement as plot_score_agreement
+from skillneurons.plots.statistics import plot_score_effects as plot_score_effects
 from skillneurons.plots.style import style as style
