@@ -1,0 +1,89 @@
+"""All findings in one folder: what is written, what is read again, and what is refused."""
+
+import matplotlib.pyplot as plt
+import pytest
+from planted import planted_model, planted_task
+
+from skillneurons import TuningConfig
+from skillneurons.reproduce import FINDINGS, ReproduceSettings, reproduce
+from skillneurons.runs import RunFolderError
+
+SETTINGS = ReproduceSettings(
+    n_prompt=3,
+    tuning=TuningConfig(lr=1e-2, steps=6, eval_every=6),
+    fraction=0.05,
+    fractions=(0.2,),
+    kinds=("mean",),
+    n_rows=23,
+    n_random=4,
+)
+SIZES = {"n_train": 47, "n_validation": 43, "n_test": 41}
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return [planted_task(0, **SIZES), planted_task("topics", **SIZES)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return planted_model()
+
+
+@pytest.fixture(autouse=True)
+def _small_figures(monkeypatch):
+    """Figures are drawn as they are, and written small: encoding them would take most of the time."""
+
+    def save(ax, stem):
+        ax.figure.savefig(f"{stem}.png", dpi=25)
+        plt.close(ax.figure)
+
+    monkeypatch.setattr("skillneurons.reproduce.save_figure", save)
+
+
+@pytest.mark.filterwarnings("ignore:Tuning on")
+def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, tmp_path):
+    events = []
+    tables = reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS, on_event=events.append)
+    assert set(tables) == set(FINDINGS)
+    for name, table in tables.items():
+        assert len(table) and (tmp_path / f"{name}.csv").exists()
+        assert (tmp_path / f"{name}.png").stat().st_size > 1000
+    assert sum("tuning" in event for event in events) == 4
+    assert set(tables["F4-necessity"]["positions"]) == {"prompt", "all"}
+    assert set(tables["F4-necessity"]["group"]) == {"skill", "label words"}
+    assert set(tables["several-classes"]["task"]) == {"topics"}
+    assert set(tables["F1-existence"]["task"]) == {"signal0"}
+
+    # A finished part is read; a lost or damaged one is computed anew.
+    (tmp_path / "F2-stability.csv").unlink()
+    (tmp_path / "signal0" / "seed-1" / "classifier.safetensors").write_bytes(b"damaged")
+    events.clear()
+    with pytest.warns(UserWarning, match=r"classifier.safetensors is damaged"):
+        again = reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS, on_event=events.append)
+    assert [event for event in events if "tuning" in event] == ["signal0, seed 1: tuning"]
+    assert [event for event in events if "computing" in event] == ["F2-stability: computing"]
+    for name, table in tables.items():
+        assert again[name].shape == table.shape
+        assert again[name]["task"].tolist() == table["task"].tolist() if "task" in table else True
+    assert again["F2-stability"].equals(tables["F2-stability"])
+
+    with pytest.raises(RunFolderError, match=r"seeds \[0, 1\], but \[0, 2\]"):
+        reproduce(tasks, model=model, seeds=(0, 2), out=tmp_path, settings=SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 1}, r"`seeds` is \(0,\)"),
+        ({"findings": ("F5-cross",), "tasks": ("movies",)}, "F5-cross compares tasks, but there is 1"),
+        ({"findings": ("F9",)}, r"not \['F9'\]"),
+        ({"seeds": (1, 1)}, r"\(1, 1\)"),
+        ({"tasks": ("movies", "movies"), "findings": ("F1-existence",)}, r"\['movies', 'movies'\]"),
+    ],
+)
+def test_too_little_for_a_finding_is_refused_before_any_work(tmp_path, changes, message):
+    arguments = {"tasks": ("movies", "restaurants"), "model": "bundled", "seeds": 2, "out": tmp_path / "new"} | changes
+    with pytest.raises(ValueError, match=message):
+        reproduce(**arguments)
+    assert not (tmp_path / "new").exists()
