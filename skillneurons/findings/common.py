@@ -9,8 +9,11 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from skillneurons.classifier import Classifier
+from skillneurons.encoder import HookedEncoder
 from skillneurons.neurons import NeuronSet
 from skillneurons.scores import NeuronScores
+from skillneurons.tasks import Task
 
 ScoresOfTask: TypeAlias = NeuronScores | Sequence[NeuronScores]
 """Scores of a binary task, or of each subtask of a task of several classes."""
@@ -38,6 +41,32 @@ def check_same_model(scores: Sequence[NeuronScores], model: str | None = None) -
                 f"Scores must be of one model, {expected[0]} with layers and neurons {expected[1]}, but those of "
                 f"{one.meta.get('task')!r} are of {came[0]} with {came[1]}. Score every task on the same model."
             )
+
+
+def check_binary(classifiers: Sequence[Classifier], task: Task) -> None:
+    """Raise unless the task and every classifier have the same two classes, so that accuracies mean the same."""
+    for classifier in classifiers:
+        if task.n_labels != 2 or tuple(classifier.labels) != tuple(task.labels):
+            raise ValueError(
+                f"A task of two classes and classifiers tuned on it are needed, but {task.name!r} has the classes "
+                f"{tuple(task.labels)} and a classifier answers {tuple(classifier.labels)}. For several classes, see "
+                "`several_classes`."
+            )
+
+
+def encoder_of(classifier: Classifier) -> HookedEncoder:
+    """The classifier's model, where a finding needs to read or replace its weights.
+
+    Raises:
+        ValueError: The model is a bridge to another library's.
+    """
+    if not isinstance(classifier.model, HookedEncoder):
+        raise ValueError(
+            f"This finding reads or replaces weights and needs a HookedEncoder, but the classifier's model is "
+            f"{classifier.model.cfg.source}, a {type(classifier.model).__name__}. Load it by "
+            "`HookedEncoder.from_pretrained`, or leave this finding out."
+        )
+    return classifier.model
 
 
 def spearman(a: Float[Tensor, " item"], b: Float[Tensor, " item"]) -> float:

@@ -16,16 +16,13 @@ import pandas as pd
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from skillneurons.activations import OneNeuron, collect
 from skillneurons.batching import Batch, Encoded
 from skillneurons.classifier import Classifier
 from skillneurons.evaluation import clopper_pearson, evaluate
-from skillneurons.findings.common import check_same_model
+from skillneurons.findings.common import check_binary, check_same_model
 from skillneurons.predictivity import accuracy_from_counts, best_position, held_out_accuracy, predictivity
 from skillneurons.scores import NeuronScores
 from skillneurons.tasks import Task
@@ -153,11 +150,9 @@ def existence(
     seeds = [classifier.prompt.seed for classifier in classifiers]
     if seeds != list(scores.seeds):
         raise ValueError(f"`classifiers` have seeds {seeds}, but `scores` {scores.seeds}. Pass those that were scored.")
-    if task.n_labels != 2 or scores.meta["task_fingerprint"] != task.fingerprint:
-        raise ValueError(
-            f"`scores` are of {scores.meta['task']!r}, `task` is {task!r}. Pass the binary task that was scored; for "
-            "several classes, one of its `subtasks()`."
-        )
+    if scores.meta["task_fingerprint"] != task.fingerprint:
+        raise ValueError(f"`scores` are of {scores.meta['task']!r}, `task` is {task!r}. Pass the task that was scored.")
+    check_binary(classifiers, task)
     check_same_model([scores], classifiers[0].prompt.model)
     encoded = {split: classifiers[0].encode(getattr(task, split)) for split in ("validation", "test")}
 
@@ -230,6 +225,11 @@ def probe_rows(task: Task, n: int, seed: int) -> Task:
 
 def probe_accuracy(classifier: Classifier, task: Task, test: Encoded) -> float:
     """Test accuracy of L2-regularised logistic regression on all neurons, each averaged over the prompt's positions."""
+    # Imported here, so that importing the package does not load scikit-learn.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     features, labels = {}, {}
     for split, rows in (("train", task.train), ("validation", task.validation), ("test", test)):
         encoded = classifier.encode(rows)

@@ -21,7 +21,7 @@ from skillneurons.classifier import Classifier
 from skillneurons.delta import tune_adapter, tune_bitfit
 from skillneurons.encoder import HookedEncoder
 from skillneurons.evaluation import Kind, evaluate
-from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model, spearman
+from skillneurons.findings.common import ScoresOfTask, as_list, check_binary, check_same_model, encoder_of, spearman
 from skillneurons.findings.necessity import Necessity, necessity
 from skillneurons.prompts import random_prompt, written_prompt
 from skillneurons.scores import NeuronScores, find_skill_neurons
@@ -121,9 +121,10 @@ def origin(
         raise ValueError(
             f"`conditions` start with {CONDITIONS[0]!r} and are among {CONDITIONS}, not {tuple(conditions)}."
         )
+    check_binary(classifiers, task)
     if scores is not None:
         check_same_model([scores], classifiers[0].prompt.model)
-    model, n_prompt = classifiers[0].model, len(classifiers[0].prompt)
+    model, n_prompt = encoder_of(classifiers[0]), len(classifiers[0].prompt)
     seeds = [classifier.prompt.seed or 0 for classifier in classifiers]
 
     def tuned(on: HookedEncoder, rows: Task) -> list[Classifier]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from skillneurons.activations import AboveCounts, collect
 from skillneurons.classifier import Classifier
 from skillneurons.evaluation import Evaluation, evaluate
-from skillneurons.findings.common import check_same_model, overlap_test, spearman
+from skillneurons.findings.common import check_binary, check_same_model, overlap_test, spearman
 from skillneurons.neurons import NeuronSet, top_neurons
 from skillneurons.predictivity import accuracy_from_counts, held_out_accuracy, predictivity
 from skillneurons.scores import NeuronScores
@@ -118,6 +118,7 @@ def robustness(
             f"`scores` are of {scores.meta['task']!r}, not of these rows of {task.name!r}. Score it first."
         )
 
+    check_binary(classifiers, task)
     encoded, positions = classifiers[0].encode(task.adversarial), scores.meta["positions"]
     attacked = []
     for classifier, baseline in zip(classifiers, scores.baseline, strict=True):

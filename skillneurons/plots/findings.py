@@ -137,7 +137,7 @@ def plot_task_similarity(result: TaskSimilarity, *, layer: int | None = None, ax
     order = result.order
     names = [result.tasks[i] for i in order]
     title = "all layers" if layer is None else f"layer {layer}"
-    return matrix(values[order][:, order], names, names, "Spearman correlation", title, ax, limit=1)
+    return matrix(values[order][:, order], names, names, "Spearman correlation", title, ax, limit=1.0)
 
 
 @styled
