@@ -76,7 +76,7 @@ def test_the_tokenizer_comes_from_the_folder(tiny_model, tiny_bert, tmp_path):
 def test_another_models_tokenizer_is_refused(tiny_model, tiny_bert, tmp_path):
     tiny_model.to_hf().save_pretrained(tmp_path)
     tiny_bert.tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="pads with id 0, but the model expects 1"):
+    with pytest.raises(ValueError, match=r"pads with id 0, but the model with 1\."):
         HookedEncoder.from_pretrained(tmp_path)
 
 
