@@ -145,7 +145,7 @@ def plot_false_positives(rates: dict[str, tuple[int, int]], *, alpha: float = 0.
     n = next(iter(rates.values()))[1]
     ax.set(yticks=y, yticklabels=list(rates), ylim=(-0.6, len(rates) - 0.4), xlim=(0, None))
     ax.set_xlabel(f"share of {n:,} data sets without signal that yield a claim")
-    ax.legend(loc="center right")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18))
     return ax
 
 
