@@ -13,11 +13,16 @@ from skillneurons.controls import selectivity as selectivity
 from skillneurons.decisions import Decisions as Decisions
 from skillneurons.decisions import PermutationTest as PermutationTest
 from skillneurons.decisions import permutation_test as permutation_test
+from skillneurons.delta import tune_adapter as tune_adapter
+from skillneurons.delta import tune_bitfit as tune_bitfit
 from skillneurons.encoder import HookedEncoder as HookedEncoder
 from skillneurons.evaluation import Evaluation as Evaluation
 from skillneurons.evaluation import PerturbationCurve as PerturbationCurve
 from skillneurons.evaluation import evaluate as evaluate
 from skillneurons.evaluation import perturbation_curve as perturbation_curve
+from skillneurons.findings import cross_perturbation as cross_perturbation
+from skillneurons.findings import necessity as necessity
+from skillneurons.findings import task_similarity as task_similarity
 from skillneurons.interventions import gaussian as gaussian
 from skillneurons.interventions import mean as mean
 from skillneurons.interventions import resample as resample

@@ -31,12 +31,12 @@ from skillneurons.findings import (
     necessity,
     origin,
     robustness,
-    selectivity,
     serves,
     several_classes,
     stability,
     survives_retuning,
     task_similarity,
+    word_selectivity,
 )
 from skillneurons.findings.common import encoder_of
 from skillneurons.loading import load_task
@@ -48,10 +48,10 @@ from skillneurons.plots import (
     plot_origin,
     plot_places,
     plot_robustness,
-    plot_selectivity,
     plot_several_classes,
     plot_stability,
     plot_task_similarity,
+    plot_word_selectivity,
     save_figure,
 )
 from skillneurons.plots.style import style
@@ -360,9 +360,9 @@ def _selectivity(studies: Sequence[Study], settings: ReproduceSettings) -> list[
     parts: list[Part] = []
     for study in studies:
         first = study.classifiers[0]
-        result = selectivity(encoder_of(first), study.scores[0], first.verbalizer, fraction=settings.fraction)
+        result = word_selectivity(encoder_of(first), study.scores[0], first.verbalizer, fraction=settings.fraction)
         table = _named(result.to_dataframe(), study.scores[0].meta["task"])
-        parts.append((table, lambda ax, r=result: plot_selectivity(r, ax=ax)))
+        parts.append((table, lambda ax, r=result: plot_word_selectivity(r, ax=ax)))
     return parts
 
 

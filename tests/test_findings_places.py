@@ -11,7 +11,7 @@ from skillneurons import Examples, TuningConfig, collect, evaluate, find_skill_n
 from skillneurons.findings import compare_places, existence, origin, random_model, robustness, shuffled_task
 from skillneurons.findings.existence import ShuffledCounts, shuffled_labels
 from skillneurons.findings.prompts import pooled_scores
-from skillneurons.plots import plot_existence, plot_null, plot_origin, plot_places, plot_robustness
+from skillneurons.plots import plot_existence, plot_existence_null, plot_origin, plot_places, plot_robustness
 from skillneurons.predictivity import accuracy, baseline_activation
 
 FOUR_OF_ALL = 4 / 87
@@ -71,7 +71,7 @@ def test_a_planted_neuron_does_as_well_as_prompt_and_probe(planted, classifiers,
     table = result.to_dataframe()
     assert (table["held_out_low"] < table["held_out"]).all() and table["position"].iloc[0] == position
     assert len(plot_existence(result).get_xticks()) == 3
-    assert plot_null(result).get_yscale() == "log"
+    assert plot_existence_null(result).get_yscale() == "log"
 
 
 def test_existence_refuses_what_does_not_belong_together(classifiers, task, scores):

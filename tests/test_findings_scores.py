@@ -16,13 +16,13 @@ from skillneurons import NeuronScores, NeuronSet, find_skill_neurons
 from skillneurons.findings import (
     label_word_selectivity,
     nearest_tokens,
-    selectivity,
     several_classes,
     stability,
     task_similarity,
+    word_selectivity,
 )
 from skillneurons.findings.common import overlap_test, paired_gap, spearman
-from skillneurons.plots import plot_selectivity, plot_several_classes, plot_stability, plot_task_similarity
+from skillneurons.plots import plot_several_classes, plot_stability, plot_task_similarity, plot_word_selectivity
 
 FOUR_OF_ALL = 4 / 87
 
@@ -208,12 +208,12 @@ def test_nearest_words_are_those_of_a_slow_loop(planted):
 
 def test_planted_neurons_read_signal_words_and_write_no_label_word(planted, scores):
     one = planted[1]
-    result = selectivity(one.model, scores["signal1"], one.classifier.verbalizer, fraction=FOUR_OF_ALL)
+    result = word_selectivity(one.model, scores["signal1"], one.classifier.verbalizer, fraction=FOUR_OF_ALL)
     assert result.n_with_label_word == 0 and result.overlap["n_shared"] == 0
     for words in result.words[0]:
         assert {"bad1", "good1"} == set(words[:2])
     assert len(result.to_dataframe()) == 4 and "4 skill neurons" in repr(result)
-    assert "cosine" in plot_selectivity(result).get_xlabel()
+    assert "cosine" in plot_word_selectivity(result).get_xlabel()
     plt.close("all")
 
 
@@ -226,7 +226,7 @@ def test_label_word_selectivity_names_the_selective_neurons(planted):
 
 def test_selectivity_of_another_model_is_an_error(planted, tiny_model, scores):
     with pytest.raises(ValueError, match="Scores must be of one model"):
-        selectivity(tiny_model, scores["signal0"], planted[0].classifier.verbalizer)
+        word_selectivity(tiny_model, scores["signal0"], planted[0].classifier.verbalizer)
 
 
 # Several classes

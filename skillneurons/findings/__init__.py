@@ -2,12 +2,12 @@
 
 | | claim | function | figure |
 |---|---|---|---|
-| F1 | skill neurons exist | `existence` | `plot_existence`, `plot_null` |
+| F1 | skill neurons exist | `existence` | `plot_existence`, `plot_existence_null` |
 | F2 | they emerge stably | `stability` | `plot_stability` |
 | F3 | prompts reveal them | `compare_places` | `plot_places` |
 | F4 | they are necessary | `necessity` | `plot_necessity` |
 | F5 | they are task-specific | `task_similarity`, `cross_perturbation` | `plot_task_similarity`, `plot_cross_…` |
-| F6 | they are not word selectivity | `selectivity` | `plot_selectivity` |
+| F6 | they are not word selectivity | `word_selectivity` | `plot_word_selectivity` |
 | F7 | they come from pre-training | `origin`, `survives_retuning` | `plot_origin`, `plot_necessity` |
 | F10 | they hold on adversarial text | `robustness` | `plot_robustness` |
 | | several classes | `several_classes`, `serves` | `plot_several_classes` |
@@ -26,10 +26,10 @@ from skillneurons.findings.prompts import PromptComparison as PromptComparison
 from skillneurons.findings.prompts import compare_places as compare_places
 from skillneurons.findings.robustness import Robustness as Robustness
 from skillneurons.findings.robustness import robustness as robustness
-from skillneurons.findings.selectivity import Selectivity as Selectivity
+from skillneurons.findings.selectivity import WordSelectivity as WordSelectivity
 from skillneurons.findings.selectivity import label_word_selectivity as label_word_selectivity
 from skillneurons.findings.selectivity import nearest_tokens as nearest_tokens
-from skillneurons.findings.selectivity import selectivity as selectivity
+from skillneurons.findings.selectivity import word_selectivity as word_selectivity
 from skillneurons.findings.several_classes import Serves as Serves
 from skillneurons.findings.several_classes import SeveralClasses as SeveralClasses
 from skillneurons.findings.several_classes import serves as serves

@@ -27,7 +27,7 @@ Side = Literal["input", "output"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Selectivity:
+class WordSelectivity:
     """Nearest words of skill neurons, and how far they coincide with label-word-selective ones.
 
     Args:
@@ -60,15 +60,15 @@ class Selectivity:
 
     def __repr__(self) -> str:
         return (
-            f"Selectivity({len(self.neurons)} skill neurons; {self.n_with_label_word} with a label word nearby; "
+            f"WordSelectivity({len(self.neurons)} skill neurons; {self.n_with_label_word} with a label word nearby; "
             f"overlap with label-word-selective ones {self.overlap['overlap']:.3f}, by chance "
             f"{self.overlap['expected']:.3f}, p {self.overlap['p']:.3g}; rank correlation {self.rank_correlation:.3f})"
         )
 
 
-def selectivity(
+def word_selectivity(
     model: HookedEncoder, scores: NeuronScores, verbalizer: Verbalizer, *, fraction: float = 0.01, n_nearest: int = 5
-) -> Selectivity:
+) -> WordSelectivity:
     """The words nearest to the most predictive neurons, and their overlap with label-word-selective neurons.
 
     Args:
@@ -89,7 +89,7 @@ def selectivity(
     hit = torch.isin(both, label_words).any(dim=2).any(dim=0)
     rival = label_word_selectivity(model, verbalizer)
     rivals = top_neurons(rival, fraction, per_layer=False, model=skill.model)
-    return Selectivity(
+    return WordSelectivity(
         neurons=skill.mask.nonzero(),
         tokens=both,
         cosine=torch.stack(cosine),

@@ -11,14 +11,14 @@ from skillneurons.plots.find import plot_perturbation as plot_perturbation
 from skillneurons.plots.find import plot_predictivity_by_layer as plot_predictivity_by_layer
 from skillneurons.plots.find import save_figure as save_figure
 from skillneurons.plots.findings import plot_existence as plot_existence
-from skillneurons.plots.findings import plot_null as plot_null
+from skillneurons.plots.findings import plot_existence_null as plot_existence_null
 from skillneurons.plots.findings import plot_origin as plot_origin
 from skillneurons.plots.findings import plot_places as plot_places
 from skillneurons.plots.findings import plot_robustness as plot_robustness
-from skillneurons.plots.findings import plot_selectivity as plot_selectivity
 from skillneurons.plots.findings import plot_several_classes as plot_several_classes
 from skillneurons.plots.findings import plot_stability as plot_stability
 from skillneurons.plots.findings import plot_task_similarity as plot_task_similarity
+from skillneurons.plots.findings import plot_word_selectivity as plot_word_selectivity
 from skillneurons.plots.statistics import plot_claims as plot_claims
 from skillneurons.plots.statistics import plot_false_positives as plot_false_positives
 from skillneurons.plots.statistics import plot_null as plot_null

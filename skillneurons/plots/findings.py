@@ -13,7 +13,7 @@ from skillneurons.findings.existence import Existence
 from skillneurons.findings.origin import Origin
 from skillneurons.findings.prompts import PromptComparison
 from skillneurons.findings.robustness import Robustness
-from skillneurons.findings.selectivity import Selectivity
+from skillneurons.findings.selectivity import WordSelectivity
 from skillneurons.findings.several_classes import SeveralClasses
 from skillneurons.findings.specificity import TaskSimilarity
 from skillneurons.findings.stability import Stability
@@ -47,7 +47,7 @@ def plot_existence(result: Existence, *, ax: Axes | None = None) -> Axes:
 
 
 @styled
-def plot_null(result: Existence, *, ax: Axes | None = None) -> Axes:
+def plot_existence_null(result: Existence, *, ax: Axes | None = None) -> Axes:
     """Predictivities of all neurons on validation, and the same under shuffled labels (F1)."""
     ax = axes_or_new(ax)
     observed, null = result.predictivity.flatten().numpy(), result.null.flatten().numpy()
@@ -162,7 +162,7 @@ def plot_several_classes(result: SeveralClasses, *, ax: Axes | None = None) -> A
 
 
 @styled
-def plot_selectivity(result: Selectivity, *, ax: Axes | None = None) -> Axes:
+def plot_word_selectivity(result: WordSelectivity, *, ax: Axes | None = None) -> Axes:
     """Cosine of each skill neuron's input and output weights with the nearest word's embedding (F6)."""
     ax = axes_or_new(ax)
     size = result.cosine[..., 0].abs().numpy()
