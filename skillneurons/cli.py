@@ -44,7 +44,7 @@ def find(
     rows: Annotated[int | None, typer.Option(min=8, help="Use at most this many rows of each split.")] = None,
     fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of neurons in the saved set.")] = 0.02,
     kinds: Annotated[str, typer.Option(help="Interventions, comma-separated.")] = "mean,zero,gaussian",
-    positions: Annotated[str, typer.Option(help="Where to intervene: prompt, or mask_and_prompt.")] = "prompt",
+    positions: Annotated[str, typer.Option(help="Where to intervene: all, prompt, or mask_and_prompt.")] = "all",
     n_random: Annotated[int, typer.Option(min=1, help="Random sets for each fraction.")] = 10,
     sigma: Annotated[float, typer.Option(help="Standard deviation of Gaussian noise.")] = 0.1,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
@@ -109,7 +109,7 @@ def _print_find(result: Any) -> None:
     _print_table(
         f"Perturbed at {curve.meta['positions'].replace('_', ' ')} positions, seed {curve.meta['classifier_seed']}, "
         f"{before.n} test rows; unperturbed: accuracy {before.accuracy:.3f}, margin {before.margin:.3f}",
-        ("perturbed", "share", "accuracy", "random sets", "margin", "random sets", "below all"),
+        ("perturbed", "share", "accuracy", "random sets", "margin", "random sets", "below"),
         [
             (
                 kind,

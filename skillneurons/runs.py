@@ -51,7 +51,7 @@ class FindSettings:
     fraction: float = 0.02
     fractions: tuple[float, ...] = FRACTIONS
     kinds: tuple[Kind, ...] = ("mean", "zero", "gaussian")
-    positions: str = "prompt"
+    positions: str = "all"
     n_random: int = 10
     sigma: float = 0.1
     n_perturb_rows: int = 400

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from skillneurons.batching import shuffled
-from skillneurons.bridge import AnyModel, Model, as_classifiable
+from skillneurons.bridge import AnyModel, as_classifiable
 from skillneurons.classifier import Classifier, label_logits, require_eval
 from skillneurons.prompts import SoftPrompt, Verbalizer, random_prompt, splice
 from skillneurons.tasks import Task
@@ -43,8 +43,8 @@ class TuningConfig:
         weight_decay: Of AdamW.
     """
 
-    lr: float = 1e-2
-    steps: int = 250
+    lr: float = 3e-2
+    steps: int = 300
     batch_size: int = 32
     warm_up: float = 0.1
     eval_every: int = 50
@@ -216,7 +216,7 @@ def train(
 
 
 @contextmanager
-def frozen(model: Model | torch.nn.Module) -> Iterator[None]:
+def frozen(model: AnyModel | torch.nn.Module) -> Iterator[None]:
     """No parameter of the model requires gradients inside; what they were is restored."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:

@@ -84,8 +84,8 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", help="only these")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--control-seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--lr", type=float, default=1e-2)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--lr", type=float, default=3e-2)
     args = parser.parse_args()
 
     model = HookedEncoder.from_pretrained(args.model)
