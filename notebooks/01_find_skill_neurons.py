@@ -34,7 +34,12 @@ import torch
 from skillneurons import HookedEncoder, NeuronSet, TuningConfig, find_skill_neurons, load_task, tune_prompt
 from skillneurons.evaluation import evaluate
 from skillneurons.findings import existence
-from skillneurons.plots import plot_activation_histogram, plot_existence, plot_null, plot_predictivity_by_layer
+from skillneurons.plots import (
+    plot_activation_histogram,
+    plot_existence,
+    plot_existence_null,
+    plot_predictivity_by_layer,
+)
 
 # %% tags=["parameters"]
 n_rows, n_prompt, seeds = 400, 8, (0, 1)
@@ -85,7 +90,7 @@ ax = plot_predictivity_by_layer(scores)
 
 # %%
 found = existence(classifiers, task, scores, n_permutations=20, n_probe_rows=300)
-ax = plot_null(found)
+ax = plot_existence_null(found)
 # %%
 found.to_dataframe().round(3)
 

@@ -24,8 +24,8 @@
 
 # %%
 from skillneurons import HookedEncoder, TuningConfig, find_skill_neurons, load_task, tune_prompt
-from skillneurons.findings import compare_places, origin, selectivity
-from skillneurons.plots import plot_origin, plot_places, plot_selectivity
+from skillneurons.findings import compare_places, origin, word_selectivity
+from skillneurons.plots import plot_origin, plot_places, plot_word_selectivity
 
 # %% tags=["parameters"]
 n_rows, n_prompt, seed = 300, 8, 0
@@ -78,11 +78,11 @@ ax = plot_places(places)
 # word embeddings, and the most predictive neurons with those whose output points to a label word.
 
 # %%
-words = selectivity(model, scores, classifier.verbalizer, n_nearest=4)
+words = word_selectivity(model, scores, classifier.verbalizer, n_nearest=4)
 words.to_dataframe().head(6).round(2)
 
 # %%
-ax = plot_selectivity(words)
+ax = plot_word_selectivity(words)
 # %% [markdown]
 # ## The checked number
 #

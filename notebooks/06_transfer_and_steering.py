@@ -125,9 +125,8 @@ ax = plot_steering(steered, quantity="shift")
 # %%
 moved = transfer.accuracy[names.index("movies"), names.index("restaurants"), 0].item()
 print(f"movies' prompt on restaurants: {moved:.3f}, majority {transfer.majority[1]:.3f}")
-print(
-    f"rise of the logit: {steered.skill_shift[-1]:.2f}, random neurons at most {steered.random_shift[:, -1].max():.2f}"
-)
+rise, random_rise = steered.skill_shift[-1].item(), steered.random_shift[:, -1].max().item()
+print(f"rise of the logit: {rise:.2f}, random neurons at most {random_rise:.2f}")
 assert moved > transfer.majority[1] + 0.05
 assert rise > steered.skill_shift[0]
 assert rise > random_rise
