@@ -84,6 +84,114 @@ def find(
     _print_find(result)
 
 
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    out: Annotated[Path | None, typer.Option(help="The page [default: RUN/report.html].")] = None,
+) -> None:
+    """Write one self-contained HTML page of a run: figures inline, tables sortable, no network."""
+    from skillneurons.report import write_report
+
+    with _reported_errors():
+        console.print(f"Written: {write_report(run, path=out)}")
+
+
+@app.command()
+def reproduce(
+    tasks: Annotated[str, typer.Option(help="Names, comma-separated.")] = "movies,restaurants,products",
+    model: Annotated[str, typer.Option(help='"bundled", a hub id, or a folder.')] = "bundled",
+    source: Annotated[Path | None, typer.Option(help="Folder with the tasks' files.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Prompts to tune for each task.")] = 3,
+    findings: Annotated[str | None, typer.Option(help="Only these, comma-separated.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("runs/reproduce"),
+) -> None:
+    """Measure each of the paper's findings on several tasks: one table and one figure for each.
+
+    Resumable by task and seed: run again, it goes on where it stopped.
+    """
+    _quiet_libraries()
+    from skillneurons import reproduce as reproduction
+
+    with _reported_errors():
+        reproduction.reproduce(
+            tasks.split(","),
+            model=model,
+            seeds=seeds,
+            out=out,
+            source=source,
+            findings=findings.split(",") if findings else None,
+            on_event=console.print,
+        )
+        console.print(f"Tables and figures: {out}")
+
+
+@app.command()
+def prune(
+    run: Annotated[Path, typer.Argument(help="A folder that `skillneurons find` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pruned model and its prompt.")],
+    fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of each layer's neurons to keep.")] = 0.02,
+    layers: Annotated[str | None, typer.Option(help="Layers to prune, comma-separated [default: all].")] = None,
+    seed: Annotated[int, typer.Option(help="Which of the run's prompts.")] = 0,
+) -> None:
+    """Keep a run's skill neurons only, fold the mean of the others into the biases, and save the smaller model."""
+    _quiet_libraries()
+    import json
+
+    from skillneurons import Classifier, HookedEncoder, evaluate, load_task
+    from skillneurons import prune as prune_classifier
+    from skillneurons.pruning import n_parameters
+    from skillneurons.scores import NeuronScores
+
+    with _reported_errors():
+        settings = json.loads((run / "settings.json").read_text())
+        model = HookedEncoder.from_pretrained(settings["model"]["source"])
+        classifier = Classifier.load(run / f"seed-{seed}" / "classifier", model)
+        scores = NeuronScores.load(run / "scores")
+        chosen = [int(layer) for layer in layers.split(",")] if layers else list(range(model.cfg.n_layers))
+        pruned = prune_classifier(
+            classifier, scores.top(fraction), scores.baseline[scores.seeds.index(seed)], layers=chosen
+        )
+        pruned.model.save(out / "model")
+        pruned.save(out / "classifier")
+        kept = n_parameters(pruned.model) / n_parameters(model)
+        console.print(f"{kept:.1%} of the parameters kept, in {out}")
+        name = settings["task"]["name"]
+        if "folder" not in settings["task"]["source"] or name in _bundled():
+            rows = load_task(name).test
+            before, after = evaluate(classifier, rows), evaluate(pruned, rows)
+            console.print(f"Accuracy on {before.n} test rows: {before.accuracy:.3f} before, {after.accuracy:.3f} after")
+
+
+def _bundled() -> list[str]:
+    from skillneurons.loading import bundled_tasks
+
+    return bundled_tasks()
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `skillneurons find` wrote, on one model.")],
+    fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of neurons in the compared sets.")] = 0.02,
+) -> None:
+    """Do two or more runs rely on the same neurons? Rank correlation of predictivities, and overlap of top sets."""
+    from itertools import combinations
+
+    from scipy.stats import spearmanr
+
+    from skillneurons.scores import NeuronScores
+
+    with _reported_errors():
+        if len(runs) < 2:
+            raise ValueError(f"`runs` needs at least two folders to compare, but is {[str(run) for run in runs]}.")
+        scores = {run: NeuronScores.load(run / "scores") for run in runs}
+        rows = []
+        for a, b in combinations(runs, 2):
+            first, second = scores[a].top(fraction), scores[b].top(fraction)
+            rho = spearmanr(scores[a].predictivity.flatten(), scores[b].predictivity.flatten()).statistic
+            rows.append((str(a), str(b), f"{rho:.3f}", f"{first.overlap(second):.3f}", f"{fraction:.3f}"))
+        _print_table("Skill neurons of two runs", ("run", "other run", "Spearman", "overlap", "by chance"), rows)
+
+
 def _print_find(result: Any) -> None:
     if result.reused:
         console.print(f"Reused from an earlier run: {', '.join(result.reused)}")
