@@ -3,9 +3,9 @@
 `DOCS_EXECUTE=off` leaves notebooks unrun, for work on words; `cache` runs only those whose text has changed.
 """
 
+import importlib.metadata
 import os
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 
 import jupytext
@@ -17,7 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 project = "skillneurons"
 author = "The skillneurons developers"
 copyright = "2026, the skillneurons developers"
-release = version("skillneurons")
+release = importlib.metadata.version("skillneurons")
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "jupyter_execute", ".jupyter_cache", "results", "**.ipynb_checkpoints"]
 
@@ -46,6 +46,7 @@ nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
+nb_output_stderr = "remove"  # loading bars
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 

@@ -39,8 +39,17 @@ RC: dict[str, Any] = {
 @contextmanager
 def style() -> Iterator[None]:
     """Matplotlib settings of this package's figures, for the block only."""
-    with plt.rc_context(RC):
-        yield
+    interactive = plt.isinteractive()
+    try:
+        with plt.rc_context(RC):
+            try:
+                yield
+            finally:
+                # The first figure loads the backend, and in Jupyter that switches interactive mode on. It must stay on:
+                # without it no later figure is shown.
+                interactive = plt.isinteractive()
+    finally:
+        plt.ion() if interactive else plt.ioff()
 
 
 def styled(plot: Callable[P, R]) -> Callable[P, R]:
