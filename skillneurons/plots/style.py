@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
@@ -39,7 +40,7 @@ RC: dict[str, Any] = {
 @contextmanager
 def style() -> Iterator[None]:
     """Matplotlib settings of this package's figures, for the block only."""
-    interactive = plt.isinteractive()
+    interactive = matplotlib.is_interactive()
     try:
         with plt.rc_context(RC):
             try:
@@ -47,9 +48,9 @@ def style() -> Iterator[None]:
             finally:
                 # The first figure loads the backend, and in Jupyter that switches interactive mode on. It must stay on:
                 # without it no later figure is shown.
-                interactive = plt.isinteractive()
+                interactive = matplotlib.is_interactive()
     finally:
-        plt.ion() if interactive else plt.ioff()
+        matplotlib.interactive(interactive)
 
 
 def styled(plot: Callable[P, R]) -> Callable[P, R]:
