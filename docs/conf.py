@@ -5,6 +5,7 @@
 
 import importlib.metadata
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,7 @@ html_css_files = ["style.css"]
 html_copy_source = False
 templates_path = []
 
+default_role = "code"  # single backticks in docstrings
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -65,3 +67,14 @@ def tutorials_from_notebooks() -> None:
 
 
 tutorials_from_notebooks()
+
+
+def plain_signature(app, what, name, obj, options, signature, return_annotation):
+    """Types of dataclass fields without their modules, and `...` for a default that is made anew each time."""
+    if signature is None:
+        return None
+    return re.sub(r"~(?:jaxtyping|typing|numpy)\.", "", signature).replace("<factory>", "..."), return_annotation
+
+
+def setup(app):
+    app.connect("autodoc-process-signature", plain_signature)

@@ -40,8 +40,8 @@ from skillneurons.findings import necessity
 from skillneurons.plots import plot_necessity, plot_necessity_by_layer
 
 # %% tags=["parameters"]
-n_rows, n_prompt, seed, n_random = 300, 8, 0, 6
-tuning = TuningConfig(steps=100, eval_every=50, lr=0.02)
+n_rows, n_prompt, seed, n_random = 300, 8, 0, 5
+tuning = TuningConfig(steps=80, eval_every=40, lr=0.02)
 
 # %%
 model = HookedEncoder.from_pretrained("bundled")
@@ -97,7 +97,7 @@ effects = necessity(
     fractions=(0.1, 0.3),
     positions="all",
     n_random=n_random,
-    rows=task.test[:200],
+    rows=task.test[:150],
 )
 columns = ["kind", "fraction", "accuracy", "random_accuracy", "margin_gap", "margin_gap_low", "margin_gap_high"]
 effects.to_dataframe()[columns].round(3)
@@ -116,8 +116,8 @@ by_layer = necessity(
     fractions=(0.3,),
     scope="single",
     positions="all",
-    n_random=4,
-    rows=task.test[:200],
+    n_random=3,
+    rows=task.test[:150],
 )
 ax = plot_necessity_by_layer(by_layer)
 # %% [markdown]
