@@ -256,7 +256,7 @@ def collect(
         raise ValueError("`rows` need labels for this statistic; give each row an integer 'label'.")
     n_labels = max(n_labels, getattr(statistic, "n_labels", n_labels))
     where = classifier.layout.positions(positions)
-    if where.stop is None and isinstance(statistic, LabelSums | AboveCounts | Examples):
+    if classifier.layout.varies(positions) and isinstance(statistic, LabelSums | AboveCounts | Examples):
         raise ValueError(
             f"{type(statistic).__name__} needs the same positions in every row, but `positions` is {positions!r}, and "
             "texts differ in length. Pool them: `pooling.Pooled(statistic, 'mean')`."

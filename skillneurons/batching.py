@@ -116,8 +116,10 @@ def collate(
     prefix: Int[Tensor, " prefix"],
     pad_token_id: int,
     device: torch.device | None = None,
+    *,
+    suffix: Int[Tensor, " suffix"] | None = None,
 ) -> Batch:
-    """The rows `index`, each behind `prefix`, padded on the right."""
+    """The rows `index`, each behind `prefix`, padded on the right; or, all of one length, each before `suffix`."""
     starts, lengths = encoded.offsets[index], encoded.lengths[index]
     column = torch.arange(int(lengths.max()))
     real = column < lengths[:, None]
@@ -127,9 +129,23 @@ def collate(
     head = prefix.expand(len(index), -1)
     tokens = torch.cat([head, text], dim=1)
     token_types = torch.cat([torch.zeros_like(head), types], dim=1)
+    if suffix is not None:
+        if not bool(real.all()):
+            raise ValueError(
+                f"Rows before a suffix need one length, but have {int(lengths.min())} to {int(lengths.max())} tokens. "
+                "Split them: `by_length`."
+            )
+        tail = suffix.expand(len(index), -1)
+        tokens, token_types = torch.cat([tokens, tail], dim=1), torch.cat([token_types, torch.zeros_like(tail)], dim=1)
     mask = None if bool(real.all()) else torch.cat([torch.ones_like(head), real.long()], dim=1)
     moved = [None if t is None else t.to(device, non_blocking=True) for t in (tokens, token_types, mask)]
     return Batch(moved[0], moved[1], moved[2], encoded.labels[index].to(device, non_blocking=True), index)
+
+
+def by_length(encoded: Encoded, index: Int[Tensor, " batch"]) -> list[Tensor]:
+    """The row indices in parts of one length each, in their order."""
+    lengths = encoded.lengths[index]
+    return [index[lengths == length] for length in lengths.unique()]
 
 
 def bucketed(encoded: Encoded, n_prefix: int, tokens_per_batch: int = TOKENS_PER_BATCH) -> list[Tensor]:

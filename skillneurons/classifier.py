@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from skillneurons import store
-from skillneurons.batching import TOKENS_PER_BATCH, Batch, Encoded, bucketed, collate, encode
-from skillneurons.encoder import HookedEncoder
-from skillneurons.prompts import MASK_POSITION, Layout, SoftPrompt, Verbalizer, splice
+from skillneurons.batching import TOKENS_PER_BATCH, Batch, Encoded, bucketed, by_length, collate, encode
+from skillneurons.bridge import AnyModel, BridgedModel, as_classifiable
+from skillneurons.prompts import Layout, SoftPrompt, Verbalizer, splice
 from skillneurons.types import FwdHooks, Row
 
 
@@ -23,8 +23,8 @@ class Classifier:
     """A model that answers a task through a soft prompt.
 
     Args:
-        model: Never changed by anything in this package.
-        prompt: Vectors in front of the text.
+        model: Never changed by anything in this package. A TransformerBridge may be passed; see `bridge`.
+        prompt: Vectors in front of the text, or behind it for a decoder.
         verbalizer: The label words.
         labels: Names of the classes, in the order of the verbalizer.
         history: One record for each evaluation during tuning: step, loss, accuracy.
@@ -34,7 +34,7 @@ class Classifier:
         ValueError: The prompt was made for another model, or labels and label words differ in number.
     """
 
-    model: HookedEncoder
+    model: AnyModel
     prompt: SoftPrompt
     verbalizer: Verbalizer
     labels: tuple[str, ...] = ()
@@ -42,6 +42,7 @@ class Classifier:
     extra_hooks: FwdHooks = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", as_classifiable(self.model))
         if not self.labels:
             object.__setattr__(self, "labels", self.verbalizer.words)
         if len(self.labels) != len(self.verbalizer.words):
@@ -55,25 +56,32 @@ class Classifier:
 
     @property
     def layout(self) -> Layout:
-        return Layout(len(self.prompt))
+        return Layout(len(self.prompt), isinstance(self.model, BridgedModel) and self.model.cfg.after_text)
 
     @property
     def fwd_hooks(self) -> FwdHooks:
         """The hooks that make the model this classifier."""
-        return [splice(self.prompt.vectors), *self.extra_hooks]
+        return [splice(self.prompt.vectors, self.layout.start), *self.extra_hooks]
 
     def encode(self, rows: Sequence[Row] | Encoded) -> Encoded:
         """Tokenized rows; already tokenized ones are returned as they are."""
         if isinstance(rows, Encoded):
             return rows
-        return encode(self.model.tokenizer, rows, self.model.cfg.n_ctx - self.layout.n_prefix)
+        return encode(self.model.tokenizer, rows, self.model.cfg.n_ctx - self.layout.n_added)
 
     def batches(self, rows: Sequence[Row] | Encoded, *, tokens_per_batch: int = TOKENS_PER_BATCH) -> Iterator[Batch]:
         """Batches of similar length, ordered by label within, on the model's device."""
         encoded = self.encode(rows)
-        prefix = self.layout.prefix(self.model.tokenizer)
-        for index in bucketed(encoded, len(prefix), tokens_per_batch):
-            yield collate(encoded, index, prefix, self.model.cfg.pad_token_id, self.model.device)
+        for index in bucketed(encoded, self.layout.n_added, tokens_per_batch):
+            yield from self.collate(encoded, index)
+
+    def collate(self, encoded: Encoded, index: Int[Tensor, " batch"]) -> list[Batch]:
+        """The rows `index` as one padded batch; with the prompt behind the text, as one batch for each length."""
+        prefix, pad, device = self.layout.prefix(self.model.tokenizer), self.model.cfg.pad_token_id, self.model.device
+        if not self.layout.after_text:
+            return [collate(encoded, index, prefix, pad, device)]
+        suffix = self.layout.suffix()
+        return [collate(encoded, part, prefix, pad, device, suffix=suffix) for part in by_length(encoded, index)]
 
     @torch.no_grad()
     def logits(
@@ -83,7 +91,7 @@ class Classifier:
         *,
         tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> Float[Tensor, "batch label"]:
-        """Logit of each label word at the mask, in the order of the rows, on the CPU in float32.
+        """Logit of each label word where the label is read, in the order of the rows, on the CPU in float32.
 
         Args:
             rows: Examples, or what `encode` made of them.
@@ -130,9 +138,10 @@ class Classifier:
         return store.save(path, "Classifier", {"prompt": self.prompt.vectors}, meta)
 
     @classmethod
-    def load(cls, path: str | Path, model: HookedEncoder) -> "Classifier":
+    def load(cls, path: str | Path, model: AnyModel) -> "Classifier":
         """Read what `save` wrote, onto the model it was made with."""
         tensors, meta = store.load(path, "Classifier")
+        model = as_classifiable(model)
         vectors = tensors["prompt"].to(device=model.device)
         return cls(
             model=model,
@@ -147,7 +156,7 @@ class Classifier:
         return replace(self, prompt=prompt, history=())
 
 
-def require_eval(model: torch.nn.Module) -> None:
+def require_eval(model: AnyModel | torch.nn.Module) -> None:
     """Raise where a model is in train mode: dropout would make every number random."""
     if model.training:
         raise ValueError("The model is in train mode, and dropout would change its activations. Call `model.eval()`.")
@@ -161,7 +170,7 @@ def label_logits(
     start_at_layer: int | None = None,
     last_block_to: int | None = None,
 ) -> Float[Tensor, "batch label"]:
-    """Label-word logits at the mask for one batch; hooks must be in place already.
+    """Label-word logits where the label is read, for one batch; hooks must be in place already.
 
     With `resid` and `start_at_layer` the pass begins at that block instead of at the tokens.
     """
@@ -169,7 +178,7 @@ def label_logits(
         batch.tokens if resid is None else resid,
         batch.mask,
         token_type_ids=_segments(classifier, batch) if resid is None else None,
-        logits_at=MASK_POSITION,
+        logits_at=classifier.layout.label_position,
         logits_for=classifier.verbalizer.token_ids,
         start_at_layer=start_at_layer,
         last_block_to=last_block_to,

@@ -160,7 +160,7 @@ def _tune(
         first,
         task,
         list(parameters.values()),
-        [splice(fixed.vectors), *hooks(parameters)],
+        [splice(fixed.vectors, first.layout.start), *hooks(parameters)],
         snapshot,
         seed=seed,
         config=config or DELTA_CONFIG,

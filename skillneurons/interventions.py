@@ -49,8 +49,10 @@ def _position_indices(positions: Positions, activations: Tensor) -> Tensor:
     if positions is None:
         return torch.arange(n_pos, device=activations.device)
     if isinstance(positions, slice):
-        start, stop, step = positions.start or 0, positions.stop, positions.step or 1
-        wanted = list(range(start, n_pos if stop is None else stop, step))
+        start, stop = positions.start or 0, n_pos if positions.stop is None else positions.stop
+        # Those of a prompt behind the text count from the end.
+        start, stop = (n_pos + edge if edge < 0 else edge for edge in (start, stop))
+        wanted = list(range(start, stop, positions.step or 1))
     else:
         wanted = list(positions)
     if not wanted or min(wanted) < 0 or max(wanted) >= n_pos:

@@ -1,7 +1,8 @@
 """Soft prompts, where they go, and the words that answers are read as.
 
-The input is `[MASK] p_1 … p_P <s> text </s>`: the mask at position 0, the soft prompt behind it, right-padded text. The
-prompt's vectors replace the word embeddings of placeholder tokens at `hook_embed`, before positions and LayerNorm.
+An encoder's input is `[MASK] p_1 … p_P <s> text </s>`: the mask at position 0, the soft prompt behind it, right-padded
+text. A decoder's is `text p_1 … p_P`, without padding, since a position sees only what is before it. The prompt's
+vectors replace the word embeddings of placeholder tokens at `hook_embed`, before positions and LayerNorm.
 """
 
 import difflib
@@ -16,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from skillneurons import store
+from skillneurons.bridge import AnyModel, as_classifiable
 from skillneurons.types import Hook
 
 MASK_POSITION = 0
@@ -76,7 +78,7 @@ class SoftPrompt:
         return cls(tensors["vectors"], **meta)
 
 
-def random_prompt(model: Any, n_prompt: int = 16, seed: int = 0) -> SoftPrompt:
+def random_prompt(model: AnyModel, n_prompt: int = 16, seed: int = 0) -> SoftPrompt:
     """`n_prompt` word vectors of the model, drawn at random without replacement.
 
     Where tuning starts, and the untuned control of finding F7.
@@ -87,6 +89,7 @@ def random_prompt(model: Any, n_prompt: int = 16, seed: int = 0) -> SoftPrompt:
         torch.Size([3, 192])
     """
     generator = torch.Generator().manual_seed(seed)
+    model = as_classifiable(model)
     W_E = model.W_E.detach()
     if not 0 < n_prompt <= len(W_E):
         raise ValueError(f"`n_prompt` must be from 1 to {len(W_E)}, not {n_prompt}.")
@@ -94,8 +97,9 @@ def random_prompt(model: Any, n_prompt: int = 16, seed: int = 0) -> SoftPrompt:
     return SoftPrompt(W_E[chosen.to(W_E.device)].clone(), model.fingerprint(), "random", seed)
 
 
-def written_prompt(model: Any, text: str) -> SoftPrompt:
+def written_prompt(model: AnyModel, text: str) -> SoftPrompt:
     """The word vectors of `text` as a prompt (the paper's hand-written control, section 4.4)."""
+    model = as_classifiable(model)
     tokens = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     if not tokens:
         raise ValueError("`text` has no tokens; write at least one word.")
@@ -105,50 +109,98 @@ def written_prompt(model: Any, text: str) -> SoftPrompt:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where mask, prompt and text go, for a prompt of `n_prompt` vectors."""
+    """Where mask, prompt and text go, for a prompt of `n_prompt` vectors.
+
+    Args:
+        n_prompt: Its length.
+        after_text: `text p_1 … p_P` instead of `[MASK] p_1 … p_P text`: for decoders. The label is then read at `p_P`,
+            and positions are counted from the end.
+    """
 
     n_prompt: int
+    after_text: bool = False
 
     @property
     def n_prefix(self) -> int:
         """Positions before the text."""
-        return 1 + self.n_prompt
+        return 0 if self.after_text else 1 + self.n_prompt
+
+    @property
+    def n_added(self) -> int:
+        """Positions besides those of the text."""
+        return self.n_prompt if self.after_text else self.n_prefix
+
+    @property
+    def start(self) -> int:
+        """Position of the prompt's first vector."""
+        return -self.n_prompt if self.after_text else 1
+
+    @property
+    def label_position(self) -> int:
+        """Where the label is read."""
+        return -1 if self.after_text else MASK_POSITION
+
+    @property
+    def added(self) -> str:
+        """Name of all positions besides those of the text."""
+        return "prompt" if self.after_text else "mask_and_prompt"
+
+    def varies(self, which: str) -> bool:
+        """Whether rows of different lengths have different numbers of these positions."""
+        self.positions(which)
+        return which in ("text", "all")
 
     def positions(self, which: str = "prompt") -> slice:
         """Positions of the soft prompt, of the mask, of both (as the authors' code counts them), of the text, or all.
 
-        `"text"` and `"all"` run to the end, which differs from batch to batch, and include padding.
+        `"text"` and `"all"` differ in number from batch to batch, and include padding. A prompt behind the text has no
+        mask.
         """
-        table = {
-            "prompt": slice(1, self.n_prefix),
-            "mask": slice(MASK_POSITION, 1),
-            "mask_and_prompt": slice(0, self.n_prefix),
-            "text": slice(self.n_prefix, None),
-            "all": slice(0, None),
-        }
+        if self.after_text:
+            end = slice(-self.n_prompt, None)
+            table = {"prompt": end, "text": slice(0, -self.n_prompt), "all": slice(0, None)}
+        else:
+            table = {
+                "prompt": slice(1, self.n_prefix),
+                "mask": slice(MASK_POSITION, 1),
+                "mask_and_prompt": slice(0, self.n_prefix),
+                "text": slice(self.n_prefix, None),
+                "all": slice(0, None),
+            }
         if which not in table:
-            raise ValueError(f"`positions` is one of {', '.join(map(repr, table))}, not {which!r}.")
+            where = " for a prompt behind the text" if self.after_text else ""
+            raise ValueError(f"`positions` is one of {', '.join(map(repr, table))}{where}, not {which!r}.")
         return table[which]
 
     def prefix(self, tokenizer: Any) -> Int[Tensor, " prefix"]:
         """Token ids before the text. The mask also holds the prompt's places, since padding there would not be seen."""
+        if self.after_text:
+            return torch.zeros(0, dtype=torch.long)
         if tokenizer is None or tokenizer.mask_token_id is None:
             raise ValueError("The model's tokenizer needs a mask token, where the label is read.")
         return torch.full((self.n_prefix,), tokenizer.mask_token_id, dtype=torch.long)
 
+    def suffix(self) -> Int[Tensor, " suffix"] | None:
+        """Token ids that hold the prompt's places behind the text. Any will do, where nothing is padding."""
+        return torch.zeros(self.n_prompt, dtype=torch.long) if self.after_text else None
+
 
 def splice(vectors: Float[Tensor, "prompt d_model"], start: int = 1) -> Hook:
-    """A hook that puts `vectors` in the place of the word embeddings from position `start` on."""
+    """A hook that puts `vectors` in the place of the word embeddings from position `start` on.
+
+    A negative `start` counts from the end; see `Layout.start`.
+    """
 
     def replace(embed: Float[Tensor, "batch pos d_model"], hook: Any = None) -> Float[Tensor, "batch pos d_model"]:
-        end = start + len(vectors)
-        if embed.shape[1] < end or embed.shape[2] != vectors.shape[1]:
+        begin = start if start >= 0 else embed.shape[1] + start
+        end = begin + len(vectors)
+        if begin < 0 or embed.shape[1] < end or embed.shape[2] != vectors.shape[1]:
             raise ValueError(
-                f"A prompt of shape {tuple(vectors.shape)} goes to positions {start} to {end - 1}, but the embeddings "
-                f"are {tuple(embed.shape)}. Use a prompt made for this model, in front of the text."
+                f"A prompt of shape {tuple(vectors.shape)} goes to positions {begin} to {end - 1}, but the embeddings "
+                f"are {tuple(embed.shape)}. Use a prompt made for this model, in the place its layout gives it."
             )
         prompt = repeat(vectors.to(embed.dtype), "prompt d_model -> batch prompt d_model", batch=len(embed))
-        return torch.cat([embed[:, :start], prompt, embed[:, end:]], dim=1)
+        return torch.cat([embed[:, :begin], prompt, embed[:, end:]], dim=1)
 
     return "hook_embed", replace
 

@@ -75,7 +75,8 @@ def tune_prompt(
 ) -> Classifier:
     """A classifier whose soft prompt was tuned on the task's training rows, the model frozen.
 
-    Minimises cross-entropy over the label words where the label is read and keeps the prompt with the best validation accuracy.
+    Minimises cross-entropy over the label words where the label is read, and keeps the prompt with the best validation
+    accuracy.
     Source: Wang et al. 2022, section 2.2 (prompt tuning).
 
     Args:
