@@ -4,6 +4,7 @@ from skillneurons.activations import AboveCounts as AboveCounts
 from skillneurons.activations import Examples as Examples
 from skillneurons.activations import LabelSums as LabelSums
 from skillneurons.activations import collect as collect
+from skillneurons.bridge import as_classifiable as as_classifiable
 from skillneurons.classifier import Classifier as Classifier
 from skillneurons.config import EncoderConfig as EncoderConfig
 from skillneurons.controls import against_random as against_random
