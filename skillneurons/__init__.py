@@ -35,6 +35,7 @@ from skillneurons.neurons import NeuronSet as NeuronSet
 from skillneurons.neurons import top_neurons as top_neurons
 from skillneurons.plots import plot_activation_histogram as plot_activation_histogram
 from skillneurons.plots import plot_claims as plot_claims
+from skillneurons.plots import plot_indicators as plot_indicators
 from skillneurons.plots import plot_null as plot_null
 from skillneurons.plots import plot_perturbation as plot_perturbation
 from skillneurons.plots import plot_predictivity_by_layer as plot_predictivity_by_layer
@@ -42,6 +43,8 @@ from skillneurons.plots import plot_pruning as plot_pruning
 from skillneurons.plots import plot_score_agreement as plot_score_agreement
 from skillneurons.plots import plot_score_effects as plot_score_effects
 from skillneurons.plots import plot_steering as plot_steering
+from skillneurons.plots import plot_transfer as plot_transfer
+from skillneurons.plots import plot_warm_start as plot_warm_start
 from skillneurons.predictivity import accuracy as accuracy
 from skillneurons.predictivity import baseline_activation as baseline_activation
 from skillneurons.predictivity import predictivity as predictivity
@@ -65,6 +68,13 @@ from skillneurons.steering import SteeringCurve as SteeringCurve
 from skillneurons.steering import label_direction as label_direction
 from skillneurons.steering import steering_curve as steering_curve
 from skillneurons.tasks import Task as Task
+from skillneurons.transfer import TransferMatrix as TransferMatrix
+from skillneurons.transfer import WarmStart as WarmStart
+from skillneurons.transfer import transfer_matrix as transfer_matrix
+from skillneurons.transfer import warm_start as warm_start
+from skillneurons.transfer_indicators import IndicatorTest as IndicatorTest
+from skillneurons.transfer_indicators import indicator_test as indicator_test
+from skillneurons.transfer_indicators import transfer_indicators as transfer_indicators
 from skillneurons.tuning import TuningConfig as TuningConfig
 from skillneurons.tuning import TuningWarning as TuningWarning
 from skillneurons.tuning import tune_prompt as tune_prompt

@@ -58,8 +58,8 @@ def tune_bitfit(
 
     Example:
         >>> from skillneurons import HookedEncoder, TuningConfig, load_task
-        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(64)
-        >>> config = TuningConfig(steps=2)
+        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(200)
+        >>> config = TuningConfig(steps=40, lr=3e-2)
         >>> classifier = tune_bitfit(model, task, config=config, progress=False)
         >>> len(classifier.extra_hooks) == 7 * model.cfg.n_layers
         True
@@ -112,8 +112,9 @@ def tune_adapter(
 
     Example:
         >>> from skillneurons import HookedEncoder, TuningConfig, load_task
-        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(64)
-        >>> classifier = tune_adapter(model, task, config=TuningConfig(steps=2), progress=False)
+        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(200)
+        >>> config = TuningConfig(steps=40, lr=3e-2)
+        >>> classifier = tune_adapter(model, task, config=config, progress=False)
         >>> len(classifier.extra_hooks) == 2 * model.cfg.n_layers
         True
     """

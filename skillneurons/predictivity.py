@@ -140,7 +140,7 @@ def held_out_accuracy(
     Example:
         >>> validation = torch.tensor([0.2, 0.6]).reshape(2, 1, 1)
         >>> test = torch.tensor([0.3, 0.9]).reshape(2, 1, 1)
-        >>> held_out_accuracy(validation, test).item()
+        >>> round(held_out_accuracy(validation, test).item(), 2)
         0.7
     """
     position, upward = best_position(chosen_on)

@@ -54,7 +54,7 @@ class FindSettings:
     positions: str = "all"
     n_random: int = 10
     sigma: float = 0.1
-    n_perturb_rows: int = 400
+    n_perturb_rows: int = 300
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):

@@ -43,11 +43,11 @@ class TuningConfig:
         weight_decay: Of AdamW.
     """
 
-    lr: float = 3e-2
-    steps: int = 300
+    lr: float = 1e-2
+    steps: int = 250
     batch_size: int = 32
     warm_up: float = 0.1
-    eval_every: int = 50
+    eval_every: int = 100
     patience: int = 4
     weight_decay: float = 0.0
 
@@ -98,8 +98,9 @@ def tune_prompt(
 
     Example:
         >>> from skillneurons import HookedEncoder, load_task
-        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(64)
-        >>> classifier = tune_prompt(model, task, n_prompt=2, config=TuningConfig(steps=2), progress=False)
+        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(200)
+        >>> config = TuningConfig(steps=40, lr=3e-2)
+        >>> classifier = tune_prompt(model, task, n_prompt=2, config=config, progress=False)
         >>> len(classifier.prompt), classifier.prompt.origin
         (2, 'tuned')
     """

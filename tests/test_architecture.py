@@ -39,7 +39,9 @@ def test_imports_have_no_cycle():
     # A package's __init__ re-exports its modules, which import each other directly.
     graph = {name: {d for d in needs if not name.startswith(f"{d}.")} for name, needs in graph.items()}
     order = list(TopologicalSorter(graph).static_order())
-    assert order.index("skillneurons.encoder") < order.index("skillneurons.classifier") < order.index("skillneurons.runs")
+    assert (
+        order.index("skillneurons.encoder") < order.index("skillneurons.classifier") < order.index("skillneurons.runs")
+    )
 
 
 @pytest.mark.parametrize("module", ["predictivity", "neurons", "statistics"])

@@ -39,7 +39,9 @@ REAL = {
 
 def random_weights(model: HookedEncoder, seed: int) -> HookedEncoder:
     """The same architecture and tokenizer, initialised as RoBERTa is before pretraining (normal, 0.02)."""
-    control = HookedEncoder(EncoderConfig(**{**vars(model.cfg), "source": f"random weights, seed {seed}"}), model.tokenizer)
+    control = HookedEncoder(
+        EncoderConfig(**{**vars(model.cfg), "source": f"random weights, seed {seed}"}), model.tokenizer
+    )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in control.named_parameters():

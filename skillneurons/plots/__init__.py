@@ -1,7 +1,10 @@
 """Figures: results in, matplotlib Axes out."""
 
+from skillneurons.plots.applications import plot_indicators as plot_indicators
 from skillneurons.plots.applications import plot_pruning as plot_pruning
 from skillneurons.plots.applications import plot_steering as plot_steering
+from skillneurons.plots.applications import plot_transfer as plot_transfer
+from skillneurons.plots.applications import plot_warm_start as plot_warm_start
 from skillneurons.plots.causal import plot_cross_perturbation as plot_cross_perturbation
 from skillneurons.plots.causal import plot_necessity as plot_necessity
 from skillneurons.plots.causal import plot_necessity_by_layer as plot_necessity_by_layer

@@ -5,9 +5,11 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 
-from skillneurons.plots.style import COLOURS, RANDOM, REFERENCE, SKILL, axes_or_new, styled
+from skillneurons.plots.style import COLOURS, RANDOM, REFERENCE, SEQUENTIAL, SKILL, axes_or_new, styled
 from skillneurons.pruning_report import PruningReport
 from skillneurons.steering import SteeringCurve
+from skillneurons.transfer import TransferMatrix, WarmStart
+from skillneurons.transfer_indicators import IndicatorTest
 
 MARKERS = "sD^vP"
 
@@ -105,6 +107,79 @@ def plot_steering(
     ax.set(
         xlabel="strength (mean differences between the classes)",
         ylabel="answers that flip" if flips else f"rise of the logit of {curve.label!r} over the others",
+    )
+    ax.legend()
+    return ax
+
+
+@styled
+def plot_transfer(
+    transfer: TransferMatrix, *, quantity: Literal["relative", "accuracy"] = "relative", ax: Axes | None = None
+) -> Axes:
+    """Zero-shot transfer of each task's prompt (row) to each task (column), mean over seeds; crossed if undefined."""
+    if quantity not in ("relative", "accuracy"):
+        raise ValueError(f"`quantity` is 'relative' or 'accuracy', not {quantity!r}.")
+    ax = axes_or_new(ax)
+    values = getattr(transfer, quantity).mean(dim=2).numpy()
+    top = max(1.0, float(np.nanmax(values)))
+    image = ax.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=top)
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            dark = np.isnan(value) or float(value) > 0.6 * top
+            text = "×" if np.isnan(value) else f"{value:.2f}"
+            ax.text(j, i, text, ha="center", va="center", fontsize=8, color="black" if dark else "white")
+    names = [name.replace("_", " ") for name in transfer.tasks]
+    ax.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(names)), names)
+    label = "accuracy, share of the own prompt's" if quantity == "relative" else "accuracy on test"
+    ax.figure.colorbar(image, ax=ax, label=label).outline.set_visible(False)
+    n = transfer.accuracy.shape[2]
+    ax.set(ylabel="prompt tuned on", xlabel="used on", title=f"Mean of {n} seed{'s' if n > 1 else ''}")
+    return ax
+
+
+@styled
+def plot_indicators(test: IndicatorTest, *, ax: Axes | None = None) -> Axes:
+    """Rank correlation of each indicator with transfer, with its bootstrap interval and p-value."""
+    ax = axes_or_new(ax)
+    table = test.to_dataframe().iloc[::-1]
+    y = np.arange(len(table))
+    centre, low, high = (np.asarray(table[name]) for name in ("correlation", "low", "high"))
+    ax.hlines(y, low, high, color=REFERENCE, linewidth=1)
+    colours = [SKILL if "skill" in name else COLOURS[0] for name in table["indicator"]]
+    ax.scatter(centre, y, c=colours, s=26, zorder=3)
+    for at, (value, p) in enumerate(zip(centre, table["p_value"], strict=True)):
+        ax.annotate(f"{value:.2f} (p = {p:.3f})", (1.02, at), va="center", fontsize=8, annotation_clip=False)
+    ax.axvline(0, color=REFERENCE, linewidth=0.8, linestyle=":")
+    ax.set_yticks(y, list(table["indicator"]))
+    ax.set(
+        xlim=(-1, 1),
+        ylim=(-0.6, len(y) - 0.4),
+        xlabel=f"Spearman correlation with transfer\n(95 % bootstrap over {len(test.tasks)} tasks and seeds)",
+        title=f"{test.meta['n_pairs']} pairs of tasks, {test.meta['n_seeds']} seeds",
+    )
+    return ax
+
+
+@styled
+def plot_warm_start(result: WarmStart, *, ax: Axes | None = None) -> Axes:
+    """Validation accuracy while tuning from other tasks' prompts and from random ones: means over seeds, and range."""
+    ax = axes_or_new(ax)
+    colours, markers = iter(COLOURS), iter(MARKERS * len(result.sources))
+    # A tuning that stopped early keeps the best accuracy it had reached.
+    best = result.accuracy.nan_to_num(-1).cummax(dim=2).values.numpy()
+    for source, curves in zip(result.sources, best, strict=True):
+        plain = source == result.sources[0]
+        colour = RANDOM if plain else next(colours)
+        ax.fill_between(result.steps, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
+        line = ax.plot(result.steps, curves.mean(0), color=colour, label=source.replace("_", " "), markersize=3)[0]
+        line.set(linestyle="--") if plain else line.set(marker=next(markers))
+    ax.axhline(result.level, color=REFERENCE, linewidth=0.8, linestyle=":", label="level to reach")
+    n = result.accuracy.shape[1]
+    ax.set(
+        xlabel="steps",
+        ylabel="best validation accuracy so far",
+        title=f"{result.meta['task']}, tuned from, {n} seed{'s' if n > 1 else ''}",
     )
     ax.legend()
     return ax

@@ -1,0 +1,291 @@
+"""Prompts of one task on another: accuracy as they are, and as a start for tuning.
+
+The matrix costs one pass over each target's test rows for each source prompt; a warm start costs one tuning for each.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from skillneurons import store
+from skillneurons.classifier import Classifier
+from skillneurons.evaluation import evaluate
+from skillneurons.prompts import SoftPrompt, Verbalizer, random_prompt
+from skillneurons.tasks import Task
+from skillneurons.tuning import TuningConfig, TuningWarning, tune_prompt
+
+RANDOM = "random start"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TransferMatrix:
+    """Accuracy of each task's prompt on each task.
+
+    Args:
+        tasks: Names, of sources and of targets alike.
+        accuracy: On the target's test rows; NaN where the source's labels do not answer the target.
+        majority: Share of each target's largest class, which a constant answer reaches.
+        meta: Provenance.
+    """
+
+    tasks: tuple[str, ...]
+    accuracy: Float[Tensor, "source target seed"]
+    majority: Float[Tensor, " target"]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def relative(self) -> Float[Tensor, "source target seed"]:
+        """Accuracy as a share of what the target's own prompt of the same seed reaches (Su et al. 2022)."""
+        own = self.accuracy.diagonal(dim1=0, dim2=1)
+        return self.accuracy / own.T[None]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each source, target and seed that transfer."""
+        relative = self.relative
+        records = [
+            {
+                "source": source,
+                "target": target,
+                "seed": seed,
+                "accuracy": self.accuracy[i, j, k].item(),
+                "relative": relative[i, j, k].item(),
+                "majority": self.majority[j].item(),
+            }
+            for i, source in enumerate(self.tasks)
+            for j, target in enumerate(self.tasks)
+            for k, seed in enumerate(self.meta["seeds"])
+        ]
+        return pd.DataFrame(records).dropna(subset="accuracy").reset_index(drop=True)
+
+    def __repr__(self) -> str:
+        table = pd.DataFrame(self.accuracy.mean(dim=2).numpy(), index=self.tasks, columns=self.tasks)
+        return f"TransferMatrix(rows: sources, columns: targets, {self.accuracy.shape[2]} seeds)\n{table.round(3)}"
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path.safetensors` and `path.json`."""
+        tensors = {"accuracy": self.accuracy, "majority": self.majority}
+        return store.save(path, "TransferMatrix", tensors, {"tasks": self.tasks, "settings": self.meta})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "TransferMatrix":
+        """Read what `save` wrote."""
+        tensors, meta = store.load(path, "TransferMatrix")
+        return cls(tuple(meta["tasks"]), **tensors, meta=meta["settings"])
+
+
+def transferred(source: Classifier, target: Task, labels: Mapping[str, str] | None = None) -> Classifier | None:
+    """The source's prompt and label words as a classifier of `target`, or None where its labels do not answer it.
+
+    Each of the target's labels is answered by the source's label of the same name, or else by the same label word.
+
+    Args:
+        source: Tuned on another task.
+        target: May have fewer classes than the source's task.
+        labels: Which of the source's labels stands for which of the target's: `{target label: source label}`.
+
+    Raises:
+        ValueError: `labels` names a label that one of the two does not have, or gives two the same.
+    """
+    labels = labels or {}
+    words: list[int] = []
+    for name, word in zip(target.labels, target.label_words, strict=True):
+        if name in labels:
+            if labels[name] not in source.labels:
+                raise ValueError(f"`labels` maps {name!r} to {labels[name]!r}; the source has {source.labels}.")
+            words.append(source.labels.index(labels[name]))
+        elif name in source.labels:
+            words.append(source.labels.index(name))
+        elif word in source.verbalizer.words:
+            words.append(source.verbalizer.words.index(word))
+        else:
+            return None
+    if unknown := set(labels) - set(target.labels):
+        raise ValueError(f"`labels` maps {sorted(unknown)[0]!r}, but {target.name!r} has {target.labels}.")
+    if len(set(words)) < len(words):
+        raise ValueError(f"`labels` answers two labels of {target.name!r} by one of {source.labels}.")
+    verbalizer = Verbalizer(
+        tuple(source.verbalizer.words[i] for i in words), tuple(source.verbalizer.token_ids[i] for i in words)
+    )
+    return Classifier(source.model, source.prompt, verbalizer, tuple(target.labels), extra_hooks=source.extra_hooks)
+
+
+def transfer_matrix(
+    classifiers: Mapping[str, Sequence[Classifier]],
+    tasks: Sequence[Task],
+    *,
+    labels: Mapping[tuple[str, str], Mapping[str, str]] | None = None,
+    on_pair: Callable[[int, int], None] | None = None,
+) -> TransferMatrix:
+    """Zero-shot transfer: the prompt of every task on the test rows of every task.
+
+    Source: Wang et al. 2022, on transferability indicators; Su et al. 2022, section 4.
+
+    Args:
+        classifiers: By name of the task they were tuned on, the same number of seeds for each.
+        tasks: Sources and targets.
+        labels: For a (source, target), how labels correspond where names and words do not say it; see `transferred`.
+        on_pair: Called with (pairs done, pairs).
+
+    Raises:
+        ValueError: Classifiers are missing, differ in number, or have different models.
+    """
+    names, seeds = _checked(classifiers, tasks)
+    shape = (len(names), len(names), len(seeds))
+    accuracy = torch.full(shape, torch.nan, dtype=torch.float64)
+    encoded = [classifiers[task.name][0].encode(task.test) for task in tasks]
+    for i, source in enumerate(names):
+        for j, target in enumerate(tasks):
+            for k, classifier in enumerate(classifiers[source]):
+                moved = transferred(classifier, target, (labels or {}).get((source, target.name)))
+                if moved is not None:
+                    accuracy[i, j, k] = evaluate(moved, encoded[j]).accuracy
+            if on_pair is not None:
+                on_pair(i * len(tasks) + j + 1, len(tasks) ** 2)
+    majority = torch.tensor([max(rows.labels.bincount()).item() / len(rows) for rows in encoded], dtype=torch.float64)
+    meta = {
+        "model": classifiers[names[0]][0].prompt.model,
+        "seeds": seeds,
+        "rows": [len(rows) for rows in encoded],
+        "labels": [[*pair, dict(table)] for pair, table in (labels or {}).items()],
+    }
+    return TransferMatrix(names, accuracy, majority, meta)
+
+
+def _checked(
+    classifiers: Mapping[str, Sequence[Classifier]], tasks: Sequence[Task]
+) -> tuple[tuple[str, ...], list[int | None]]:
+    names = tuple(task.name for task in tasks)
+    if missing := [name for name in names if not classifiers.get(name)]:
+        raise ValueError(f"`classifiers` has none for {missing[0]!r}; it has {sorted(classifiers)}.")
+    counts = {name: len(classifiers[name]) for name in names}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"Each task needs as many classifiers, but their numbers are {counts}.")
+    prints = {c.prompt.model for name in names for c in classifiers[name]}
+    if len(prints) > 1:
+        raise ValueError(f"Prompts move between tasks, not models, but the classifiers have {sorted(prints)}.")
+    return names, [c.prompt.seed for c in classifiers[names[0]]]
+
+
+# Tuning from another task's prompt
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class WarmStart:
+    """Validation accuracy while tuning one task's prompt from other tasks' prompts.
+
+    Args:
+        sources: Where tuning began; `"random start"` is first.
+        steps: Steps at which accuracy was measured; the first is 0, the start itself.
+        accuracy: On validation; NaN after tuning stopped.
+        level: The accuracy to reach.
+        meta: Provenance.
+    """
+
+    sources: tuple[str, ...]
+    steps: tuple[int, ...]
+    accuracy: Float[Tensor, "source seed evaluation"]
+    level: float
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def steps_to_level(self) -> Float[Tensor, "source seed"]:
+        """Steps until accuracy was first seen at `level` or above; NaN where it never was."""
+        reached = self.accuracy >= self.level
+        first = torch.tensor(self.steps, dtype=torch.float64)[reached.int().argmax(dim=2)]
+        return first.masked_fill(~reached.any(dim=2), torch.nan)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each source and seed."""
+        steps, best = self.steps_to_level, self.accuracy.nan_to_num(-1).amax(dim=2)
+        records = [
+            {
+                "source": source,
+                "seed": seed,
+                "at_start": self.accuracy[i, k, 0].item(),
+                "steps_to_level": steps[i, k].item(),
+                "best": best[i, k].item(),
+            }
+            for i, source in enumerate(self.sources)
+            for k, seed in enumerate(self.meta["seeds"])
+        ]
+        return pd.DataFrame(records)
+
+    def __repr__(self) -> str:
+        table = self.to_dataframe().groupby("source", sort=False)[["at_start", "steps_to_level", "best"]].median()
+        return f"WarmStart({self.meta['task']}, steps to {self.level:.3f}, medians over seeds)\n{table}"
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path.safetensors` and `path.json`."""
+        meta = {name: getattr(self, name) for name in ("sources", "steps", "level", "meta")}
+        return store.save(path, "WarmStart", {"accuracy": self.accuracy}, meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "WarmStart":
+        """Read what `save` wrote."""
+        tensors, meta = store.load(path, "WarmStart")
+        return cls(tuple(meta["sources"]), tuple(meta["steps"]), tensors["accuracy"], meta["level"], meta["meta"])
+
+
+def warm_start(
+    classifiers: Mapping[str, Sequence[Classifier]],
+    task: Task,
+    *,
+    level: float,
+    config: TuningConfig | None = None,
+    on_run: Callable[[int, int], None] | None = None,
+) -> WarmStart:
+    """Tune `task` from other tasks' prompts and from random ones: in how many steps is an accuracy reached?
+
+    Source: Su et al. 2022, section 4. Steps are resolved to `config.eval_every`. A task's own classifiers are left out.
+
+    Args:
+        classifiers: By name of the task they were tuned on, the same number of seeds for each.
+        task: To tune on, with its own label words.
+        level: Validation accuracy to reach. Fix it beforehand, for example at 95 % of a full tuning's.
+        config: Of each tuning; the same rows come in the same order for every start with a seed.
+        on_run: Called with (tunings done, tunings).
+
+    Raises:
+        ValueError: `level` is not a share, no other task's classifiers were passed, or they do not match in number.
+    """
+    if not 0 < level <= 1:
+        raise ValueError(f"`level` is an accuracy, above 0 and at most 1, not {level}.")
+    others = {name: list(group) for name, group in classifiers.items() if name != task.name}
+    if not others or len({len(group) for group in others.values()}) > 1:
+        counts = {name: len(group) for name, group in others.items()}
+        raise ValueError(f"Starts need as many classifiers for each other task, and one at least, but are {counts}.")
+    config = config or TuningConfig(steps=200, eval_every=10, patience=20)
+    first = next(iter(others.values()))
+    model, n_prompt = first[0].model, len(first[0].prompt)
+    seeds = [k if c.prompt.seed is None else c.prompt.seed for k, c in enumerate(first)]
+    starts = {RANDOM: [random_prompt(model, n_prompt, seed) for seed in seeds]}
+    starts |= {name: [classifier.prompt for classifier in group] for name, group in others.items()}
+    steps = [0, *range(config.eval_every, config.steps, config.eval_every), config.steps]
+    accuracy = torch.full((len(starts), len(seeds), len(steps)), torch.nan, dtype=torch.float64)
+    for i, prompts in enumerate(starts.values()):
+        for k, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            for step, value in _accuracy_by_step(model, task, prompt, seed, config):
+                accuracy[i, k, steps.index(step)] = value
+            if on_run is not None:
+                on_run(i * len(seeds) + k + 1, len(starts) * len(seeds))
+    meta = {"task": task.name, "model": first[0].prompt.model, "seeds": seeds, "config": asdict(config)}
+    return WarmStart(tuple(starts), tuple(steps), accuracy, level, meta)
+
+
+def _accuracy_by_step(
+    model: Any, task: Task, start: SoftPrompt, seed: int, config: TuningConfig
+) -> list[tuple[int, float]]:
+    words = Verbalizer.from_words(model.tokenizer, task.label_words)
+    at_start = evaluate(Classifier(model, start, words, tuple(task.labels)), task.validation).accuracy
+    with warnings.catch_warnings():
+        # A start from which the task is not learnt is a result here.
+        warnings.simplefilter("ignore", TuningWarning)
+        tuned = tune_prompt(model, task, start=start, seed=seed, config=config, progress=False)
+    return [(0, at_start), *((int(record["step"]), record["validation_accuracy"]) for record in tuned.history)]
