@@ -22,9 +22,10 @@ from torch.nn import functional as F
 
 from skillneurons import store
 from skillneurons.activations import stack_layers
-from skillneurons.classifier import Classifier
+from skillneurons.classifier import Classifier, label_logits
 from skillneurons.neurons import NeuronSet
 from skillneurons.transfer import TransferMatrix
+from skillneurons.types import Hook
 
 
 def prompt_cosine(first: Float[Tensor, "prompt d_model"], second: Float[Tensor, "other d_model"]) -> float:
@@ -44,14 +45,19 @@ def activated_neurons(classifier: Classifier, *, positions: str = "mask") -> Boo
     Source: Su et al. 2022, section 6.1, who look at the mask, where the answer is read.
     """
     (batch,) = classifier.batches([{"text": "", "label": 0}])
-    n_layers = classifier.model.cfg.n_layers
-    names = [f"blocks.{layer}.mlp.hook_post" for layer in range(n_layers)]
-    with classifier.model.hooks(fwd_hooks=classifier.fwd_hooks):
-        _, cache = classifier.model.run_with_cache(
-            batch.tokens, batch.mask, names_filter=lambda name: name in names, return_cache_object=False
-        )
     where = classifier.layout.positions(positions)
-    return stack_layers([cache[name][0, where] > 0 for name in names], dim=1).cpu()
+    states: list[Tensor] = []
+
+    def observe(layer: int) -> Hook:
+        def look(activations: Tensor, hook: Any = None) -> None:
+            states.append((activations[0, where] > 0).cpu())
+
+        return f"blocks.{layer}.mlp.hook_post", look
+
+    hooks = [*classifier.fwd_hooks, *map(observe, range(classifier.model.cfg.n_layers))]
+    with classifier.model.hooks(fwd_hooks=hooks):
+        label_logits(classifier, batch, last_block_to=where.stop)
+    return stack_layers(states, dim=1)
 
 
 def activation_overlap(
