@@ -29,9 +29,9 @@ from skillneurons.findings import cross_perturbation, stability, task_similarity
 from skillneurons.plots import plot_cross_perturbation, plot_stability, plot_task_similarity
 
 # %% tags=["parameters"]
-n_rows, n_prompt, seeds = 300, 8, (0, 1)
+n_rows, n_prompt, seeds = 260, 8, (0, 1)
 names = ("movies", "restaurants", "replies")
-tuning = TuningConfig(steps=60, eval_every=60, lr=0.02)
+tuning = TuningConfig(steps=50, eval_every=50, lr=0.02)
 
 # %% [markdown]
 # Two tasks are of sentiment, in different words and on different subjects. The third asks whether one sentence agrees
@@ -80,10 +80,16 @@ similarity.to_dataframe().round(3)
 # interval below zero. Specific neurons show on the diagonal.
 
 # %%
-crossed = cross_perturbation(classifiers, tasks, scores, fraction=0.2, positions="all", n_random=3, n_rows=100)
+crossed = cross_perturbation(classifiers, tasks, scores, fraction=0.2, positions="all", n_random=2, n_rows=80)
 ax = plot_cross_perturbation(crossed)
 # %%
 crossed.own_minus_other
+
+# %% [markdown]
+# Each number is a task's loss under its own neurons minus that under the others': negative means specific. Do not
+# expect it here. Prompts this short, tuned for so few steps, read little through their positions, and in the small
+# model the diagonal need not stand out although the rankings differ. Predictivity tells tasks apart before ablation
+# does; the two are different claims, and each needs its own test.
 
 # %% [markdown]
 # ## The checked number

@@ -62,6 +62,10 @@ origins.to_dataframe().round(3)
 
 # %%
 ax = plot_origin(origins)
+
+# %% [markdown]
+# If untuned prompts do about as well as the tuned one while a random model does not, then the neurons were there
+# before tuning: pretraining made them, and a prompt is a place to read them at.
 # %% [markdown]
 # ## Do prompts reveal more than words?
 #
