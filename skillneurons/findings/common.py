@@ -62,9 +62,8 @@ def encoder_of(classifier: Classifier) -> HookedEncoder:
     """
     if not isinstance(classifier.model, HookedEncoder):
         raise ValueError(
-            f"This finding reads or replaces weights and needs a HookedEncoder, but the classifier's model is "
-            f"{classifier.model.cfg.source}, a {type(classifier.model).__name__}. Load it by "
-            "`HookedEncoder.from_pretrained`, or leave this finding out."
+            f"This finding reads or replaces weights and needs a HookedEncoder, but the classifier's model is a "
+            f"{type(classifier.model).__name__}. Load it by `HookedEncoder.from_pretrained`, or leave this finding out."
         )
     return classifier.model
 
