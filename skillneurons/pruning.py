@@ -58,10 +58,8 @@ def prune(
         >>> prune(classifier, keep, torch.zeros(4, 768), layers=[2, 3]).model.cfg.d_mlps
         (768, 768, 1, 2)
     """
-    model = classifier.model
-    if not isinstance(model, HookedEncoder):
-        raise TypeError(f"Pruning needs a HookedEncoder, but the model is a {type(model).__name__}. Use `from_hf`.")
-    _check_fits(classifier, keep)
+    model = prunable(classifier)
+    _check_fits(classifier, model, keep)
     means = _checked_baseline(baseline, keep)
     removed = keep.exists & ~keep.mask
     chosen = _checked_layers(layers, removed)
@@ -88,10 +86,18 @@ def prune(
     return replace(classifier, model=pruned, prompt=prompt, history=())
 
 
-def _check_fits(classifier: Classifier, keep: NeuronSet) -> None:
-    if keep.d_mlps != classifier.model.cfg.d_mlps:
+def prunable(classifier: Classifier) -> HookedEncoder:
+    """The classifier's model, which must be an encoder of ours: a bridge's weights belong to Hugging Face's modules."""
+    if not isinstance(classifier.model, HookedEncoder):
+        kind = type(classifier.model).__name__
+        raise TypeError(f"Pruning needs a HookedEncoder, but the model is a {kind}. Use `HookedEncoder.from_hf`.")
+    return classifier.model
+
+
+def _check_fits(classifier: Classifier, model: HookedEncoder, keep: NeuronSet) -> None:
+    if keep.d_mlps != model.cfg.d_mlps:
         raise ValueError(
-            f"`keep` has {keep.d_mlps} neurons per layer, but the model has {classifier.model.cfg.d_mlps}. Use a set "
+            f"`keep` has {keep.d_mlps} neurons per layer, but the model has {model.cfg.d_mlps}. Use a set "
             "of this model."
         )
     if keep.model is not None and keep.model != classifier.prompt.model:

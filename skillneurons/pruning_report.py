@@ -20,7 +20,7 @@ from skillneurons.activations import LabelSums, collect
 from skillneurons.classifier import Classifier
 from skillneurons.evaluation import Evaluation, clopper_pearson, evaluate
 from skillneurons.neurons import NeuronSet
-from skillneurons.pruning import Moments, forward_flops, n_parameters, prune, weight_magnitude
+from skillneurons.pruning import Moments, forward_flops, n_parameters, prunable, prune, weight_magnitude
 from skillneurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks import Task
 from skillneurons.tuning import TuningConfig, TuningWarning, tune_prompt
@@ -155,7 +155,7 @@ def pruning_report(
     Raises:
         ValueError: `fold` is not one of the two, or a name in `rank_by` is taken.
     """
-    model = classifier.model
+    model = prunable(classifier)
     n_layers = model.cfg.n_layers
     chosen_layers = list(range(n_layers // 4, n_layers)) if layers is None else list(layers)
     train = classifier.encode(task.train)
@@ -183,7 +183,7 @@ def pruning_report(
             if retune is not None:
                 retuned[j, i] = evaluate(_retuned(smaller, task, retune, seed), test).accuracy
             if j == 0:
-                parameters[i] = n_parameters(smaller.model)
+                parameters[i] = n_parameters(prunable(smaller))
                 flops[i] = _mean_flops(smaller, lengths)
             if on_set is not None:
                 on_set(i * len(keeps) + j + 1, len(fractions) * len(keeps))
@@ -215,7 +215,7 @@ def _rankings(
     classifier: Classifier, sd: Tensor, more: Mapping[str, Tensor], n_random: int, seed: int
 ) -> list[tuple[str, Tensor]]:
     """Name and score of each way to choose besides skill; a random score for each random set."""
-    model = classifier.model
+    model = prunable(classifier)
     own = {
         "magnitude": weight_magnitude(model),
         "output variance": sd * model.W_out.norm(dim=2).detach().cpu(),
@@ -246,5 +246,5 @@ def _retuned(pruned: Classifier, task: Task, config: TuningConfig, seed: int) ->
 
 
 def _mean_flops(classifier: Classifier, lengths: Sequence[int]) -> float:
-    cfg, n_labels = classifier.model.cfg, len(classifier.labels)
+    cfg, n_labels = prunable(classifier).cfg, len(classifier.labels)
     return sum(forward_flops(cfg, n_pos, n_labels) for n_pos in lengths) / len(lengths)
