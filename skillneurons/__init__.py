@@ -16,6 +16,7 @@ from skillneurons.decisions import PermutationTest as PermutationTest
 from skillneurons.decisions import permutation_test as permutation_test
 from skillneurons.delta import tune_adapter as tune_adapter
 from skillneurons.delta import tune_bitfit as tune_bitfit
+from skillneurons.display import public_names as _public_names
 from skillneurons.encoder import HookedEncoder as HookedEncoder
 from skillneurons.evaluation import Evaluation as Evaluation
 from skillneurons.evaluation import PerturbationCurve as PerturbationCurve
@@ -78,3 +79,7 @@ from skillneurons.transfer_indicators import transfer_indicators as transfer_ind
 from skillneurons.tuning import TuningConfig as TuningConfig
 from skillneurons.tuning import TuningWarning as TuningWarning
 from skillneurons.tuning import tune_prompt as tune_prompt
+
+
+def __dir__() -> list[str]:
+    return _public_names(globals(), "findings", "plots", "rivals")

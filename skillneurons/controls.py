@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skillneurons.display import Shown
 from skillneurons.neurons import NeuronSet
 from skillneurons.scores import NeuronScores
 from skillneurons.statistics import Correction, OverSeeds, adjusted
@@ -97,8 +98,8 @@ def control_task(task: Task, *, seed: int = 0) -> Task:
     return replace(task, name=f"{task.name}:control", source=source, **splits)
 
 
-@dataclass(frozen=True, eq=False)
-class Selectivity:
+@dataclass(frozen=True, eq=False, repr=False)
+class Selectivity(Shown):
     """Each neuron on a task and on its control task.
 
     Args:
@@ -131,6 +132,13 @@ class Selectivity:
         columns = {"layer": layer, "neuron": neuron, "predictivity": self.predictivity, "control": self.control}
         columns |= {"selectivity": self.selectivity, "held_out": self.held_out, "above_majority": self.above_majority}
         return pd.DataFrame({name: tensor.flatten().numpy() for name, tensor in columns.items()})
+
+    def _table(self) -> pd.DataFrame:
+        return self.to_dataframe().nlargest(5, "predictivity").reset_index(drop=True)
+
+    def __repr__(self) -> str:
+        best = self.selectivity.max().item()
+        return f"Selectivity({self.meta.get('task')} less {self.meta.get('control')}: at most {best:.3f})"
 
 
 def selectivity(scores: NeuronScores, control: NeuronScores) -> Selectivity:

@@ -20,6 +20,7 @@ from transformer_lens.utilities.statistics import derive_generator
 
 from skillneurons.activations import _count as count_true
 from skillneurons.batching import Batch
+from skillneurons.display import Shown, drawn_by
 from skillneurons.neurons import NeuronSet
 from skillneurons.statistics import adjusted
 
@@ -103,7 +104,7 @@ class Decisions:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PermutationTest:
+class PermutationTest(Shown):
     """How often permuted labels do as well as the true ones.
 
     Args:
@@ -119,6 +120,8 @@ class PermutationTest:
     p_fwer: Float[Tensor, "layer neuron"]
     null_max: Float[Tensor, " permutation"]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_null")
 
     def threshold(self, alpha: float = 0.05) -> float:
         """What a neuron must exceed to be better than chance with family-wise error at most `alpha`."""
@@ -144,6 +147,9 @@ class PermutationTest:
         layer, neuron = torch.meshgrid(*(torch.arange(size) for size in self.p.shape), indexing="ij")
         columns = {"layer": layer, "neuron": neuron, "observed": self.observed, "p": self.p, "p_fwer": self.p_fwer}
         return pd.DataFrame({name: tensor.flatten().numpy() for name, tensor in columns.items()})
+
+    def _table(self) -> pd.DataFrame:
+        return self.to_dataframe().nlargest(5, "observed").reset_index(drop=True)
 
     def __repr__(self) -> str:
         return (

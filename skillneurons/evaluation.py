@@ -22,6 +22,7 @@ from skillneurons.activations import Examples, LabelSums, collect
 from skillneurons.batching import TOKENS_PER_BATCH, Batch, Encoded
 from skillneurons.bridge import BridgedModel
 from skillneurons.classifier import Classifier, label_logits, require_eval
+from skillneurons.display import Shown, drawn_by
 from skillneurons.interventions import gaussian, mean, resample, resample_words, zero
 from skillneurons.neurons import NeuronSet
 from skillneurons.pooling import TextExamples, TextSums
@@ -33,8 +34,8 @@ Kind: TypeAlias = Literal["mean", "zero", "gaussian", "resample"]
 FRACTIONS = (0.03, 0.1, 0.3)
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
     """How well a classifier does on some rows.
 
     Args:
@@ -54,6 +55,19 @@ class Evaluation:
     margin: float
     margin_sd: float
     n: int
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row: every number, the interval's ends as `low` and `high`."""
+        columns = asdict(self)
+        columns["low"], columns["high"] = columns.pop("interval")
+        return pd.DataFrame([columns])
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return (
+            f"Evaluation(accuracy {self.accuracy:.3f}, 95 % interval {low:.3f} to {high:.3f}; majority "
+            f"{self.majority:.3f}; margin {self.margin:.3f}; {self.n:,} rows)"
+        )
 
 
 def evaluate(
@@ -201,7 +215,7 @@ def _residuals(classifier: Classifier, batch: Batch, layers: Sequence[int]) -> d
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PerturbationCurve:
+class PerturbationCurve(Shown):
     """Accuracy against the share of neurons perturbed, for skill neurons and for random sets of the same sizes.
 
     Args:
@@ -221,6 +235,8 @@ class PerturbationCurve:
     random_margin: Float[Tensor, "draw fraction"]
     unperturbed: Evaluation
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_perturbation")
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each fraction: accuracy and margin, skill and random (mean, lowest, highest draw)."""

@@ -9,15 +9,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skillneurons import store
+from skillneurons.display import Shown
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class NeuronSet:
+class NeuronSet(Shown):
     """A set of neurons.
 
     Args:
@@ -106,6 +108,16 @@ class NeuronSet:
                 f"The sets are of different models: {tuple(self.mask.shape)} neurons of {self.model}, and "
                 f"{tuple(other.mask.shape)} of {other.model}. Compare sets of one model."
             )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each neuron of the set: its layer and index."""
+        return pd.DataFrame(list(self), columns=["layer", "neuron"])
+
+    def _table(self) -> pd.DataFrame:
+        first = [", ".join(map(str, self.indices(layer)[:6].tolist())) for layer in range(len(self.mask))]
+        more = [", …" if n > 6 else "" for n in self.per_layer.tolist()]
+        columns = {"layer": range(len(self.mask)), "neurons": self.per_layer.tolist(), "of": self.d_mlps}
+        return pd.DataFrame(columns | {"indices": [a + b for a, b in zip(first, more, strict=True)]})
 
     def __repr__(self) -> str:
         return f"NeuronSet({len(self)} of {sum(self.d_mlps):,} neurons; per layer {self.per_layer.tolist()})"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from einops import repeat
 from jaxtyping import Float, Int
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from skillneurons import store
 from skillneurons.bridge import AnyModel, as_classifiable
+from skillneurons.display import Shown
 from skillneurons.types import Hook
 
 MASK_POSITION = 0
@@ -40,7 +42,7 @@ COMMON_WORDS = (
 
 
 @dataclass(frozen=True, eq=False)
-class SoftPrompt:
+class SoftPrompt(Shown):
     """`prompt` vectors in the word-embedding space of one model.
 
     Args:
@@ -65,6 +67,12 @@ class SoftPrompt:
 
     def __repr__(self) -> str:
         return f"SoftPrompt({len(self)} vectors of {self.vectors.shape[1]}, {self.origin}, seed {self.seed})"
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row: the number of vectors, their width and mean length, and where the prompt comes from."""
+        n_prompt, d_model = self.vectors.shape
+        columns = {"n_prompt": n_prompt, "d_model": d_model, "mean_norm": self.vectors.norm(dim=1).mean().item()}
+        return pd.DataFrame([columns | {"origin": self.origin, "seed": self.seed, "model": self.model}])
 
     def save(self, path: str | Path) -> Path:
         """Write `path.safetensors` and `path.json`."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from skillneurons import store
 from skillneurons.activations import LabelSums, collect
 from skillneurons.classifier import Classifier
+from skillneurons.display import Shown, drawn_by
 from skillneurons.evaluation import Evaluation, clopper_pearson, evaluate
 from skillneurons.neurons import NeuronSet
 from skillneurons.pruning import Moments, forward_flops, n_parameters, prunable, prune, weight_magnitude
@@ -29,7 +30,7 @@ KEPT = (0.01, 0.02, 0.05, 0.1, 0.3)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PruningReport:
+class PruningReport(Shown):
     """Accuracy on test of pruned classifiers, over a range of kept shares and several ways to choose.
 
     Args:
@@ -55,6 +56,8 @@ class PruningReport:
     full_parameters: int
     full_flops: float
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_pruning")
 
     @property
     def parameter_share(self) -> Float[Tensor, " fraction"]:
@@ -90,9 +93,12 @@ class PruningReport:
         n = self.before.n
         return (accuracy.item(), *clopper_pearson(round(accuracy.item() * n), n))
 
+    def _table(self) -> pd.DataFrame:
+        table = self.to_dataframe().groupby(["kept", "choice"], sort=False, as_index=False)
+        return pd.DataFrame(table[["parameter_share", "pruned", "retuned"]].mean())
+
     def __repr__(self) -> str:
-        table = self.to_dataframe().groupby(["kept", "choice"], sort=False)[["parameter_share", "pruned", "retuned"]]
-        return f"PruningReport({self.meta.get('task')}, before {self.before.accuracy:.3f})\n{table.mean()}"
+        return f"PruningReport({self.meta.get('task')}, before {self.before.accuracy:.3f})\n{self._table()}"
 
     def save(self, path: str | Path) -> Path:
         """Write `path.safetensors` and `path.json`."""

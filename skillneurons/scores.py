@@ -14,6 +14,7 @@ from skillneurons import store
 from skillneurons.activations import AboveCounts, LabelSums, collect
 from skillneurons.batching import Encoded
 from skillneurons.classifier import Classifier
+from skillneurons.display import Shown, drawn_by
 from skillneurons.neurons import NeuronSet, top_neurons
 from skillneurons.predictivity import (
     accuracy_from_counts,
@@ -37,7 +38,7 @@ TENSORS = ("above", "n", "above_test", "n_test", "baseline")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class NeuronScores:
+class NeuronScores(Shown):
     """Counts of decisions for every neuron, and what follows from them.
 
     Args:
@@ -55,6 +56,8 @@ class NeuronScores:
     n_test: Int[Tensor, " label"]
     baseline: Float[Tensor, "seed prompt layer neuron"]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_predictivity_by_layer")
 
     @property
     def seeds(self) -> list[int]:
@@ -182,6 +185,9 @@ class NeuronScores:
             "held_out_balanced": self.held_out_balanced,
         }
         return pd.DataFrame({name: tensor.flatten().numpy() for name, tensor in columns.items()})
+
+    def _table(self) -> pd.DataFrame:
+        return self.best(5)
 
     def position_of(self, layer: int, neuron: int, seed_index: int = 0) -> tuple[int, bool]:
         """Prompt position at which a neuron is most predictive, and whether "above" means label 1 there."""

@@ -19,6 +19,7 @@ from skillneurons import store
 from skillneurons.activations import LabelSums, collect, stack_layers
 from skillneurons.batching import Encoded
 from skillneurons.classifier import Classifier
+from skillneurons.display import Shown, drawn_by
 from skillneurons.evaluation import clopper_pearson, label_margin, logits_many
 from skillneurons.interventions import steer
 from skillneurons.neurons import NeuronSet
@@ -73,7 +74,7 @@ def flip_rate(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SteeringCurve:
+class SteeringCurve(Shown):
     """Flip rates against steering strength, for skill neurons and for random sets.
 
     Args:
@@ -97,6 +98,8 @@ class SteeringCurve:
     n_label: int
     label: str
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_steering")
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each strength: flip rates with 95 % intervals over rows (Clopper-Pearson), and shifts."""

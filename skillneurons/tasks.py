@@ -12,11 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+import pandas as pd
 
+from skillneurons.display import Shown
 from skillneurons.types import Row
+
+T = TypeVar("T", bound=Row)
 
 SPLITS = ("train", "validation", "test")
 
@@ -33,7 +37,7 @@ class Rows(tuple[Row, ...]):
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class Task(Shown):
     """A classification task.
 
     Args:
@@ -92,6 +96,21 @@ class Task:
         content = [self.label_words, self.labels, *([dict(row) for row in getattr(self, split)] for split in SPLITS)]
         # NumPy's integers are valid labels, and are written as plain ones.
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=int).encode()).hexdigest()[:16]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each example of the three splits: its split, its text or texts, and the name of its label."""
+        splits = [pd.DataFrame(getattr(self, split)).assign(split=split) for split in SPLITS]
+        return pd.concat(splits, ignore_index=True).assign(
+            label=lambda table: table.label.map(dict(enumerate(self.labels)))
+        )
+
+    def _table(self) -> pd.DataFrame:
+        table = pd.DataFrame({"label": self.labels, "label word": self.label_words})
+        for split in SPLITS:
+            table[f"{split} rows"] = np.bincount(getattr(self, split).labels, minlength=self.n_labels)
+        first = [next(row for row in self.train if row["label"] == i) for i in range(self.n_labels)]
+        texts = ("text_a", "text_b") if self.is_pair else ("text",)
+        return table.assign(example=[" / ".join(row[name] for name in texts) for row in first])
 
     def __repr__(self) -> str:
         sizes = " / ".join(f"{len(getattr(self, split)):,}" for split in SPLITS)
@@ -194,7 +213,7 @@ def _check_rows(where: str, rows: Rows, labels: Sequence[str]) -> None:
         raise ValueError(f"{where} has rows of one class only ({only!r}); nothing can be told apart there.")
 
 
-def stratified(rows: Sequence[Row], n_by_label: dict[int, int], seed: int) -> list[Row]:
+def stratified(rows: Sequence[T], n_by_label: dict[int, int], seed: int) -> list[T]:
     """`n_by_label` rows of each class, drawn without replacement, in their old order."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(rows))

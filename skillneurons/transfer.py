@@ -16,6 +16,7 @@ from torch import Tensor
 
 from skillneurons import store
 from skillneurons.classifier import Classifier
+from skillneurons.display import Shown, drawn_by
 from skillneurons.evaluation import evaluate
 from skillneurons.prompts import SoftPrompt, Verbalizer, random_prompt
 from skillneurons.tasks import Task
@@ -25,7 +26,7 @@ RANDOM = "random start"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TransferMatrix:
+class TransferMatrix(Shown):
     """Accuracy of each task's prompt on each task.
 
     Args:
@@ -39,6 +40,8 @@ class TransferMatrix:
     accuracy: Float[Tensor, "source target seed"]
     majority: Float[Tensor, " target"]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_transfer")
 
     @property
     def relative(self) -> Float[Tensor, "source target seed"]:
@@ -64,9 +67,11 @@ class TransferMatrix:
         ]
         return pd.DataFrame(records).dropna(subset="accuracy").reset_index(drop=True)
 
+    def _table(self) -> pd.DataFrame:
+        return pd.DataFrame(self.accuracy.mean(dim=2).numpy(), index=self.tasks, columns=self.tasks).round(3)
+
     def __repr__(self) -> str:
-        table = pd.DataFrame(self.accuracy.mean(dim=2).numpy(), index=self.tasks, columns=self.tasks)
-        return f"TransferMatrix(rows: sources, columns: targets, {self.accuracy.shape[2]} seeds)\n{table.round(3)}"
+        return f"TransferMatrix(rows: sources, columns: targets, {self.accuracy.shape[2]} seeds)\n{self._table()}"
 
     def save(self, path: str | Path) -> Path:
         """Write `path.safetensors` and `path.json`."""
@@ -177,7 +182,7 @@ def _checked(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WarmStart:
+class WarmStart(Shown):
     """Validation accuracy while tuning one task's prompt from other tasks' prompts.
 
     Args:
@@ -193,6 +198,8 @@ class WarmStart:
     accuracy: Float[Tensor, "source seed evaluation"]
     level: float
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_warm_start")
 
     @property
     def steps_to_level(self) -> Float[Tensor, "source seed"]:
@@ -217,9 +224,12 @@ class WarmStart:
         ]
         return pd.DataFrame(records)
 
+    def _table(self) -> pd.DataFrame:
+        table = self.to_dataframe().groupby("source", sort=False)[["at_start", "steps_to_level", "best"]]
+        return table.median().reset_index()
+
     def __repr__(self) -> str:
-        table = self.to_dataframe().groupby("source", sort=False)[["at_start", "steps_to_level", "best"]].median()
-        return f"WarmStart({self.meta['task']}, steps to {self.level:.3f}, medians over seeds)\n{table}"
+        return f"WarmStart({self.meta['task']}, steps to {self.level:.3f}, medians over seeds)\n{self._table()}"
 
     def save(self, path: str | Path) -> Path:
         """Write `path.safetensors` and `path.json`."""

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from skillneurons import store
 from skillneurons.activations import stack_layers
 from skillneurons.classifier import Classifier, label_logits
+from skillneurons.display import Shown, drawn_by
 from skillneurons.neurons import NeuronSet
 from skillneurons.transfer import TransferMatrix
 from skillneurons.types import Hook
@@ -129,7 +130,7 @@ def _of_seed(sets: NeuronSet | Sequence[NeuronSet], seed_index: int) -> NeuronSe
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class IndicatorTest:
+class IndicatorTest(Shown):
     """Rank correlation of each indicator with transfer, over ordered pairs of different tasks.
 
     Args:
@@ -151,6 +152,8 @@ class IndicatorTest:
     values: Float[Tensor, "indicator source target"]
     transfer: Float[Tensor, "source target"]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_indicators")
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each indicator."""

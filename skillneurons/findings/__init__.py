@@ -13,6 +13,7 @@
 | | several classes | `several_classes`, `serves` | `plot_several_classes` |
 """
 
+from skillneurons.display import public_names as _public_names
 from skillneurons.findings.existence import Existence as Existence
 from skillneurons.findings.existence import existence as existence
 from skillneurons.findings.necessity import Necessity as Necessity
@@ -40,3 +41,7 @@ from skillneurons.findings.specificity import cross_perturbation as cross_pertur
 from skillneurons.findings.specificity import task_similarity as task_similarity
 from skillneurons.findings.stability import Stability as Stability
 from skillneurons.findings.stability import stability as stability
+
+
+def __dir__() -> list[str]:
+    return _public_names(globals())

@@ -21,6 +21,7 @@ from torch import Tensor
 from skillneurons.activations import OneNeuron, collect
 from skillneurons.batching import Batch, Encoded
 from skillneurons.classifier import Classifier
+from skillneurons.display import Shown, drawn_by
 from skillneurons.evaluation import clopper_pearson, evaluate
 from skillneurons.findings.common import check_binary, check_same_model
 from skillneurons.predictivity import accuracy_from_counts, best_position, held_out_accuracy, predictivity
@@ -31,7 +32,7 @@ PROBE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Existence:
+class Existence(Shown):
     """The best neuron beside prompt tuning and a probe, and the null of nothing to find.
 
     Args:
@@ -63,6 +64,8 @@ class Existence:
     labels: Int[Tensor, " batch"]
     baseline: float
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_existence")
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each seed, with Clopper-Pearson 95 % intervals of the top neuron's held-out accuracy."""

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from skillneurons.batching import Encoded
 from skillneurons.classifier import Classifier
+from skillneurons.display import Shown, drawn_by
 from skillneurons.evaluation import Evaluation, Kind, evaluation_of, intervention, label_margin, logits_many
 from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model, paired_gap
 from skillneurons.neurons import NeuronSet, top_neurons
@@ -41,7 +42,7 @@ FIRST_DRAWS = 4
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Necessity:
+class Necessity(Shown):
     """Accuracy and logit margin with chosen neurons perturbed, and the gap to matched random sets.
 
     Args:
@@ -74,6 +75,8 @@ class Necessity:
     unperturbed: Evaluation
     meta: dict[str, Any] = field(default_factory=dict)
 
+    plot = drawn_by("plot_necessity")
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each group, kind, scope and fraction."""
         table = []
@@ -91,10 +94,13 @@ class Necessity:
             table.append(row | {"n_draws": int(self.n_draws[k, s, f])})
         return pd.DataFrame(table)
 
-    def __repr__(self) -> str:
+    def _table(self) -> pd.DataFrame:
         columns = ["group", "kind", "scope", "fraction", "accuracy", "random_accuracy", "accuracy_gap"]
+        return self.to_dataframe().loc[:, columns].round(3)
+
+    def __repr__(self) -> str:
         where = f"{self.meta.get('positions')} positions; unperturbed {self.unperturbed.accuracy:.3f}"
-        return f"Necessity({where})\n{self.to_dataframe()[columns].round(3)}"
+        return f"Necessity({where})\n{self._table()}"
 
 
 def necessity(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from skillneurons.classifier import Classifier
 from skillneurons.delta import tune_adapter, tune_bitfit
+from skillneurons.display import Shown, drawn_by
 from skillneurons.encoder import HookedEncoder
 from skillneurons.evaluation import Kind, evaluate
 from skillneurons.findings.common import ScoresOfTask, as_list, check_binary, check_same_model, encoder_of, spearman
@@ -32,7 +33,7 @@ CONDITIONS = ("tuned prompt", "random prompt", "written prompt", "random model",
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Origin:
+class Origin(Shown):
     """How predictive neurons are under each condition.
 
     Args:
@@ -52,6 +53,8 @@ class Origin:
     majority: float
     fraction: float
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_origin")
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each condition: its own best and top neurons, and its rank correlation with the first one.

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from skillneurons.activations import AboveCounts, LabelSums, collect
 from skillneurons.classifier import Classifier
+from skillneurons.display import Shown, drawn_by
 from skillneurons.findings.common import check_same_model, spearman
 from skillneurons.neurons import top_neurons
 from skillneurons.pooling import Pool, Pooled
@@ -35,7 +36,7 @@ PLACES: dict[str, tuple[str, Pool | None]] = {
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PromptComparison:
+class PromptComparison(Shown):
     """Neurons' predictivity at several places.
 
     Args:
@@ -51,6 +52,8 @@ class PromptComparison:
     held_out: Float[Tensor, "place layer neuron"]
     fraction: float
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_places")
 
     def to_dataframe(self) -> pd.DataFrame:
         """For each place: the best neuron and the top ones by validation there, with their held-out accuracy.

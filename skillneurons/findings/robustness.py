@@ -17,6 +17,7 @@ from torch import Tensor
 
 from skillneurons.activations import AboveCounts, collect
 from skillneurons.classifier import Classifier
+from skillneurons.display import Shown, drawn_by
 from skillneurons.evaluation import Evaluation, evaluate
 from skillneurons.findings.common import check_binary, check_same_model, overlap_test, spearman
 from skillneurons.neurons import NeuronSet, top_neurons
@@ -26,7 +27,7 @@ from skillneurons.tasks import Task
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Robustness:
+class Robustness(Shown):
     """Skill neurons on clean and on adversarial rows.
 
     Args:
@@ -52,6 +53,8 @@ class Robustness:
     adversarial_accuracy: tuple[Evaluation, ...]
     fraction: float
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_robustness")
 
     @property
     def skill(self) -> NeuronSet:

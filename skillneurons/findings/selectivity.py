@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from skillneurons.display import Shown, drawn_by
 from skillneurons.encoder import HookedEncoder
 from skillneurons.findings.common import check_same_model, overlap_test, spearman
 from skillneurons.neurons import NeuronSet, top_neurons
@@ -27,7 +28,7 @@ Side = Literal["input", "output"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WordSelectivity:
+class WordSelectivity(Shown):
     """Nearest words of skill neurons, and how far they coincide with label-word-selective ones.
 
     Args:
@@ -49,6 +50,8 @@ class WordSelectivity:
     overlap: dict[str, Any]
     rank_correlation: float
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_word_selectivity")
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each neuron: its nearest words on both sides, and the cosine of the nearest."""
@@ -121,6 +124,17 @@ def nearest_tokens(
     cosine = F.normalize(weights, dim=1) @ words.T
     nearest = cosine.abs().topk(n_nearest, dim=1).indices
     return nearest.cpu(), cosine.gather(1, nearest).float().cpu()
+
+
+def nearest_words(
+    model: HookedEncoder, neurons: NeuronSet, side: Side, n_nearest: int = 5
+) -> list[tuple[tuple[str, float], ...]]:
+    """For each neuron, the words that `nearest_tokens` finds, with their cosines."""
+    tokens, cosine = nearest_tokens(model, neurons, side, n_nearest)
+    return [
+        tuple((_text(model, token), value) for token, value in zip(*row, strict=True))
+        for row in zip(tokens.tolist(), cosine.tolist(), strict=True)
+    ]
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from skillneurons.classifier import Classifier
+from skillneurons.display import Shown, drawn_by
 from skillneurons.evaluation import Kind, intervention, logits_many
 from skillneurons.findings.common import check_same_model, overlap_test, paired_gap, spearman
 from skillneurons.neurons import NeuronSet
@@ -23,7 +24,7 @@ from skillneurons.tasks import Task
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SeveralClasses:
+class SeveralClasses(Shown):
     """Skill neurons of a task of several classes.
 
     Args:
@@ -47,6 +48,8 @@ class SeveralClasses:
     overlap: Float[Tensor, "subtask other_subtask"]
     expected_overlap: Float[Tensor, "subtask other_subtask"]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_several_classes")
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each neuron of the union: where it is a member, the subtask it serves best, and how well.
@@ -123,7 +126,7 @@ def several_classes(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Serves:
+class Serves(Shown):
     """What each class loses when each subtask's neurons are perturbed.
 
     Args:
@@ -143,6 +146,8 @@ class Serves:
     logit_gap: Float[Tensor, "subtask label 3"]
     meta: dict[str, Any] = field(default_factory=dict)
 
+    plot = drawn_by("plot_serves")
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each subtask and class."""
         rows = []
@@ -155,7 +160,8 @@ class Serves:
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
-        return f"Serves({self.meta})\n{self.to_dataframe().round(3)}"
+        how = f"{self.meta['task']}, top {self.meta['fraction']} perturbed by {self.meta['kind']}"
+        return f"Serves({how})\n{self.to_dataframe().round(3)}"
 
 
 def serves(

@@ -17,6 +17,7 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from skillneurons.classifier import Classifier
+from skillneurons.display import Shown, drawn_by
 from skillneurons.evaluation import Kind, intervention, label_margin, logits_many
 from skillneurons.findings.common import (
     ScoresOfTask,
@@ -32,7 +33,7 @@ from skillneurons.tasks import Task
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TaskSimilarity:
+class TaskSimilarity(Shown):
     """How alike tasks are in the neurons that serve them.
 
     Args:
@@ -54,6 +55,8 @@ class TaskSimilarity:
     p: Float[Tensor, "task other_task"]
     merges: Float[np.ndarray, "merge 4"]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_task_similarity")
 
     @property
     def order(self) -> list[int]:
@@ -113,7 +116,7 @@ def task_similarity(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CrossPerturbation:
+class CrossPerturbation(Shown):
     """What each task loses when each task's neurons are perturbed.
 
     Args:
@@ -131,6 +134,8 @@ class CrossPerturbation:
     accuracy_gap: Float[Tensor, "perturbed measured 3"]
     margin_gap: Float[Tensor, "perturbed measured 3"]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_cross_perturbation")
 
     @property
     def own_minus_other(self) -> Float[Tensor, " measured"]:
@@ -153,7 +158,8 @@ class CrossPerturbation:
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
-        return f"CrossPerturbation({self.meta})\n{self.to_dataframe().round(3)}"
+        how = f"top {self.meta['fraction']} perturbed by {self.meta['kind']}, {self.meta['n_random']} random sets"
+        return f"CrossPerturbation({how})\n{self.to_dataframe().round(3)}"
 
 
 def cross_perturbation(

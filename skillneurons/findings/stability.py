@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skillneurons.display import Shown, drawn_by
 from skillneurons.findings.common import overlap_test, spearman
 from skillneurons.neurons import top_neurons
 from skillneurons.scores import NeuronScores
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Stability:
+class Stability(Shown):
     """Agreement between seeds.
 
     Args:
@@ -38,6 +39,8 @@ class Stability:
     expected_overlap: Float[Tensor, "seed other_seed"]
     p: Float[Tensor, "seed other_seed"]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_stability")
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each pair of seeds."""

@@ -17,6 +17,7 @@ from transformer_lens.utilities.statistics import derive_generator
 
 from skillneurons.batching import Encoded
 from skillneurons.classifier import Classifier
+from skillneurons.display import Shown, drawn_by
 from skillneurons.evaluation import FRACTIONS, Kind, intervention, label_margin, logits_many
 from skillneurons.neurons import top_neurons
 from skillneurons.rivals.table import RivalScores
@@ -25,7 +26,7 @@ from skillneurons.types import Row
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ScoreComparison:
+class ScoreComparison(Shown):
     """Scores side by side.
 
     Args:
@@ -60,6 +61,8 @@ class ScoreComparison:
     accuracy_area: Float[Tensor, " score"]
     best_share: Float[Tensor, " score"]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_score_effects")
 
     @property
     def best(self) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 from skillneurons import store
 from skillneurons.activations import AboveCounts, collect
 from skillneurons.classifier import Classifier
+from skillneurons.display import Shown
 from skillneurons.neurons import NeuronSet, top_neurons
 from skillneurons.predictivity import accuracy_from_counts, predictivity
 from skillneurons.rivals import measures, streams
@@ -68,7 +69,7 @@ SCORES: dict[str, Score] = {
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RivalScores:
+class RivalScores(Shown):
     """Several scores of the same neurons, each larger for better.
 
     Args:
@@ -103,6 +104,9 @@ class RivalScores:
         layer, neuron = torch.meshgrid(*(torch.arange(size) for size in first.shape), indexing="ij")
         columns = {"layer": layer, "neuron": neuron, **self.values}
         return pd.DataFrame({name: tensor.flatten().numpy() for name, tensor in columns.items()})
+
+    def _table(self) -> pd.DataFrame:
+        return self.to_dataframe().nlargest(5, self.names[0]).reset_index(drop=True)
 
     def __repr__(self) -> str:
         return f"RivalScores({self.meta.get('task')}, seeds {self.meta.get('seeds')}: {', '.join(self.values)})"
