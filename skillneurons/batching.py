@@ -138,8 +138,10 @@ def collate(
         tail = suffix.expand(len(index), -1)
         tokens, token_types = torch.cat([tokens, tail], dim=1), torch.cat([token_types, torch.zeros_like(tail)], dim=1)
     mask = None if bool(real.all()) else torch.cat([torch.ones_like(head), real.long()], dim=1)
-    moved = [None if t is None else t.to(device, non_blocking=True) for t in (tokens, token_types, mask)]
-    return Batch(moved[0], moved[1], moved[2], encoded.labels[index].to(device, non_blocking=True), index)
+    tokens, token_types, labels = (
+        tensor.to(device, non_blocking=True) for tensor in (tokens, token_types, encoded.labels[index])
+    )
+    return Batch(tokens, token_types, None if mask is None else mask.to(device, non_blocking=True), labels, index)
 
 
 def by_length(encoded: Encoded, index: Int[Tensor, " batch"]) -> list[Tensor]:

@@ -37,14 +37,13 @@ class Classifier:
     model: AnyModel
     prompt: SoftPrompt
     verbalizer: Verbalizer
-    labels: tuple[str, ...] = ()
+    labels: Sequence[str] = ()
     history: tuple[dict[str, int | float], ...] = ()
     extra_hooks: FwdHooks = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", as_classifiable(self.model))
-        if not self.labels:
-            object.__setattr__(self, "labels", self.verbalizer.words)
+        object.__setattr__(self, "labels", tuple(self.labels) or self.verbalizer.words)
         if len(self.labels) != len(self.verbalizer.words):
             raise ValueError(f"`labels` {self.labels} and label words {self.verbalizer.words} differ in number.")
         expected = self.model.fingerprint()

@@ -142,7 +142,7 @@ def load_task(
 def _load_hub(name: str, spec: HubTask, label_words: Sequence[str] | None, seed: int) -> Task:
     import datasets
 
-    data = datasets.load_dataset(spec.path, spec.config)
+    data: Any = datasets.load_dataset(spec.path, spec.config)
     splits = {
         ours: [_row(row, spec.fields, row["label"]) for row in data[theirs]]
         for ours, theirs in zip(SPLITS, spec.splits, strict=True)
@@ -169,7 +169,7 @@ def _load_folder(name: str, folder: Path, label_words: Sequence[str] | None, see
     splits = {}
     for split, rows in tables.items():
         fields = ("text_a", "text_b") if rows and "text_a" in rows[0] else ("text",)
-        splits[split] = [_row(row, fields, index.get(row.get("label"), row.get("label"))) for row in rows]
+        splits[split] = [_row(row, fields, index.get(row.get("label", ""), row.get("label"))) for row in rows]
     return _task_of_splits(name, splits, labels, words, seed, {"folder": folder.name})
 
 
@@ -177,7 +177,7 @@ def _read_tables(folder: Path) -> dict[str, list[dict[str, Any]]]:
     if (folder / "dataset_dict.json").exists():
         import datasets
 
-        data = datasets.load_from_disk(str(folder))
+        data: Any = datasets.load_from_disk(str(folder))
         tables = {}
         for split, table in data.items():
             names = getattr(table.features.get("label"), "names", None)
@@ -212,10 +212,12 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
 def _label_names(tables: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Class names where no card gives them: strings as they are, in alphabetical order; numbers as digits."""
     values = {row.get("label") for row in tables["train"]}
-    if all(isinstance(value, str) for value in values):
-        return sorted(values)
-    if all(isinstance(value, int) for value in values):
-        return [str(i) for i in range(max(values) + 1)]
+    names = sorted(value for value in values if isinstance(value, str))
+    if len(names) == len(values):
+        return names
+    numbers = [value for value in values if isinstance(value, int)]
+    if len(numbers) == len(values):
+        return [str(i) for i in range(max(numbers) + 1)]
     raise ValueError(f"Labels must all be integers or all be names, but are {sorted(map(repr, values))[:6]}.")
 
 

@@ -64,6 +64,9 @@ class FindSettings:
             raise ValueError(f"`kinds` are among {get_args(Kind)}, not {sorted(unknown)}.")
 
 
+DEFAULTS = FindSettings()
+
+
 @dataclass(frozen=True, eq=False)
 class FindResult:
     """Everything a run found. `scores` has one entry for each subtask (one where the task has two classes)."""
@@ -87,9 +90,9 @@ def find(
     model: HookedEncoder,
     task: Task,
     out: str | Path,
-    settings: FindSettings | None = None,
+    settings: FindSettings = DEFAULTS,
     *,
-    progress: Progress | None = None,
+    progress: Progress = lambda what, done, total: None,
 ) -> FindResult:
     """Tune prompts, find the task's skill neurons, test them causally, and write it all to `out`.
 
@@ -103,8 +106,7 @@ def find(
     Raises:
         RunFolderError: `out` holds a run of another model, task or settings.
     """
-    settings, folder = settings or FindSettings(), Path(out)
-    progress = progress or (lambda what, done, total: None)
+    folder = Path(out)
     _claim(folder, model, task, settings)
     reused: list[str] = []
 

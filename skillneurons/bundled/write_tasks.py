@@ -15,7 +15,7 @@ import gzip
 import json
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -75,7 +75,7 @@ def counterparts(clauses: list[str], others: list[str]) -> dict[str, str]:
     for other in others:
         for word in bags[other]:
             where.setdefault(word, []).append(other)
-    scores: Counter = Counter()
+    scores: dict[tuple[str, str], float] = defaultdict(float)
     for clause in clauses:
         for word in bags[clause]:
             for other in where.get(word, ()):

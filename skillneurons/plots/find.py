@@ -1,5 +1,6 @@
 """Figures of the main job: the best neuron by class, predictivity by layer, the perturbation curve."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,7 +19,7 @@ def plot_activation_histogram(
     activations: Float[Tensor, " batch"],
     labels: Int[Tensor, " batch"],
     baseline: float,
-    label_names: tuple[str, ...],
+    label_names: Sequence[str],
     *,
     title: str = "",
     ax: Axes | None = None,
@@ -124,7 +125,9 @@ def plot_perturbation(curve: PerturbationCurve, *, quantity: str = "accuracy", a
 
 def save_figure(ax: Axes, stem: Any) -> None:
     """Write the figure that holds `ax` as PNG and SVG, and close it."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None, "axes belong to a figure"
     with style():
         for ending in (".png", ".svg"):
-            ax.figure.savefig(f"{stem}{ending}")
-    plt.close(ax.figure)
+            figure.savefig(f"{stem}{ending}")
+    plt.close(figure)

@@ -74,7 +74,7 @@ def plot_claims(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.axvline(table.majority.iloc[0], color=RANDOM, linestyle="--", linewidth=1, label="majority class")
     ax.set(
         yticks=y,
-        yticklabels=[f"{row.layer}.{row.neuron}" for row in table.itertuples()],
+        yticklabels=[f"{layer}.{neuron}" for layer, neuron in zip(table.layer, table.neuron, strict=True)],
         xlabel="accuracy",
         ylabel="layer.neuron",
         ylim=(-0.7, len(table) - 0.3),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -42,7 +42,7 @@ def style() -> Iterator[None]:
     """Matplotlib settings of this package's figures, for the block only."""
     interactive = matplotlib.is_interactive()
     try:
-        with plt.rc_context(RC):
+        with plt.rc_context(cast(Any, RC)):
             try:
                 yield
             finally:
