@@ -1,4 +1,4 @@
-"""A TransformerBridge wherever a `HookedEncoder` is taken: BERT-family encoders and decoder-only language models.
+"""A TransformerBridge wherever a `HookedEncoder` is taken: BERT-family encoders, decoder-only models, and T5.
 
 `as_classifiable` checks a bridge once, by a pass over two tokens, and gives it the small surface that classifiers,
 tuning, probing and evaluation use. What differs from our own encoder:
@@ -6,6 +6,11 @@ tuning, probing and evaluation use. What differs from our own encoder:
 - **Where the prompt goes.** A decoder's position sees only what is before it, so a prompt in front of the text would
   have the same activations whatever the text. Its layout is `text p_1 … p_P`, and the label is read at `p_P`, as the
   logits of the next token. The last layer's neurons at that position therefore do act on the answer.
+- **Encoder-decoders (T5).** The encoder reads `text p_1 … p_P`, the decoder one token: its start token, behind which
+  the label is read. Layers count through: those of the encoder, then those of the decoder. A decoder's block has a
+  single position, which stands for each position of the prompt: statistics see its activations P times, and an
+  intervention on the last prompt position, or on all of them, is one on it. Interventions on the text alone do not
+  touch it.
 - **Tokens.** The checkpoint's own tokenizer, read again: that of a booted bridge puts a first token before each text
   and drops what BERT and RoBERTa put behind it.
 - **Padding.** None for decoders: rows of a batch are split by length, and every pass is over rows of one length, so a
@@ -24,7 +29,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -32,12 +37,9 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer
 
+from skillneurons.bridge_blocks import WORD_EMBEDDINGS, block_names, decoder_start_of, run, spread_over_positions
 from skillneurons.encoder import HookedEncoder
 from skillneurons.types import FwdHooks
-
-# The bridge's name for what our encoder calls `hook_embed`. Its own `hook_embed` is, for BERT and RoBERTa, what comes
-# out of the embedding's LayerNorm, where a prompt would get neither positions nor the LayerNorm.
-WORD_EMBEDDINGS = "embed.hook_out"
 
 # Words in the names of Hugging Face classes that have a language model's head.
 HEADS = ("LM", "PreTraining", "Generation")
@@ -57,6 +59,8 @@ class BridgedConfig:
         pad_token_id: The padding token; never used for decoders.
         after_text: Whether the prompt stands behind the text: for decoders.
         source: Name of the checkpoint, for provenance.
+        blocks: The bridge's name of each layer's block.
+        decoder_start: The token an encoder-decoder's decoder starts with; None for other models.
         revision: Not known to a bridge.
     """
 
@@ -69,6 +73,8 @@ class BridgedConfig:
     pad_token_id: int
     after_text: bool
     source: str
+    blocks: tuple[str, ...]
+    decoder_start: int | None = None
     revision: str | None = None
 
     @property
@@ -114,7 +120,7 @@ class BridgedModel:
         extra: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         if logits_at == -1 and self.takes_logits_to_keep:
             extra["logits_to_keep"] = 1
-        logits = self.bridge(input, attention_mask=mask, **extra)
+        logits = run(self.bridge, input, self.cfg.decoder_start, attention_mask=mask, **extra)
         if logits_at is not None:
             logits = logits[:, logits_at]
         if logits_for is None:
@@ -130,16 +136,27 @@ class BridgedModel:
     def hooks(self, fwd_hooks: FwdHooks = (), bwd_hooks: FwdHooks = ()) -> AbstractContextManager[TransformerBridge]:
         """The bridge's own context manager; an unknown hook name is an error that lists the nearest ones.
 
-        `hook_embed` means the word embeddings here, as in our encoder, whatever it means to the bridge.
+        `hook_embed` means the word embeddings here, as in our encoder, whatever it means to the bridge; and
+        `blocks.{layer}` the layer's block, also where the bridge tells an encoder's from a decoder's.
         """
         forward, backward = (
-            [(WORD_EMBEDDINGS if name == "hook_embed" else name, function) for name, function in hooks]
-            for hooks in (fwd_hooks, bwd_hooks)
+            [(self._own_name(name), function) for name, function in hooks] for hooks in (fwd_hooks, bwd_hooks)
         )
         for name, _ in [*forward, *backward]:
             if isinstance(name, str):
                 _check_hook(self.bridge, name)
+        if self.cfg.decoder_start is not None:
+            forward = spread_over_positions(forward)
         return self.bridge.hooks(forward, backward)
+
+    def _own_name(self, name: Any) -> Any:
+        """The bridge's name of a hook point."""
+        if name == "hook_embed":
+            return WORD_EMBEDDINGS
+        parts = name.split(".", 2) if isinstance(name, str) else []
+        if len(parts) == 3 and parts[0] == "blocks" and parts[1].isdigit() and int(parts[1]) < self.cfg.n_layers:
+            return f"{self.cfg.blocks[int(parts[1])]}.{parts[2]}"
+        return name
 
     def fingerprint(self) -> str:
         """First 16 hex digits of the SHA-256 of all weights; not that of a `HookedEncoder` of the same weights."""
@@ -181,7 +198,11 @@ class BridgedModel:
 Model: TypeAlias = HookedEncoder | BridgedModel
 """What a classifier is made of."""
 
-AnyModel: TypeAlias = HookedEncoder | BridgedModel | TransformerBridge
+if TYPE_CHECKING:
+    # One surface of three kinds, two of which answer for unknown attributes: nothing a type checker could compare.
+    AnyModel: TypeAlias = Any
+else:
+    AnyModel: TypeAlias = HookedEncoder | BridgedModel | TransformerBridge
 """What a user may pass."""
 
 
@@ -192,13 +213,14 @@ def as_classifiable(model: AnyModel) -> Model:
     be; hooks of one's own that are in place then see these tokens too.
 
     Args:
-        model: A bridge in eval mode, with its tokenizer: of a masked language model, or of a decoder-only model.
+        model: A bridge in eval mode, with its tokenizer: of a masked language model, of a decoder-only model, or of an
+            encoder-decoder for text.
 
     Raises:
         TypeError: Neither a `HookedEncoder` nor a TransformerBridge.
-        ValueError: The bridge is in train mode; or the model is an encoder-decoder, or lacks a tokenizer, a tokenizer's
-            mask token (encoders), a vocabulary read-out of its own, or neurons (mixtures of experts, state-space
-            models).
+        ValueError: The bridge is in train mode; or the model lacks a tokenizer, a tokenizer's mask token (encoders), a
+            decoder's start token (encoder-decoders), a vocabulary read-out of its own, or neurons (mixtures of
+            experts, state-space models).
 
     Example:
         >>> from importlib.resources import files
@@ -214,14 +236,10 @@ def as_classifiable(model: AnyModel) -> Model:
             f"`model` needs to be a HookedEncoder or a TransformerBridge, but is a {type(model).__name__}. Make one "
             "with HookedEncoder.from_pretrained or TransformerBridge.boot_transformers."
         )
-    hf, name = model.original_model.config, str(model.cfg.model_name)
+    hf: Any = model.original_model.config
+    name = str(model.cfg.model_name)
     if model.training or model.original_model.training:
         raise ValueError("The model is in train mode, and dropout would change its activations. Call `model.eval()`.")
-    if getattr(hf, "is_encoder_decoder", False):
-        raise ValueError(
-            f"{name!r} is a {model.cfg.architecture}, an encoder-decoder, which is not supported. Pass a masked "
-            "language model or a decoder-only model."
-        )
     if model.tokenizer is None:
         raise ValueError(f"The bridge of {name!r} has no tokenizer. Boot it from a folder or hub id that has one.")
     tokenizer = _own_tokenizer(model)
@@ -229,23 +247,23 @@ def as_classifiable(model: AnyModel) -> Model:
     if not after_text and tokenizer.mask_token_id is None:
         raise ValueError(f"The tokenizer of {name!r} needs a mask token, where the label is read, but has none.")
     _check_read_out(model, after_text)
-    n_layers = model.cfg.n_layers
-    for hook in (WORD_EMBEDDINGS, *(f"blocks.{layer}.mlp.hook_post" for layer in range(n_layers))):
+    blocks, decoder_start = block_names(model), decoder_start_of(model)
+    for hook in (WORD_EMBEDDINGS, *(f"{block}.mlp.hook_post" for block in blocks)):
         _check_hook(model, hook)
     # A mixture of experts calls its output `hook_post` too, for want of one set of neurons.
-    for layer in range(n_layers):
-        if model.hook_dict[f"blocks.{layer}.mlp.hook_post"] is model.hook_dict.get(f"blocks.{layer}.mlp.hook_out"):
+    for block in blocks:
+        if model.hook_dict[f"{block}.mlp.hook_post"] is model.hook_dict.get(f"{block}.mlp.hook_out"):
             raise ValueError(
-                f"`blocks.{layer}.mlp.hook_post` of {name!r} ({model.cfg.architecture}) is the MLP's output, not its "
+                f"`{block}.mlp.hook_post` of {name!r} ({model.cfg.architecture}) is the MLP's output, not its "
                 "neurons: each expert has its own. Pass a model with one MLP in each layer."
             )
     token = 0 if after_text else tokenizer.mask_token_id
-    widths, d_vocab, scale = _probe(model, token)
+    widths, d_vocab, scale = _probe(model, token, blocks, decoder_start)
     return BridgedModel(
         bridge=model,
         tokenizer=tokenizer,
         cfg=BridgedConfig(
-            n_layers=n_layers,
+            n_layers=len(blocks),
             d_model=model.cfg.d_model,
             d_mlps=widths,
             d_vocab=d_vocab,
@@ -254,6 +272,8 @@ def as_classifiable(model: AnyModel) -> Model:
             pad_token_id=0 if after_text else hf.pad_token_id,
             after_text=after_text,
             source=name,
+            blocks=blocks,
+            decoder_start=decoder_start,
         ),
         embed_scale=scale,
         takes_logits_to_keep="logits_to_keep" in inspect.signature(model.original_model.forward).parameters,
@@ -293,11 +313,13 @@ def _check_read_out(bridge: TransformerBridge, after_text: bool) -> None:
 
 
 @torch.no_grad()
-def _probe(bridge: TransformerBridge, token: int) -> tuple[tuple[int, ...], int, float]:
+def _probe(
+    bridge: TransformerBridge, token: int, blocks: Sequence[str], decoder_start: int | None
+) -> tuple[tuple[int, ...], int, float]:
     """Neurons of each layer, number of logits and scale of the embeddings, seen in a pass over two tokens."""
-    name, n_layers = str(bridge.cfg.model_name), bridge.cfg.n_layers
-    seen: dict[str, list[Tensor]] = {WORD_EMBEDDINGS: []}
-    seen |= {f"blocks.{layer}.mlp.hook_post": [] for layer in range(n_layers)}
+    name = f"{str(bridge.cfg.model_name)!r} ({bridge.cfg.architecture})"
+    neurons = [f"{block}.mlp.hook_post" for block in blocks]
+    seen: dict[str, list[Tensor]] = {hook_name: [] for hook_name in (WORD_EMBEDDINGS, *neurons)}
 
     def look(hook_name: str) -> Any:
         def observe(activations: Tensor, hook: Any = None) -> None:
@@ -307,28 +329,32 @@ def _probe(bridge: TransformerBridge, token: int) -> tuple[tuple[int, ...], int,
 
     tokens = torch.full((1, 2), token, device=next(bridge.parameters()).device)
     with bridge.hooks(fwd_hooks=[look(hook_name) for hook_name in seen]):
-        logits = bridge(tokens, attention_mask=torch.ones_like(tokens))
+        logits = run(bridge, tokens, decoder_start, attention_mask=torch.ones_like(tokens))
     for hook_name, parts in seen.items():
-        shapes = [tuple(part.shape) for part in parts]
-        if len(parts) != 1 or parts[0].ndim != 3 or shapes[0][:2] != (1, 2):
+        shapes, n = [tuple(part.shape) for part in parts], 1 if hook_name.startswith("decoder_blocks.") else 2
+        if len(parts) != 1 or parts[0].ndim != 3 or shapes[0][:2] != (1, n):
             raise ValueError(
-                f"`{hook_name}` of {name!r} ({bridge.cfg.architecture}) needs to be reached once, with [batch, pos, "
-                f"features], but two tokens gave {shapes}. Pass a model whose blocks run once, each with one MLP."
+                f"`{hook_name}` of {name} needs to be reached once, with [batch, pos, features], but {n} tokens gave "
+                f"{shapes}. Pass a model whose blocks run once, each with one MLP."
             )
-    if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != (1, 2):
+    n = 2 if decoder_start is None else 1
+    if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != (1, n):
         came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
-            f"Label words need logits [batch, pos, d_vocab] of {name!r}, but a {bridge.cfg.architecture} gives {came}. "
-            "Pass a language model."
+            f"Label words need logits [batch, pos, d_vocab], but {name} gives {came}. Pass a language model."
         )
+    if decoder_start is not None:
+        first = tokens.new_full((1, 1), decoder_start)
+        expected = bridge(tokens, attention_mask=torch.ones_like(tokens), decoder_input=first)
+        if not torch.allclose(logits, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
+            raise ValueError(f"{name} answers otherwise to embeddings than to their tokens. Pass another model.")
     word, embed = bridge.W_E[token].float(), seen[WORD_EMBEDDINGS][0][0, 0].float()
     if word.shape != embed.shape or not bool(word.any()):
         raise ValueError(
-            f"`{WORD_EMBEDDINGS}` of {name!r} needs to give word embeddings, but token {token} has "
+            f"`{WORD_EMBEDDINGS}` of {name} needs to give word embeddings, but token {token} has "
             f"{tuple(embed.shape)} there and {tuple(word.shape)} in `W_E`. Pass a model that embeds words by one table."
         )
     scale = 1.0 if torch.equal(word, embed) else float(embed @ word / (word @ word))
     if not torch.allclose(word * scale, embed, rtol=1e-2, atol=1e-2 * float(embed.abs().max())):
-        raise ValueError(f"`{WORD_EMBEDDINGS}` of {name!r} is no multiple of the word embeddings. Pass another model.")
-    widths = tuple(seen[f"blocks.{layer}.mlp.hook_post"][0].shape[-1] for layer in range(n_layers))
-    return widths, logits.shape[-1], scale
+        raise ValueError(f"`{WORD_EMBEDDINGS}` of {name} is no multiple of the word embeddings. Pass another model.")
+    return tuple(seen[hook_name][0].shape[-1] for hook_name in neurons), logits.shape[-1], scale

@@ -380,10 +380,6 @@ def test_hooks_layers_and_tokens_that_are_not_there_are_named(gpt2):
 
 
 REFUSED = {
-    "T5ForConditionalGeneration": (
-        {"d_model": 16, "d_ff": 29, "num_layers": 2, "num_heads": 2, "d_kv": 8, "decoder_start_token_id": 1},
-        "T5ForConditionalGeneration, an encoder-decoder",
-    ),
     "MixtralForCausalLM": (GROUPED | {"num_local_experts": 2}, r"`blocks.0.mlp.hook_post` .* \(MixtralForCausalLM\)"),
     "MambaForCausalLM": (
         {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},
