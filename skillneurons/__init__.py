@@ -25,6 +25,12 @@ from skillneurons.evaluation import perturbation_curve as perturbation_curve
 from skillneurons.findings import cross_perturbation as cross_perturbation
 from skillneurons.findings import necessity as necessity
 from skillneurons.findings import task_similarity as task_similarity
+from skillneurons.interop import RunFiles as RunFiles
+from skillneurons.interop import collect_cached as collect_cached
+from skillneurons.interop import load_peft as load_peft
+from skillneurons.interop import pull_run as pull_run
+from skillneurons.interop import push_run as push_run
+from skillneurons.interop import save_peft as save_peft
 from skillneurons.interventions import gaussian as gaussian
 from skillneurons.interventions import mean as mean
 from skillneurons.interventions import resample as resample

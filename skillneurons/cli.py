@@ -192,6 +192,44 @@ def compare(
         _print_table("Skill neurons of two runs", ("run", "other run", "Spearman", "overlap", "by chance"), rows)
 
 
+@app.command()
+def share(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    repo: Annotated[str, typer.Argument(help="Data set repository on the hub: USER/NAME.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Of a new repository; private otherwise.")] = False,
+) -> None:
+    """Upload a finished run, and nothing else in its folder, to the Hugging Face hub."""
+    from skillneurons.interop import push_run
+
+    with _reported_errors():
+        files = push_run(run, repo, dry_run=dry_run, private=not public)
+        sizes = [(name, f"{size:,}") for name, size in files.sizes.items()]
+        _print_table(f"{len(sizes)} files for {repo}", ("file", "bytes"), [*sizes, ("all", f"{files.n_bytes:,}")])
+        if files.left_out:
+            console.print(f"Left out: {', '.join(files.left_out)}")
+        console.print("Nothing was sent." if dry_run else f"Uploaded: {files.url}")
+
+
+@app.command()
+def fetch(
+    repo: Annotated[str, typer.Argument(help="Data set repository on the hub: USER/NAME.")],
+    out: Annotated[Path, typer.Option(help="A new folder for the run.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+) -> None:
+    """Download a run that `share` uploaded, and check it."""
+    from skillneurons.interop import pull_run
+
+    with _reported_errors():
+        console.print(f"Downloaded: {pull_run(repo, out, revision=revision)}")
+
+
+def _executor(folder: Path, slurm: str | None, jobs: int) -> Any:
+    from skillneurons.jobs import slurm_executor
+
+    return None if slurm is None else slurm_executor(folder / "slurm", slurm, n_at_once=jobs if jobs > 1 else None)
+
+
 def _print_find(result: Any) -> None:
     if result.reused:
         console.print(f"Reused from an earlier run: {', '.join(result.reused)}")
