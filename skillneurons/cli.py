@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,9 @@ app = typer.Typer(
 )
 console = Console()
 errors = Console(stderr=True)
+
+JOBS = typer.Option(min=1, help="Tune this many prompts at a time, each in a process of its own.")
+SLURM = typer.Option(help="Tune on a Slurm cluster, with these options: slurm_partition=gpu,timeout_min=240,…")
 
 # What one can do something about; anything else is a bug and shows its traceback.
 USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, OSError)
@@ -48,6 +52,8 @@ def find(
     n_random: Annotated[int, typer.Option(min=1, help="Random sets for each fraction.")] = 10,
     sigma: Annotated[float, typer.Option(help="Standard deviation of Gaussian noise.")] = 0.1,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    jobs: Annotated[int, JOBS] = 1,
+    slurm: Annotated[str | None, SLURM] = None,
 ) -> None:
     """Tune prompts, find the skill neurons, test them causally, and write tables and figures.
 
@@ -79,8 +85,11 @@ def find(
         )
         folder = out or Path("runs") / f"{Path(model).name}-{task}"
         console.print(f"[bold]{data}[/bold]\nmodel {model} ({encoder.fingerprint()}), results in {folder}")
+        executor = _executor(folder, slurm, jobs)
         with _progress() as bars:
-            result = runs.find(encoder, data, folder, settings, progress=_bar_updater(bars))
+            result = runs.find(
+                encoder, data, folder, settings, progress=_bar_updater(bars), jobs=jobs, executor=executor
+            )
     _print_find(result)
 
 
@@ -104,6 +113,8 @@ def reproduce(
     seeds: Annotated[int, typer.Option(min=1, help="Prompts to tune for each task.")] = 3,
     findings: Annotated[str | None, typer.Option(help="Only these, comma-separated.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("runs/reproduce"),
+    jobs: Annotated[int, JOBS] = 1,
+    slurm: Annotated[str | None, SLURM] = None,
 ) -> None:
     """Measure each of the paper's findings on several tasks: one table and one figure for each.
 
@@ -121,6 +132,8 @@ def reproduce(
             source=source,
             findings=findings.split(",") if findings else None,
             on_event=console.print,
+            jobs=jobs,
+            executor=_executor(out, slurm, jobs),
         )
         console.print(f"Tables and figures: {out}")
 
@@ -132,40 +145,74 @@ def prune(
     fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of each layer's neurons to keep.")] = 0.02,
     layers: Annotated[str | None, typer.Option(help="Layers to prune, comma-separated [default: all].")] = None,
     seed: Annotated[int, typer.Option(help="Which of the run's prompts.")] = 0,
+    source: Annotated[Path | None, typer.Option(help="Folder with the task's files, if the run had one.")] = None,
 ) -> None:
     """Keep a run's skill neurons only, fold the mean of the others into the biases, and save the smaller model."""
     _quiet_libraries()
-    import json
-
-    from skillneurons import Classifier, HookedEncoder, evaluate, load_task
+    from skillneurons import evaluate
     from skillneurons import prune as prune_classifier
+    from skillneurons.finished import open_run
     from skillneurons.pruning import n_parameters
-    from skillneurons.scores import NeuronScores
 
     with _reported_errors():
-        settings = json.loads((run / "settings.json").read_text())
-        model = HookedEncoder.from_pretrained(settings["model"]["source"])
-        classifier = Classifier.load(run / f"seed-{seed}" / "classifier", model)
-        scores = NeuronScores.load(run / "scores")
-        chosen = [int(layer) for layer in layers.split(",")] if layers else list(range(model.cfg.n_layers))
-        pruned = prune_classifier(
-            classifier, scores.top(fraction), scores.baseline[scores.seeds.index(seed)], layers=chosen
-        )
+        opened = open_run(run)
+        classifier, scores, rows = opened.classifier(seed), opened.binary_scores(), opened.task(source).test
+        n_layers = opened.model.cfg.n_layers
+        chosen = [int(layer) for layer in layers.split(",")] if layers else list(range(n_layers))
+        baseline = scores.baseline[scores.seeds.index(seed)]
+        pruned = prune_classifier(classifier, scores.top(fraction), baseline, layers=chosen)
         pruned.model.save(out / "model")
         pruned.save(out / "classifier")
-        kept = n_parameters(pruned.model) / n_parameters(model)
+        kept = n_parameters(pruned.model) / n_parameters(opened.model)
         console.print(f"{kept:.1%} of the parameters kept, in {out}")
-        name = settings["task"]["name"]
-        if "folder" not in settings["task"]["source"] or name in _bundled():
-            rows = load_task(name).test
-            before, after = evaluate(classifier, rows), evaluate(pruned, rows)
-            console.print(f"Accuracy on {before.n} test rows: {before.accuracy:.3f} before, {after.accuracy:.3f} after")
+        before, after = evaluate(classifier, rows), evaluate(pruned, rows)
+        console.print(f"Accuracy on {before.n} test rows: {before.accuracy:.3f} before, {after.accuracy:.3f} after")
 
 
-def _bundled() -> list[str]:
-    from skillneurons.loading import bundled_tasks
+@app.command()
+def perturb(
+    run: Annotated[Path, typer.Argument(help="A folder that `skillneurons find` wrote.")],
+    kinds: Annotated[str, typer.Option(help="Interventions, comma-separated.")] = "mean,zero,gaussian,resample",
+    positions: Annotated[str, typer.Option(help="Where to intervene: all, prompt, or mask_and_prompt.")] = "prompt",
+    fractions: Annotated[str, typer.Option(help="Shares of neurons, comma-separated.")] = "0.03,0.1,0.3",
+    n_random: Annotated[int, typer.Option(min=1, help="Random sets for each fraction.")] = 10,
+    sigma: Annotated[float, typer.Option(help="Standard deviation of Gaussian noise.")] = 0.1,
+    rows: Annotated[int, typer.Option(min=8, help="Most test rows to evaluate on.")] = 300,
+    seed: Annotated[int, typer.Option(help="Which of the run's prompts.")] = 0,
+    source: Annotated[Path | None, typer.Option(help="Folder with the task's files, if the run had one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for curves and figures [default: RUN/perturb].")] = None,
+) -> None:
+    """Perturb a finished run's skill neurons in other ways, at other positions, in other shares."""
+    _quiet_libraries()
+    from skillneurons import perturbation_curve
+    from skillneurons.finished import open_run
+    from skillneurons.plots import plot_perturbation, save_figure
 
-    return bundled_tasks()
+    with _reported_errors():
+        opened, folder = open_run(run), out or run / "perturb"
+        classifier, task, curves = opened.classifier(seed), opened.task(source), {}
+        test = task.subset(rows, splits=("test",)).test
+        with _progress() as bars:
+            for kind in kinds.split(","):
+                curve = perturbation_curve(
+                    classifier,
+                    task,
+                    opened.scores,
+                    kind=kind,  # type: ignore[arg-type]
+                    fractions=[float(share) for share in fractions.split(",")],
+                    n_random=n_random,
+                    positions=positions,
+                    sigma=sigma,
+                    rows=test,
+                    on_batch=partial(_bar_updater(bars), f"perturb ({kind})"),
+                )
+                name = f"{kind}-{positions}-seed-{seed}"
+                curve.save(folder / f"curve-{name}")
+                for quantity in ("accuracy", "margin"):
+                    save_figure(plot_perturbation(curve, quantity=quantity), folder / f"{name}-{quantity}")
+                curves[kind] = curve
+        _print_curves(curves)
+        console.print(f"Curves and figures: {folder}")
 
 
 @app.command()
@@ -187,7 +234,7 @@ def compare(
         rows = []
         for a, b in combinations(runs, 2):
             first, second = scores[a].top(fraction), scores[b].top(fraction)
-            rho = spearmanr(scores[a].predictivity.flatten(), scores[b].predictivity.flatten()).statistic
+            rho, _ = spearmanr(scores[a].predictivity.flatten(), scores[b].predictivity.flatten())
             rows.append((str(a), str(b), f"{rho:.3f}", f"{first.overlap(second):.3f}", f"{fraction:.3f}"))
         _print_table("Skill neurons of two runs", ("run", "other run", "Spearman", "overlap", "by chance"), rows)
 
@@ -250,7 +297,12 @@ def _print_find(result: Any) -> None:
                 for row in scores.best(5).itertuples()
             ],
         )
-    curve = next(iter(result.curves.values()))
+    _print_curves(result.curves)
+    console.print(f"Figures and numbers: {result.folder}/figures, {result.folder}/run.json")
+
+
+def _print_curves(curves: dict[str, Any]) -> None:
+    curve = next(iter(curves.values()))
     before = curve.unperturbed
     _print_table(
         f"Perturbed at {curve.meta['positions'].replace('_', ' ')} positions, seed {curve.meta['classifier_seed']}, "
@@ -266,11 +318,10 @@ def _print_find(result: Any) -> None:
                 _range(row.random_margin_low, row.random_margin_high),
                 below,
             )
-            for kind, one in result.curves.items()
+            for kind, one in curves.items()
             for row, below in zip(one.to_dataframe().itertuples(), _verdicts(one), strict=True)
         ],
     )
-    console.print(f"Figures and numbers: {result.folder}/figures, {result.folder}/run.json")
 
 
 def _verdicts(curve: Any) -> list[str]:
