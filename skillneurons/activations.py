@@ -16,6 +16,7 @@ from torch import Tensor
 from skillneurons import store
 from skillneurons.batching import Batch, Encoded
 from skillneurons.classifier import Classifier, label_logits, require_eval
+from skillneurons.distributed import Ranks, check_mergeable, merged, share_of
 from skillneurons.types import Row
 
 
@@ -218,6 +219,7 @@ def collect(
     hook: str = "mlp.hook_post",
     positions: str = "prompt",
     tokens_per_batch: int = 2048,
+    accelerator: Ranks | None = None,
 ) -> S:
     """Run the classifier over the rows once and show every layer's activations to `statistic`.
 
@@ -232,11 +234,14 @@ def collect(
         positions: `"prompt"`; `"mask"`; `"mask_and_prompt"`, as the authors' code counts positions; or `"text"`, for
             the statistics of `pooling`.
         tokens_per_batch: Padded positions in one forward pass.
+        accelerator: Of `accelerate`: split the batches over its processes, see `distributed`. All of them get the same
+            result, from the same arguments.
 
     Returns:
-        `statistic`.
+        `statistic`; with an `accelerator`, a new one of all processes' rows.
 
     Raises:
+        TypeError: The statistic keeps rows, which processes cannot merge.
         ValueError: A row has no label, the hook does not exist, or the model is in train mode.
         FloatingPointError: An activation is NaN or infinite.
 
@@ -250,6 +255,8 @@ def collect(
     """
     model = classifier.model
     require_eval(model)
+    if accelerator is not None:
+        check_mergeable(statistic)
     encoded = classifier.encode(rows)
     n_labels = int(encoded.labels.max()) + 1
     if int(encoded.labels.min()) < 0:
@@ -271,10 +278,12 @@ def collect(
 
     hooks = [*classifier.fwd_hooks, *(observe(layer) for layer in range(model.cfg.n_layers))]
     with model.hooks(fwd_hooks=hooks):
-        for batch in classifier.batches(encoded, tokens_per_batch=tokens_per_batch):
+        for batch in classifier.batches(encoded, tokens_per_batch=tokens_per_batch, share=share_of(accelerator)):
             # Counted on the host, so that the device never waits.
             counts = encoded.labels[batch.index].bincount(minlength=n_labels).tolist()
             state.update(batch=batch.at(where), counts=counts)
             label_logits(classifier, batch, last_block_to=where.stop)
     statistic.finish()
-    return statistic
+    if accelerator is None:
+        return statistic
+    return merged(statistic, classifier.prompt.vectors, encoded.tokens, encoded.offsets, encoded.labels)

@@ -68,10 +68,16 @@ class Classifier:
             return rows
         return encode(self.model.tokenizer, rows, self.model.cfg.n_ctx - self.layout.n_added)
 
-    def batches(self, rows: Sequence[Row] | Encoded, *, tokens_per_batch: int = TOKENS_PER_BATCH) -> Iterator[Batch]:
-        """Batches of similar length, ordered by label within, on the model's device."""
+    def batches(
+        self,
+        rows: Sequence[Row] | Encoded,
+        *,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+        share: slice = slice(None),
+    ) -> Iterator[Batch]:
+        """Batches of similar length, ordered by label within, on the model's device; with a `share`, some of them."""
         encoded = self.encode(rows)
-        for index in bucketed(encoded, self.layout.n_added, tokens_per_batch):
+        for index in bucketed(encoded, self.layout.n_added, tokens_per_batch)[share]:
             yield from self.collate(encoded, index)
 
     def collate(self, encoded: Encoded, index: Int[Tensor, " batch"]) -> list[Batch]:

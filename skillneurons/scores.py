@@ -14,6 +14,7 @@ from skillneurons import store
 from skillneurons.activations import AboveCounts, LabelSums, collect
 from skillneurons.batching import Encoded
 from skillneurons.classifier import Classifier
+from skillneurons.distributed import Ranks
 from skillneurons.display import Shown, drawn_by
 from skillneurons.neurons import NeuronSet, top_neurons
 from skillneurons.predictivity import (
@@ -254,6 +255,7 @@ def find_skill_neurons(
     *,
     positions: str = "prompt",
     on_pass: Callable[[str], None] | None = None,
+    accelerator: Ranks | None = None,
 ) -> NeuronScores:
     """Score every neuron on a binary task, for one or several prompts.
 
@@ -267,6 +269,7 @@ def find_skill_neurons(
         task: Two classes. For more, score its `subtasks()`.
         positions: `"prompt"`; `"mask"` or `"mask_and_prompt"` (the authors' count) include the mask.
         on_pass: Called with the name of each split when it is done.
+        accelerator: Of `accelerate`: split each pass over its processes; see `collect`.
 
     Raises:
         ValueError: The task has more than two classes, no classifier was passed, or they have different models or
@@ -294,7 +297,7 @@ def find_skill_neurons(
         raise ValueError(f"Classifiers must share model and prompt length, but have {models} and lengths {lengths}.")
 
     splits = {split: classifiers[0].encode(getattr(task, split)) for split in ("train", "validation", "test")}
-    parts = [_score_one(classifier, task, splits, positions, on_pass) for classifier in classifiers]
+    parts = [_score_one(classifier, task, splits, positions, on_pass, accelerator) for classifier in classifiers]
     return NeuronScores.merge_seeds(parts)
 
 
@@ -304,16 +307,19 @@ def _score_one(
     splits: dict[str, Encoded],
     positions: str,
     on_pass: Callable[[str], None] | None,
+    accelerator: Ranks | None,
 ) -> NeuronScores:
     def done(split: str) -> None:
         if on_pass is not None:
             on_pass(split)
 
-    baseline = collect(classifier, splits["train"], LabelSums(2), positions=positions).mean
+    baseline = collect(classifier, splits["train"], LabelSums(2), positions=positions, accelerator=accelerator).mean
     done("train")
     counts = {}
     for split in ("validation", "test"):
-        counts[split] = collect(classifier, splits[split], AboveCounts(baseline, 2), positions=positions)
+        counts[split] = collect(
+            classifier, splits[split], AboveCounts(baseline, 2), positions=positions, accelerator=accelerator
+        )
         done(split)
     meta = {
         "model": classifier.prompt.model,

@@ -1,0 +1,157 @@
+"""Two real processes on gloo against one: equal counts, sums up to the order of additions, and what is refused."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import PartialState
+
+from skillneurons import AboveCounts, Classifier, LabelSums, Verbalizer, collect, find_skill_neurons, random_prompt
+from skillneurons.activations import Examples
+from skillneurons.distributed import share_of
+from skillneurons.pooling import TextSums
+
+# Run once by itself, and once by each of two processes that find each other by torchrun's variables.
+SCRIPT = """
+import sys
+import torch
+from accelerate import PartialState
+from test_distributed import measured
+
+ranks = PartialState(cpu=True)
+assert ranks.num_processes == 2 and torch.distributed.get_backend() == "gloo"
+found = measured(ranks)
+if sys.argv[2] == "unlike":
+    found = {"error": measured(ranks, seed=ranks.process_index)}
+torch.save(found, f"{sys.argv[1]}/{ranks.process_index}.pt")
+ranks.destroy_process_group()
+"""
+SMALL = {"tokens_per_batch": 64}
+
+
+def measured(ranks=None, seed=0):
+    """What a pass and a scoring find, on a tiny model; or the message of the error it ends in."""
+    from conftest import make_hf, make_roberta_tokenizer, make_rows
+
+    from skillneurons import HookedEncoder, Task
+
+    torch.set_num_threads(1)
+    tokenizer = make_roberta_tokenizer()
+    model = HookedEncoder.from_hf(make_hf("roberta", vocab_size=len(tokenizer)), tokenizer)
+    task = Task("tiny", make_rows(61, 0), make_rows(35, 1), make_rows(27, 2), ["terrible", "great"])
+    classifier = Classifier(model, random_prompt(model, 3, seed), Verbalizer.from_words(tokenizer, task.label_words))
+    try:
+        sums = collect(classifier, task.train, LabelSums(2), accelerator=ranks, **SMALL)
+    except ValueError as error:
+        return str(error)
+    fixed = torch.full((3, 2, 29), 0.1)
+    counts = collect(classifier, task.train, AboveCounts(fixed, 2), accelerator=ranks, **SMALL)
+    words = collect(classifier, task.train, TextSums(), positions="text", accelerator=ranks, **SMALL)
+    # Fewer rows than fill two batches: one process has nothing to do.
+    few = collect(classifier, task.train[:2], AboveCounts(fixed, 2), accelerator=ranks)
+    scores = find_skill_neurons(classifier, task, accelerator=ranks)
+    return {
+        "n_batches": len(list(classifier.batches(task.train, **SMALL))),
+        "sums": sums.totals,
+        "n": sums.n,
+        "counts": counts.above,
+        "words": words.totals,
+        "n_words": words.n,
+        "few": few.above,
+        "above": scores.above,
+        "above_test": scores.above_test,
+        "baseline": scores.baseline,
+    }
+
+
+def in_two_processes(folder, how):
+    """What each of two processes saved."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    here = str(Path(__file__).parent)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), how],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=500)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """(one process, [rank 0, rank 1])."""
+    return measured(), in_two_processes(tmp_path_factory.mktemp("ranks"), "alike")
+
+
+def test_two_processes_count_as_one_does_bit_for_bit(runs):
+    one, ranks = runs
+    assert one["n_batches"] > 4
+    for name in ("counts", "few", "above", "above_test", "n"):
+        assert torch.equal(ranks[0][name], one[name]), name
+    assert ranks[0]["n_words"] == one["n_words"]
+    assert 0 < one["counts"].sum() < one["counts"].numel() * 61
+
+
+def test_sums_differ_from_one_process_by_the_order_of_additions_at_most(runs):
+    one, ranks = runs
+    for name in ("sums", "words"):
+        for ours, theirs in zip(ranks[0][name], one[name], strict=True):
+            # Magnitudes are not kept; those of the sums, some way from zero, stand in for them.
+            bound = 2 * one["n_batches"] * 2**-53 * theirs.abs().amax()
+            assert ours.dtype == torch.float64 and (ours - theirs).abs().max() <= bound
+    assert torch.equal(ranks[0]["baseline"], one["baseline"])
+
+
+def test_all_processes_end_with_the_same_bits(runs):
+    _, (first, second) = runs
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        pairs = zip(value, second[name], strict=True) if isinstance(value, list) else [(value, second[name])]
+        assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs), name
+
+
+def test_processes_with_different_prompts_are_refused_in_all_of_them(tmp_path):
+    for found in in_two_processes(tmp_path, "unlike"):
+        assert "those of ranks [1] are not those of rank 0" in found["error"]
+
+
+def test_shares_hold_each_batch_once():
+    class Rank:
+        num_processes = 3
+
+        def __init__(self, index):
+            self.process_index = index
+
+    batches = list(range(11))
+    shares = [batches[share_of(Rank(index))] for index in range(3)]
+    assert sorted(i for share in shares for i in share) == batches
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert batches[share_of(None)] == batches
+
+
+def test_a_statistic_that_keeps_rows_is_refused_before_the_pass(tiny_model, tiny_task):
+    words = Verbalizer.from_words(tiny_model.tokenizer, tiny_task.label_words)
+    classifier = Classifier(tiny_model, random_prompt(tiny_model, 3), words)
+    with pytest.raises(TypeError, match="Examples has no `merge`"):
+        collect(classifier, tiny_task.test, Examples(26), accelerator=PartialState(cpu=True))
+
+
+def test_one_process_with_an_accelerator_gives_what_none_gives(tiny_model, tiny_task):
+    words = Verbalizer.from_words(tiny_model.tokenizer, tiny_task.label_words)
+    classifier = Classifier(tiny_model, random_prompt(tiny_model, 3), words)
+    plain = collect(classifier, tiny_task.test, LabelSums(2))
+    alone = collect(classifier, tiny_task.test, LabelSums(2), accelerator=PartialState(cpu=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain.totals, alone.totals, strict=True))
