@@ -40,6 +40,10 @@ from skillneurons.loading import bundled_tasks as bundled_tasks
 from skillneurons.loading import load_task as load_task
 from skillneurons.neurons import NeuronSet as NeuronSet
 from skillneurons.neurons import top_neurons as top_neurons
+from skillneurons.one_neuron import NeuronCard as NeuronCard
+from skillneurons.one_neuron import TextHeat as TextHeat
+from skillneurons.one_neuron import neuron_card as neuron_card
+from skillneurons.one_neuron import text_heat as text_heat
 from skillneurons.plots import plot_activation_histogram as plot_activation_histogram
 from skillneurons.plots import plot_claims as plot_claims
 from skillneurons.plots import plot_indicators as plot_indicators
