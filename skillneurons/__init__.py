@@ -1,5 +1,8 @@
 """Skill neurons of pretrained transformers: find them, test them, use them."""
 
+from skillneurons.activation_store import StoredActivations as StoredActivations
+from skillneurons.activation_store import activations_size as activations_size
+from skillneurons.activation_store import write_activations as write_activations
 from skillneurons.activations import AboveCounts as AboveCounts
 from skillneurons.activations import Examples as Examples
 from skillneurons.activations import LabelSums as LabelSums

@@ -53,7 +53,8 @@ class RunFiles(Shown):
         return pd.DataFrame({"file": list(self.sizes), "bytes": list(self.sizes.values())})
 
     def __repr__(self) -> str:
-        return f"RunFiles({self.repo_id}, {len(self.sizes)} files of {self.n_bytes:,} bytes, {len(self.left_out)} left out)"
+        n_files, n_left = len(self.sizes), len(self.left_out)
+        return f"RunFiles({self.repo_id}, {n_files} files of {self.n_bytes:,} bytes, {n_left} left out)"
 
 
 def push_run(
