@@ -106,7 +106,15 @@ def _tokenize(tokenizer: Any, rows: Sequence[Row], max_length: int | None = None
     texts = [[row[key] for row in rows] for key in (("text_a", "text_b") if pair else ("text",))]
     cut = {} if max_length is None else {"truncation": "longest_first" if pair else True, "max_length": max_length}
     # `verbose=False`: the number of cut rows is counted and reported instead of the tokenizer's own warning.
-    encoded = tokenizer(*texts, return_token_type_ids=True, return_attention_mask=False, verbose=False, **cut)
+    # `split_special_tokens`: a "<mask>" that someone wrote is text, not the place where the label is read.
+    encoded = tokenizer(
+        *texts,
+        return_token_type_ids=True,
+        return_attention_mask=False,
+        split_special_tokens=True,
+        verbose=False,
+        **cut,
+    )
     return {key: list(encoded[key]) for key in ("input_ids", "token_type_ids")}
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from scipy.stats import binomtest
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -22,7 +23,8 @@ from skillneurons.prompts import SoftPrompt, Verbalizer, random_prompt, splice
 from skillneurons.tasks import Task
 from skillneurons.types import FwdHooks
 
-CHANCE_MARGIN = 0.02
+# Of the warning that tuning did no better than the most frequent class.
+SIGNIFICANCE = 0.1
 
 
 class TuningWarning(UserWarning):
@@ -39,7 +41,8 @@ class TuningConfig:
         batch_size: Examples in a step.
         warm_up: Share of the steps over which the learning rate rises; it then falls linearly to zero.
         eval_every: Steps between evaluations on validation.
-        patience: Evaluations without a better validation accuracy after which tuning stops.
+        patience: Evaluations in a row without a better validation accuracy (or, at the same accuracy, a lower loss)
+            after which tuning stops.
         weight_decay: Of AdamW.
     """
 
@@ -207,10 +210,13 @@ def train(
             if since_best >= config.patience:
                 break
 
-    if best_key[0] <= majority + CHANCE_MARGIN:
+    n = len(validation_labels)
+    p_value = binomtest(round(best_key[0] * n), n, majority, alternative="greater").pvalue
+    if p_value > SIGNIFICANCE:
         warnings.warn(
-            f"Tuning on {task.name!r} (seed {seed}) collapsed: validation accuracy {best_key[0]:.3f}, and always "
-            f"answering the most frequent class gives {majority:.3f}. Try another seed, `lr` or more steps.",
+            f"Tuning on {task.name!r} (seed {seed}) collapsed: validation accuracy {best_key[0]:.3f} on {n} rows is not "
+            f"told apart from the {majority:.3f} of always answering the most frequent class (p = {p_value:.2f}). Try "
+            "another seed, `lr`, more steps or more rows.",
             TuningWarning,
             stacklevel=3,
         )

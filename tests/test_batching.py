@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skillneurons import HookedEncoder
 from skillneurons.batching import Encoded, bucketed, collate, encode, shuffled
 
 PAD = 1
@@ -140,3 +141,11 @@ def test_what_cannot_be_encoded_is_refused(roberta_tokenizer):
         encode(roberta_tokenizer, [], 20)
     with pytest.raises(ValueError, match="Only 7 positions are left"):
         encode(roberta_tokenizer, [{"text": "a"}], 7)
+
+
+def test_a_mask_that_someone_wrote_is_text():
+    tokenizer = HookedEncoder.from_pretrained("bundled").tokenizer
+    written, plain = (encode(tokenizer, [{"text": text}], 64).tokens for text in ("a <mask> film</s>", "a film"))
+    assert tokenizer.mask_token_id not in written
+    assert [int((tokens == tokenizer.sep_token_id).sum()) for tokens in (written, plain)] == [1, 1]
+    assert tokenizer.decode(written, skip_special_tokens=True).strip() == "a <mask> film</s>"

@@ -406,3 +406,10 @@ def test_a_folder_that_holds_no_task_says_what_it_holds(tmp_path):
     write_jsonl(tmp_path / "train.jsonl", [{"sentence": "a", "label": 0}, {"sentence": "b", "label": 1}])
     with pytest.raises(ValueError, match=r"'text', but has \['label', 'sentence'\]"):
         load_task("mine", source=tmp_path)
+
+
+def test_single_texts_and_pairs_do_not_mix():
+    single = [{"text": "dull", "label": 0}, {"text": "moving", "label": 1}]
+    pairs = [{"text_a": row["text"], "text_b": "so it is", "label": row["label"]} for row in single]
+    with pytest.raises(ValueError, match=r"All splits of 'mine' .* pairs are in \['test'\] only"):
+        Task("mine", single, single, pairs, ["terrible", "great"])
