@@ -5,11 +5,9 @@ curves, figures, and `run.json` with settings, numbers and provenance. A part is
 """
 
 import json
-import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -20,12 +18,10 @@ from skillneurons.encoder import HookedEncoder
 from skillneurons.evaluation import FRACTIONS, Evaluation, Kind, PerturbationCurve, evaluate, perturbation_curve
 from skillneurons.neurons import NeuronSet
 from skillneurons.plots import plot_activation_histogram, plot_perturbation, plot_predictivity_by_layer, save_figure
-from skillneurons.scores import NeuronScores, find_skill_neurons, union_of_top
+from skillneurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks import Task
-from skillneurons.tuning import TuningConfig, tune_prompt
-
-T = TypeVar("T")
-Progress = Callable[[str, int, int], None]
+from skillneurons.trials import Progress, Trial, run_trials
+from skillneurons.tuning import TuningConfig
 
 
 @dataclass(frozen=True)
@@ -93,6 +89,8 @@ def find(
     settings: FindSettings = DEFAULTS,
     *,
     progress: Progress = lambda what, done, total: None,
+    jobs: int = 1,
+    executor: Any = None,
 ) -> FindResult:
     """Tune prompts, find the task's skill neurons, test them causally, and write it all to `out`.
 
@@ -102,43 +100,21 @@ def find(
         out: A folder. What an earlier run with the same arguments finished there is read, not computed again.
         settings: Seeds, prompt length and so on.
         progress: Called with (what is being done, steps done, steps).
+        jobs: Seeds that are tuned and scored at a time, in processes that load the model anew.
+        executor: Of submitit, for other machines; see `jobs.slurm_executor`.
 
     Raises:
+        ChildProcessError: One of several processes was killed or failed; what the others did is kept.
         RunFolderError: `out` holds a run of another model, task or settings.
     """
     folder = Path(out)
     _claim(folder, model, task, settings)
-    reused: list[str] = []
-
-    def part(name: str, load: Callable[[Path], T], compute: Callable[[], T]) -> T:
-        """Read a part of the run, or compute and save it."""
-        path = folder / name
-        try:
-            loaded = load(path)
-        except FileNotFoundError:
-            pass
-        except store.StoreError as error:
-            warnings.warn(f"{error} It is computed anew.", stacklevel=3)
-        else:
-            reused.append(name)
-            return loaded
-        computed = compute()
-        computed.save(path)  # type: ignore[attr-defined]
-        return computed
-
-    subtasks = task.subtasks()
-    classifiers, evaluations, by_subtask = [], [], [[] for _ in subtasks]
-    for seed in settings.seeds:
-        classifier = part(
-            f"seed-{seed}/classifier",
-            lambda path: Classifier.load(path, model),
-            lambda seed=seed: _tune(model, task, seed, settings, progress),
-        )
-        classifiers.append(classifier)
-        evaluations.append(evaluate(classifier, task.test))
-        for i, subtask in enumerate(subtasks):
-            name = f"seed-{seed}/scores" if len(subtasks) == 1 else f"seed-{seed}/scores-{i}"
-            by_subtask[i].append(part(name, NeuronScores.load, lambda c=classifier, t=subtask: _score(c, t, progress)))
+    trials = [Trial(task, seed, folder / f"seed-{seed}", settings.n_prompt, settings.tuning) for seed in settings.seeds]
+    results = run_trials(trials, model, jobs=jobs, executor=executor, progress=progress)
+    reused = [trial.folder / name for trial, result in zip(trials, results, strict=True) for name in result.reused]
+    classifiers = [result.classifier for result in results]
+    evaluations = [evaluate(classifier, task.test) for classifier in classifiers]
+    by_subtask = zip(*(result.scores for result in results), strict=True)
     scores = tuple(NeuronScores.merge_seeds(parts) for parts in by_subtask)
     for i, merged in enumerate(scores):
         merged.save(folder / ("scores" if len(scores) == 1 else f"scores-{i}"))
@@ -147,8 +123,8 @@ def find(
 
     rows = task.subset(settings.n_perturb_rows, splits=("test",)).test
     curves = {
-        kind: part(
-            f"curve-{kind}",
+        kind: store.read_or_compute(
+            folder / f"curve-{kind}",
             PerturbationCurve.load,
             lambda kind=kind: perturbation_curve(
                 classifiers[0],
@@ -162,37 +138,15 @@ def find(
                 rows=rows,
                 on_batch=lambda done, total: progress(f"perturb ({kind})", done, total),
             ),
+            reused,
         )
         for kind in settings.kinds
     }
-    result = FindResult(
-        task, settings, tuple(classifiers), tuple(evaluations), scores, skill, curves, tuple(reused), folder
-    )
+    names = tuple(path.relative_to(folder).as_posix() for path in reused)
+    result = FindResult(task, settings, tuple(classifiers), tuple(evaluations), scores, skill, curves, names, folder)
     _draw(result)
     store.write_json(folder / "run.json", _identity(model, task, settings) | _numbers(result))
     return result
-
-
-def _tune(model: HookedEncoder, task: Task, seed: int, settings: FindSettings, progress: Progress) -> Classifier:
-    return tune_prompt(
-        model,
-        task,
-        n_prompt=settings.n_prompt,
-        seed=seed,
-        config=settings.tuning,
-        progress=False,
-        on_step=lambda done, total: progress(f"tune prompt, seed {seed}", done, total),
-    )
-
-
-def _score(classifier: Classifier, task: Task, progress: Progress) -> NeuronScores:
-    done: list[str] = []
-
-    def on_pass(split: str) -> None:
-        done.append(split)
-        progress(f"score neurons, seed {classifier.prompt.seed}", len(done), 3)
-
-    return find_skill_neurons(classifier, task, on_pass=on_pass)
 
 
 def _identity(model: HookedEncoder, task: Task, settings: FindSettings) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from skillneurons import store
 from skillneurons.activations import AboveCounts, LabelSums, collect
 from skillneurons.batching import Encoded
 from skillneurons.classifier import Classifier
-from skillneurons.distributed import Ranks
 from skillneurons.display import Shown, drawn_by
+from skillneurons.distributed import Ranks
 from skillneurons.neurons import NeuronSet, top_neurons
 from skillneurons.predictivity import (
     accuracy_from_counts,

@@ -9,10 +9,11 @@ import json
 import os
 import platform
 import secrets
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -21,6 +22,8 @@ from torch import Tensor
 
 FORMAT = "skillneurons"
 FORMAT_VERSION = 1
+
+T = TypeVar("T")
 
 
 class StoreError(ValueError):
@@ -121,6 +124,29 @@ def load(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
         return safetensors.torch.load(payload), header["meta"]
     except SafetensorError as error:
         raise StoreError(f"{tensor_path} is not a safetensors file ({error}).") from error
+
+
+def read_or_compute(path: Path, load: Callable[[Path], T], compute: Callable[[], T], reused: list[Path]) -> T:
+    """What `load` reads; where files are missing or, with a warning, damaged, what `compute` gives, saved there.
+
+    Args:
+        path: As `load` and the result's `save` take it.
+        load: Reads it.
+        compute: Makes it; the result has a method `save`.
+        reused: The path is added to these where it was read.
+    """
+    try:
+        loaded = load(path)
+    except FileNotFoundError:
+        pass
+    except StoreError as error:
+        warnings.warn(f"{error} It is computed anew.", stacklevel=3)
+    else:
+        reused.append(path)
+        return loaded
+    computed = compute()
+    computed.save(path)  # type: ignore[attr-defined]
+    return computed
 
 
 def _stem(path: str | Path) -> Path:

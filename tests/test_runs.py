@@ -8,7 +8,7 @@ import torch
 from planted import planted_model, planted_task
 from typer.testing import CliRunner
 
-from skillneurons import NeuronScores, NeuronSet, TuningConfig, runs
+from skillneurons import NeuronScores, NeuronSet, TuningConfig, runs, trials
 from skillneurons.cli import app
 from skillneurons.runs import FindSettings, RunFolderError, find
 
@@ -57,8 +57,8 @@ def test_a_run_writes_what_it_promises(finished, model):
 
 
 def test_running_again_reuses_everything_and_gives_the_same(finished, model, task, monkeypatch):
-    monkeypatch.setattr(runs, "tune_prompt", lambda *args, **kwargs: pytest.fail("tuned again"))
-    monkeypatch.setattr(runs, "find_skill_neurons", lambda *args, **kwargs: pytest.fail("scored again"))
+    monkeypatch.setattr(trials, "tune_prompt", lambda *args, **kwargs: pytest.fail("tuned again"))
+    monkeypatch.setattr(trials, "find_skill_neurons", lambda *args, **kwargs: pytest.fail("scored again"))
     monkeypatch.setattr(runs, "perturbation_curve", lambda *args, **kwargs: pytest.fail("perturbed again"))
     again = find(model, task, finished.folder, SETTINGS)
     assert set(again.reused) == {
@@ -79,17 +79,17 @@ def test_the_same_seeds_give_bit_equal_results(finished, model, task, tmp_path):
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(model, task, tmp_path, monkeypatch):
-    tune = runs.tune_prompt
+    tune = trials.tune_prompt
 
     def interrupted(*args, seed, **kwargs):
         if seed == 1:
             raise KeyboardInterrupt
         return tune(*args, seed=seed, **kwargs)
 
-    monkeypatch.setattr(runs, "tune_prompt", interrupted)
+    monkeypatch.setattr(trials, "tune_prompt", interrupted)
     with pytest.raises(KeyboardInterrupt):
         find(model, task, tmp_path / "c", SETTINGS)
-    monkeypatch.setattr(runs, "tune_prompt", tune)
+    monkeypatch.setattr(trials, "tune_prompt", tune)
     assert find(model, task, tmp_path / "c", SETTINGS).reused == ("seed-0/classifier", "seed-0/scores")
 
 

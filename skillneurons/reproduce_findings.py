@@ -1,0 +1,267 @@
+"""A table and a figure's panel for each finding of the paper, from several tasks with their classifiers and scores.
+
+Each function of `FINDINGS` takes all studies and returns its parts, none where no task has what the finding needs.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from skillneurons.classifier import Classifier
+from skillneurons.evaluation import Kind
+from skillneurons.findings import (
+    compare_places,
+    cross_perturbation,
+    existence,
+    label_word_selectivity,
+    necessity,
+    origin,
+    robustness,
+    serves,
+    several_classes,
+    stability,
+    survives_retuning,
+    task_similarity,
+    word_selectivity,
+)
+from skillneurons.findings.common import encoder_of
+from skillneurons.plots import (
+    plot_cross_perturbation,
+    plot_existence,
+    plot_necessity,
+    plot_necessity_by_layer,
+    plot_origin,
+    plot_places,
+    plot_robustness,
+    plot_several_classes,
+    plot_stability,
+    plot_task_similarity,
+    plot_word_selectivity,
+)
+from skillneurons.scores import NeuronScores
+from skillneurons.tasks import Task
+from skillneurons.tuning import TuningConfig
+
+Panel = Callable[[Axes], Any]
+Part = tuple[pd.DataFrame, Panel]
+
+
+@dataclass(frozen=True)
+class ReproduceSettings:
+    """What determines the numbers, besides model, tasks and seeds.
+
+    Args:
+        n_prompt: Soft vectors.
+        tuning: Learning rate, steps and so on.
+        fraction: Share of neurons in a top set.
+        fractions: Shares perturbed.
+        kinds: Interventions.
+        n_rows: Most test rows of a task in a sweep.
+        n_random: Most random sets for each cell.
+        width: Half-width of the random sets' interval at which drawing stops.
+        sigma: Of Gaussian noise.
+    """
+
+    n_prompt: int = 16
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    fraction: float = 0.01
+    fractions: tuple[float, ...] = (0.03, 0.1, 0.3)
+    kinds: tuple[Kind, ...] = ("mean", "resample", "zero", "gaussian")
+    n_rows: int = 500
+    n_random: int = 12
+    width: float = 0.01
+    sigma: float = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """One task with its classifiers and scores: what the findings start from. `scores` has one for each subtask."""
+
+    task: Task
+    subtasks: tuple[Task, ...]
+    classifiers: tuple[Classifier, ...]
+    scores: tuple[NeuronScores, ...]
+
+    @property
+    def binary(self) -> bool:
+        return self.task.n_labels == 2
+
+
+Compute = Callable[[Sequence[Study], ReproduceSettings], list[Part]]
+
+
+def _named(table: pd.DataFrame, task: str) -> pd.DataFrame:
+    return pd.concat([pd.Series(task, index=table.index, name="task"), table], axis=1)
+
+
+# One function for each finding: for each task, or once, a table and a panel
+
+
+def _existence(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
+    parts: list[Part] = []
+    for study in studies:
+        if study.binary:
+            result = existence(study.classifiers, study.task, study.scores[0])
+            parts.append(
+                (_named(result.to_dataframe(), study.task.name), lambda ax, r=result: plot_existence(r, ax=ax))
+            )
+    return parts
+
+
+def _stability(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
+    parts: list[Part] = []
+    for study in studies:
+        for scores in study.scores:
+            result = stability(scores, settings.fraction)
+            table = _named(result.to_dataframe(), scores.meta["task"])
+            parts.append((table, lambda ax, r=result: plot_stability(r, ax=ax)))
+    return parts
+
+
+def _places(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
+    parts: list[Part] = []
+    for study in studies:
+        result = compare_places(
+            study.classifiers, study.subtasks[0], scores=study.scores[0], fraction=settings.fraction
+        )
+        table = _named(result.to_dataframe(), study.subtasks[0].name)
+        parts.append((table, lambda ax, r=result: plot_places(r, ax=ax)))
+    return parts
+
+
+def _sweep(study: Study, settings: ReproduceSettings, **options: Any):
+    first = study.classifiers[0]
+    return necessity(
+        first,
+        study.task,
+        study.scores,
+        **{"kinds": settings.kinds, "fractions": settings.fractions} | options,
+        n_random=settings.n_random,
+        width=settings.width,
+        sigma=settings.sigma,
+        rows=study.task.subset(settings.n_rows, splits=("test",)).test,
+    )
+
+
+def _necessity(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
+    parts: list[Part] = []
+    for study in studies:
+        first = study.classifiers[0]
+        rivals = {"label words": label_word_selectivity(encoder_of(first), first.verbalizer)}
+        for positions in ("prompt", "all"):
+            result = _sweep(study, settings, positions=positions, rivals=rivals)
+            table = _named(result.to_dataframe(), study.task.name)
+            parts.append((table, lambda ax, r=result: plot_necessity(r, ax=ax)))
+    return parts
+
+
+def _layers(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
+    parts: list[Part] = []
+    for study in studies:
+        for scope in ("single", "cumulative"):
+            result = _sweep(study, settings, scope=scope, kinds=("mean",), fractions=settings.fractions[-1:])
+            table = _named(result.to_dataframe(), study.task.name)
+            parts.append((table, lambda ax, r=result: plot_necessity_by_layer(r, ax=ax)))
+    return parts
+
+
+def _similarity(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
+    result = task_similarity({study.task.name: study.scores for study in studies}, settings.fraction)
+    return [(result.to_dataframe(), lambda ax: plot_task_similarity(result, ax=ax))]
+
+
+def _cross(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
+    result = cross_perturbation(
+        {study.task.name: study.classifiers[0] for study in studies},
+        {study.task.name: study.task for study in studies},
+        {study.task.name: study.scores for study in studies},
+        n_rows=settings.n_rows,
+    )
+    return [(result.to_dataframe(), lambda ax: plot_cross_perturbation(result, ax=ax))]
+
+
+def _selectivity(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
+    parts: list[Part] = []
+    for study in studies:
+        first = study.classifiers[0]
+        result = word_selectivity(encoder_of(first), study.scores[0], first.verbalizer, fraction=settings.fraction)
+        table = _named(result.to_dataframe(), study.scores[0].meta["task"])
+        parts.append((table, lambda ax, r=result: plot_word_selectivity(r, ax=ax)))
+    return parts
+
+
+def _origin(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
+    parts: list[Part] = []
+    for study in studies:
+        if not study.binary:
+            continue
+        with warnings.catch_warnings():
+            # The random model and shuffled labels are there to fail.
+            warnings.filterwarnings("ignore", message="Tuning on")
+            result = origin(study.classifiers[:1], study.task, config=settings.tuning, fraction=settings.fraction)
+        parts.append((_named(result.to_dataframe(), study.task.name), lambda ax, r=result: plot_origin(r, ax=ax)))
+    return parts
+
+
+def _retuning(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
+    study, parts = studies[0], []
+    results = survives_retuning(
+        encoder_of(study.classifiers[0]),
+        study.task,
+        study.scores,
+        fractions=settings.fractions,
+        n_random=settings.n_random,
+        rows=study.task.subset(settings.n_rows, splits=("test",)).test,
+    )
+    for method, result in results.items():
+        table = result.to_dataframe().assign(method=method, unperturbed=result.unperturbed.accuracy)
+
+        def panel(ax: Axes, r: Any = result, m: str = method) -> None:
+            plot_necessity(r, ax=ax).set_title(f"{r.meta['task']}, {m}, all positions, 1 seed", loc="left")
+
+        parts.append((_named(table, study.task.name), panel))
+    return parts
+
+
+def _robustness(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
+    parts: list[Part] = []
+    for study in studies:
+        if study.binary and study.task.adversarial:
+            result = robustness(study.classifiers, study.task, study.scores[0], fraction=settings.fraction)
+            table = _named(result.to_dataframe(), study.task.name)
+            parts.append((table, lambda ax, r=result: plot_robustness(r, ax=ax)))
+    return parts
+
+
+def _several(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
+    parts: list[Part] = []
+    for study in studies:
+        if study.binary:
+            continue
+        found = several_classes(
+            study.classifiers, study.task, fraction=2 * settings.fraction, scores=study.scores, subtasks=study.subtasks
+        )
+        small = study.task.subset(settings.n_rows, splits=("test",))
+        table = serves(study.classifiers[0], small, found).to_dataframe()
+        parts.append((_named(table, study.task.name), lambda ax, r=found: plot_several_classes(r, ax=ax)))
+    return parts
+
+
+FINDINGS: dict[str, Compute] = {
+    "F1-existence": _existence,
+    "F2-stability": _stability,
+    "F3-prompts": _places,
+    "F4-necessity": _necessity,
+    "F4-layers": _layers,
+    "F5-similarity": _similarity,
+    "F5-cross": _cross,
+    "F6-selectivity": _selectivity,
+    "F7-origin": _origin,
+    "F7-retuning": _retuning,
+    "F10-robustness": _robustness,
+    "several-classes": _several,
+}
