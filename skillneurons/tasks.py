@@ -81,13 +81,12 @@ class Task(Shown):
             if split in SPLITS or rows:
                 _check_rows(f"{self.name}/{split}", rows, labels)
             object.__setattr__(self, split, rows)
-        pairs = {
-            split: "text_a" in getattr(self, split)[0] for split in (*SPLITS, "adversarial") if getattr(self, split)
-        }
-        if len(set(pairs.values())) > 1:
+        filled = [split for split in (*SPLITS, "adversarial") if getattr(self, split)]
+        pairs = [split for split in filled if "text_a" in getattr(self, split)[0]]
+        if pairs and pairs != filled:
             raise ValueError(
-                f"All splits of {self.name!r} need `text`, or all `text_a` and `text_b`, but pairs are in "
-                f"{[split for split, is_pair in pairs.items() if is_pair]} only. Make the rows alike."
+                f"All splits of {self.name!r} need `text`, or all `text_a` and `text_b`, but pairs are in {pairs} "
+                "only. Make the rows alike."
             )
 
     @property

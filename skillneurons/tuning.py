@@ -214,9 +214,9 @@ def train(
     p_value = binomtest(round(best_key[0] * n), n, majority, alternative="greater").pvalue
     if p_value > SIGNIFICANCE:
         warnings.warn(
-            f"Tuning on {task.name!r} (seed {seed}) collapsed: validation accuracy {best_key[0]:.3f} on {n} rows is not "
-            f"told apart from the {majority:.3f} of always answering the most frequent class (p = {p_value:.2f}). Try "
-            "another seed, `lr`, more steps or more rows.",
+            f"Tuning on {task.name!r} (seed {seed}) collapsed: validation accuracy {best_key[0]:.3f} on {n} rows is "
+            f"not told apart from the {majority:.3f} of always answering the most frequent class (p = {p_value:.2f}). "
+            "Try another seed, `lr`, more steps or more rows.",
             TuningWarning,
             stacklevel=3,
         )
