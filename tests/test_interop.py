@@ -346,6 +346,7 @@ def test_a_pulled_run_is_the_pushed_one(run, tmp_path, api):
     api.create_repo.assert_called_once_with("me/run", repo_type="dataset", private=True, exist_ok=True)
     folder = pull_run("me/run", tmp_path / "deep" / "pulled", api=api)
     sent = {name: content for name, content in files_of(run).items() if name not in pushed.left_out}
+    assert files_of(tmp_path / "hub") == sent
     assert files_of(folder) == sent
     assert not any(path.is_symlink() for path in folder.rglob("*"))
     assert NeuronSet.load(folder / "skill") == NeuronSet.load(run / "skill")
@@ -391,7 +392,9 @@ def test_names_from_a_stranger_do_not_become_paths(run, key, value, tmp_path, ap
         content = json.loads(path.read_text())
         content["settings"][key] = value
         path.write_text(json.dumps(content))
-    with pytest.raises(StoreError, match=r"me/run needs to hold a finished run.*\.\./\.\."):
+    with pytest.raises(
+        StoreError, match=r"me/run needs to hold a finished run.*of this release, but has another one.*\.\./"
+    ):
         pull_run("me/run", tmp_path / "pulled", api=api)
     assert not (tmp_path / "pulled").exists()
 
