@@ -45,7 +45,7 @@ class TransferMatrix(Shown):
 
     @property
     def relative(self) -> Float[Tensor, "source target seed"]:
-        """Accuracy as a share of what the target's own prompt of the same seed reaches (Su et al. 2022)."""
+        """Accuracy as a share of what the target's own prompt of the same place reaches (Su et al. 2022)."""
         own = self.accuracy.diagonal(dim1=0, dim2=1)
         return self.accuracy / own.T[None]
 
@@ -139,12 +139,15 @@ def transfer_matrix(
         on_pair: Called with (pairs done, pairs).
 
     Raises:
-        ValueError: Classifiers are missing, differ in number, or have different models.
+        ValueError: Classifiers are missing, differ in number or in the order of seeds, or have different models; two
+            tasks have one name.
     """
     names, seeds = _checked(classifiers, tasks)
     shape = (len(names), len(names), len(seeds))
     accuracy = torch.full(shape, torch.nan, dtype=torch.float64)
-    encoded = [classifiers[task.name][0].encode(task.test) for task in tasks]
+    # Texts are cut to what the longest prompt leaves, so that every prompt reads the same.
+    longest = max((c for name in names for c in classifiers[name]), key=lambda c: len(c.prompt))
+    encoded = [longest.encode(task.test) for task in tasks]
     for i, source in enumerate(names):
         for j, target in enumerate(tasks):
             for k, classifier in enumerate(classifiers[source]):
@@ -167,6 +170,10 @@ def _checked(
     classifiers: Mapping[str, Sequence[Classifier]], tasks: Sequence[Task]
 ) -> tuple[tuple[str, ...], list[int | None]]:
     names = tuple(task.name for task in tasks)
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"`tasks` need names of their own, but are {names}. Rename: `dataclasses.replace(task, name=…)`."
+        )
     if missing := [name for name in names if not classifiers.get(name)]:
         raise ValueError(f"`classifiers` has none for {missing[0]!r}; it has {sorted(classifiers)}.")
     counts = {name: len(classifiers[name]) for name in names}
@@ -175,7 +182,12 @@ def _checked(
     prints = {c.prompt.model for name in names for c in classifiers[name]}
     if len(prints) > 1:
         raise ValueError(f"Prompts move between tasks, not models, but the classifiers have {sorted(prints)}.")
-    return names, [c.prompt.seed for c in classifiers[names[0]]]
+    seeds = {name: [c.prompt.seed for c in classifiers[name]] for name in names}
+    if any(other != seeds[names[0]] and set(other) == set(seeds[names[0]]) for other in seeds.values()):
+        raise ValueError(
+            f"Prompts of one place are compared, so seeds need one order for every task, not {seeds}. Sort them."
+        )
+    return names, seeds[names[0]]
 
 
 # Tuning from another task's prompt
@@ -225,7 +237,9 @@ class WarmStart(Shown):
         return pd.DataFrame(records)
 
     def _table(self) -> pd.DataFrame:
-        table = self.to_dataframe().groupby("source", sort=False)[["at_start", "steps_to_level", "best"]]
+        # A seed that never reached the level counts as the slowest, not as none.
+        table = self.to_dataframe().fillna({"steps_to_level": float("inf")})
+        table = table.groupby("source", sort=False)[["at_start", "steps_to_level", "best"]]
         return table.median().reset_index()
 
     def __repr__(self) -> str:
@@ -263,7 +277,8 @@ def warm_start(
         on_run: Called with (tunings done, tunings).
 
     Raises:
-        ValueError: `level` is not a share, no other task's classifiers were passed, or they do not match in number.
+        ValueError: `level` is not a share, no other task's classifiers were passed, or they do not match in number or
+            model.
     """
     if not 0 < level <= 1:
         raise ValueError(f"`level` is an accuracy, above 0 and at most 1, not {level}.")
@@ -271,6 +286,8 @@ def warm_start(
     if not others or len({len(group) for group in others.values()}) > 1:
         counts = {name: len(group) for name, group in others.items()}
         raise ValueError(f"Starts need as many classifiers for each other task, and one at least, but are {counts}.")
+    if len(prints := {c.prompt.model for group in others.values() for c in group}) > 1:
+        raise ValueError(f"Prompts move between tasks, not models, but the classifiers have {sorted(prints)}.")
     config = config or TuningConfig(steps=200, eval_every=10, patience=20)
     first = next(iter(others.values()))
     model, n_prompt = first[0].model, len(first[0].prompt)

@@ -97,6 +97,9 @@ def transfer_indicators(
     Args:
         classifiers: By task, the same number of seeds for each.
         skill: Skill neurons of each task; one set for each seed, or one for all.
+
+    Raises:
+        ValueError: Neurons are missing, or classifiers or sets differ in number or model.
     """
     names = list(classifiers)
     if missing := [name for name in names if name not in skill]:
@@ -105,6 +108,13 @@ def transfer_indicators(
     if len(n_seeds) != 1:
         raise ValueError(f"Each task needs as many classifiers, but their numbers are {sorted(n_seeds)}.")
     (n,) = n_seeds
+    if len(prints := {c.prompt.model for group in classifiers.values() for c in group}) > 1:
+        raise ValueError(f"Prompts of one model are compared, but the classifiers have {sorted(prints)}.")
+    for name in names:
+        if not isinstance(skill[name], NeuronSet) and len(skill[name]) != n:
+            raise ValueError(
+                f"`skill` needs one set, or one for each of {n} seeds, but has {len(skill[name])} of {name!r}."
+            )
     active = {name: [activated_neurons(classifier) for classifier in classifiers[name]] for name in names}
     kinds = ("cosine", "Euclidean", "activated neurons", "activated skill neurons", "shared skill neurons")
     values = {kind: torch.empty(len(names), len(names), n, dtype=torch.float64) for kind in kinds}
@@ -201,8 +211,8 @@ def indicator_test(
         seed: Of both.
 
     Raises:
-        ValueError: An indicator has another shape, is not finite on a pair that transfers, or there are fewer than
-            three such pairs.
+        ValueError: An indicator has another shape or is not finite for some pair of different tasks (permutations may
+            need any), or fewer than three pairs transfer.
     """
     measured = (transfer.relative if relative else transfer.accuracy).numpy()
     values = np.stack([indicator.numpy() for indicator in indicators.values()])
@@ -212,8 +222,8 @@ def indicator_test(
     pairs = ~np.isnan(measured).any(axis=2) & ~np.eye(n_tasks, dtype=bool)
     if pairs.sum() < 3:
         raise ValueError(f"A correlation needs three pairs of tasks that transfer, but there are {pairs.sum()}.")
-    if not np.isfinite(values[:, ~np.eye(n_tasks, dtype=bool)]).all():
-        bad = [name for name, one in zip(indicators, values, strict=True) if not np.isfinite(one).all()]
+    finite = np.isfinite(values[:, ~np.eye(n_tasks, dtype=bool)]).all(axis=(1, 2))
+    if bad := [name for name, good in zip(indicators, finite, strict=True) if not good]:
         raise ValueError(f"Indicator {bad[0]!r} is NaN for some pair of tasks. Choose larger sets of neurons.")
 
     rng = np.random.default_rng(seed)
@@ -269,7 +279,8 @@ def _bootstrap(
             draws.append(rank_correlation(x, measured[at][..., seeds].mean(axis=2)[kept]))
     table = np.array(draws).reshape(-1, len(values))
     used = ~np.isnan(table).all(axis=1)
-    low_high = [np.nanpercentile(column, [2.5, 97.5]) if used.any() else (np.nan, np.nan) for column in table.T]
+    columns = [column[~np.isnan(column)] for column in table.T]
+    low_high = [np.percentile(column, [2.5, 97.5]) if len(column) else (np.nan, np.nan) for column in columns]
     return np.array(low_high), int(used.sum())
 
 

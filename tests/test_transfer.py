@@ -342,3 +342,80 @@ def test_results_can_be_stored_and_drawn(tmp_path):
     assert len(texts) == 16 and texts.count("×") == 1
     assert plot_indicators(test).get_title(loc="left") == "11 pairs of tasks, 3 seeds"
     assert len(plot_warm_start(start).lines) == 3
+
+
+def test_prompts_of_several_lengths_read_the_same_texts(planted):
+    _, tasks, _ = planted
+    text = " ".join(["word1"] * 70)
+    long = [{"text": text, "label": i % 2} for i in range(6)]
+    tasks = [dataclasses.replace(task, test=long) for task in tasks[:2]]
+    groups = {
+        task.name: [planted_classifier(k, n_prompt=n).classifier]
+        for k, (task, n) in enumerate(zip(tasks, (5, 11), strict=True))
+    }
+    matrix = transfer_matrix(groups, tasks)
+    encoded = groups["signal1"][0].encode(long)
+    assert encoded.n_truncated == 6
+    for i, j in itertools.product(range(2), repeat=2):
+        moved = transferred(groups[f"signal{i}"][0], tasks[j], {"bad": "bad", "good": "good"})
+        assert matrix.accuracy[i, j, 0].item() == evaluate(moved, encoded).accuracy
+
+
+def test_prompts_are_paired_by_place_so_seeds_need_one_order(planted):
+    classifiers, tasks, skill = planted
+    turned = {**classifiers, "signal1": classifiers["signal1"][::-1]}
+    with pytest.raises(ValueError, match=r"'signal1': \[1, 0\]"):
+        transfer_matrix(turned, tasks)
+    with pytest.raises(ValueError, match=r"are \('signal0', 'signal0'\)"):
+        transfer_matrix(classifiers, [tasks[0], tasks[0]])
+    with pytest.raises(ValueError, match="2 seeds, but has 1 of 'twin'"):
+        transfer_indicators(classifiers, {**skill, "twin": [skill["twin"]]})
+
+
+def test_prompts_of_two_models_are_refused_before_any_tuning(planted, tiny_model, monkeypatch):
+    classifiers, tasks, skill = planted
+    other = dataclasses.replace(classifiers["twin"][0], model=tiny_model, prompt=random_prompt(tiny_model, 5))
+    monkeypatch.setattr("skillneurons.transfer.tune_prompt", lambda *a, **k: pytest.fail("tuned"))
+    with pytest.raises(ValueError, match=tiny_model.fingerprint()):
+        warm_start({**classifiers, "twin": [other, other]}, tasks[0], level=0.9)
+    with pytest.raises(ValueError, match=tiny_model.fingerprint()):
+        transfer_indicators({**classifiers, "twin": [other, other]}, skill)
+
+
+def test_a_constant_indicator_beside_others_is_nan_and_spoils_none():
+    transfer = random_transfer(4)
+    indicator = random_transfer(4, seed=1).accuracy
+    alone = indicator_test(transfer, {"one": indicator}, n_bootstrap=30)
+    both = indicator_test(transfer, {"flat": torch.ones(4, 4, 3).double(), "one": indicator}, n_bootstrap=30)
+    assert both.interval[0].isnan().all() and both.p_value[0].isnan()
+    assert torch.equal(both.interval[1], alone.interval[0]) and both.p_value[1] == alone.p_value[0]
+
+
+def test_the_indicator_that_is_nan_between_tasks_is_named():
+    transfer = random_transfer(4)
+    own_only, hole = random_transfer(4, holes=[(1, 1)]).accuracy, random_transfer(4, holes=[(1, 0)]).accuracy
+    assert indicator_test(transfer, {"own": own_only}, n_bootstrap=0).correlation.isfinite().all()
+    with pytest.raises(ValueError, match="Indicator 'hole' is NaN"):
+        indicator_test(transfer, {"own": own_only, "hole": hole})
+
+
+def test_the_interval_is_that_of_a_loop_over_drawn_tasks_and_seeds():
+    transfer, indicator = random_transfer(5, holes=[(0, 3)]), random_transfer(5, seed=4).accuracy
+    test = indicator_test(transfer, {"one": indicator}, relative=False, n_bootstrap=40, seed=7)
+    rng, draws = np.random.default_rng(7), []
+    for _ in range(40):
+        tasks, seeds = rng.integers(5, size=5).tolist(), rng.integers(3, size=3).tolist()
+        x, y = [], []
+        for i, j in itertools.product(tasks, repeat=2):
+            if i != j and (i, j) != (0, 3):
+                x.append(np.mean([indicator[i, j, k].item() for k in seeds]))
+                y.append(np.mean([transfer.accuracy[i, j, k].item() for k in seeds]))
+        draws.append(spearmanr(x, y).statistic)
+    assert test.meta["n_bootstrap"] == 40
+    assert test.interval[0].tolist() == pytest.approx(np.percentile(draws, [2.5, 97.5]).tolist())
+
+
+def test_a_start_that_mostly_fails_has_no_flattering_median():
+    accuracy = torch.tensor([[[0.9, 0.9], [0.1, 0.1], [0.1, 0.1]]]).double()
+    result = WarmStart(("a",), (0, 5), accuracy, 0.8, {"seeds": [0, 1, 2], "task": "t"})
+    assert "inf" in repr(result) and result.to_dataframe().steps_to_level.isna().sum() == 2
