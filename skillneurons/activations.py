@@ -53,6 +53,16 @@ def stack_layers(parts: Sequence[Tensor], dim: int) -> Tensor:
     return torch.stack(list(parts), dim=dim)
 
 
+def check_even_layers(model: Any) -> None:
+    """Raise where layers have different numbers of neurons, before a pass whose result would have a `layer` axis."""
+    widths = getattr(model.cfg, "d_mlps", ())
+    if len(set(widths)) > 1:
+        raise ValueError(
+            f"The layers of this pruned model have different numbers of neurons, {list(widths)}, but scores need as "
+            "many in each. Score the model before pruning: neuron i of a layer is `keep.indices(layer)[i]` there."
+        )
+
+
 @dataclass(eq=False)
 class LabelSums:
     """Sum of the activations over the examples of each class.

@@ -15,6 +15,7 @@ from skillneurons import store
 from skillneurons.batching import TOKENS_PER_BATCH, Batch, Encoded, bucketed, by_length, collate, encode
 from skillneurons.bridge import AnyModel, BridgedModel, as_classifiable
 from skillneurons.prompts import Layout, SoftPrompt, Verbalizer, splice
+from skillneurons.tasks import Task
 from skillneurons.types import FwdHooks, Row
 
 
@@ -159,6 +160,21 @@ class Classifier:
     def with_prompt(self, prompt: SoftPrompt) -> "Classifier":
         """The same model and label words behind another prompt."""
         return replace(self, prompt=prompt, history=())
+
+
+def check_answers(classifier: Classifier, task: Task) -> None:
+    """Raise unless the classifier's classes are the task's, in one order, so that an integer label means the same.
+
+    A class is the same by its name or by its label word.
+    """
+    pairs = zip(classifier.labels, task.labels, classifier.verbalizer.words, task.label_words, strict=False)
+    same = [label == other or word == other_word for label, other, word, other_word in pairs]
+    if len(classifier.labels) != task.n_labels or not all(same):
+        raise ValueError(
+            f"A classifier of the task's classes is needed, but {task.name!r} has {tuple(task.labels)} and the "
+            f"classifier answers {tuple(classifier.labels)}. Tune one on this task, pass the task that it was tuned "
+            "on, or take its answers over by `transferred(classifier, task)`."
+        )
 
 
 def require_eval(model: AnyModel | torch.nn.Module) -> None:

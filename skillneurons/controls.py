@@ -205,6 +205,8 @@ def against_random(
         raise ValueError(
             f"A comparison needs neurons and draws, but `chosen` has {len(chosen)}, `n_draws` is {n_draws}."
         )
+    if bool(score[chosen.exists].isnan().any()):
+        raise ValueError("`score` holds NaN, which can be neither above nor below. Give such neurons a score.")
     value = score[chosen.mask].double().mean()
     sets = [chosen.random_like(seed=seed * 10_007 + draw, match=match) for draw in range(n_draws)]
     random = torch.stack([score[one.mask].double().mean() for one in sets])

@@ -248,7 +248,10 @@ def _shared_labels(every: Sequence[Decisions]) -> Int[Tensor, " batch"]:
                 f"rows of shapes {tuple(shape)} and {tuple(one.baseline.shape)}."
             )
     if set(labels.tolist()) != {0, 1}:
-        raise ValueError(f"Labels must be 0 and 1, both present, but are {sorted(set(labels.tolist()))[:5]}.")
+        raise ValueError(
+            f"Labels must be 0 and 1, both present, but are {sorted(set(labels.tolist()))[:5]}. Collect "
+            "decisions on a binary view: `task.binary(first, second)` or `task.one_vs_rest(label)`."
+        )
     return labels
 
 

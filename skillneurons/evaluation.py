@@ -1,9 +1,4 @@
-"""Accuracy of a classifier, as it is and with neurons perturbed.
-
-A sweep over many interventions computes, for each batch, the residual stream below the first perturbed layer once, and
-re-enters there: its cost is that of the layers above, times the number of interventions. A TransformerBridge computes
-all layers each time. Memory is that of one batch and of the logits.
-"""
+"""Accuracy of a classifier, as it is and with neurons perturbed; what a sweep costs is said in `sweeps`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,14 +14,14 @@ from torch import Tensor
 
 from skillneurons import store
 from skillneurons.activations import Examples, LabelSums, collect
-from skillneurons.batching import TOKENS_PER_BATCH, Batch, Encoded
-from skillneurons.bridge import BridgedModel
-from skillneurons.classifier import Classifier, label_logits, require_eval
+from skillneurons.batching import TOKENS_PER_BATCH, Encoded
+from skillneurons.classifier import Classifier, check_answers
 from skillneurons.display import Shown, drawn_by
 from skillneurons.interventions import gaussian, mean, resample, resample_words, zero
 from skillneurons.neurons import NeuronSet
 from skillneurons.pooling import TextExamples, TextSums
 from skillneurons.scores import NeuronScores, union_of_top
+from skillneurons.sweeps import kept, logits_many
 from skillneurons.tasks import Task
 from skillneurons.types import FwdHooks, Hook, Row
 
@@ -139,79 +134,6 @@ def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, floa
     """
     interval = binomtest(hits, n).proportion_ci(level, method="exact")
     return float(interval.low), float(interval.high)
-
-
-@torch.no_grad()
-def logits_many(
-    classifier: Classifier,
-    rows: Sequence[Row] | Encoded,
-    interventions: Sequence[FwdHooks],
-    *,
-    last_block_to: int | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
-    on_batch: Callable[[int, int], None] | None = None,
-) -> Float[Tensor, "intervention batch label"]:
-    """Logits under each of many interventions, sharing what lies below the first layer that each one touches.
-
-    Args:
-        classifier: In eval mode.
-        rows: Examples.
-        interventions: Forward hooks for each; an empty list is the classifier as it is.
-        last_block_to: As in `HookedEncoder.forward`, for interventions that touch leading positions only.
-        tokens_per_batch: Padded positions in one forward pass.
-        on_batch: Called with (rows done, rows) after each batch.
-    """
-    require_eval(classifier.model)
-    encoded = classifier.encode(rows)
-    entries = [_first_layer(hooks, classifier.model.cfg.n_layers) for hooks in interventions]
-    if isinstance(classifier.model, BridgedModel):
-        entries = [0] * len(interventions)
-    result = torch.empty(len(interventions), len(encoded), len(classifier.labels))
-    done = 0
-    with classifier.model.hooks(fwd_hooks=classifier.fwd_hooks):
-        for batch in classifier.batches(encoded, tokens_per_batch=tokens_per_batch):
-            residuals = _residuals(classifier, batch, sorted({entry for entry in entries if entry}))
-            for i, (hooks, entry) in enumerate(zip(interventions, entries, strict=True)):
-                with classifier.model.hooks(fwd_hooks=hooks):
-                    logits = label_logits(
-                        classifier,
-                        batch,
-                        resid=residuals.get(entry),
-                        start_at_layer=entry or None,
-                        last_block_to=last_block_to if hooks else None,
-                    )
-                result[i, batch.index] = logits.float().cpu()
-            done += len(batch)
-            if on_batch is not None:
-                on_batch(done, len(encoded))
-    store.check_finite("logits", result, "Check the interventions' values.")
-    return result
-
-
-def _first_layer(hooks: FwdHooks, n_layers: int) -> int:
-    """The first block that some hook lies in; 0 where a hook lies below the blocks or its place is not known."""
-    layers = []
-    for name, _ in hooks:
-        parts = name.split(".") if isinstance(name, str) else []
-        layers.append(int(parts[1]) if len(parts) > 2 and parts[0] == "blocks" else 0)
-    return min(layers, default=n_layers - 1)
-
-
-def _residuals(classifier: Classifier, batch: Batch, layers: Sequence[int]) -> dict[int, Tensor]:
-    """The residual stream entering each of `layers`, each computed from the one below."""
-    residuals: dict[int, Tensor] = {}
-    below: int | None = None
-    for layer in layers:
-        types = batch.token_types if classifier.model.cfg.d_token_types > 1 else None
-        residuals[layer] = classifier.model(
-            batch.tokens if below is None else residuals[below],
-            batch.mask,
-            token_type_ids=types if below is None else None,
-            start_at_layer=below,
-            stop_at_layer=layer,
-        )
-        below = layer
-    return residuals
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -340,6 +262,8 @@ def perturbation_curve(
     seed: int = 0,
     per_layer: bool = True,
     rows: Sequence[Row] | Encoded | None = None,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    resume_in: str | Path | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> PerturbationCurve:
     """Does perturbing skill neurons hurt more than perturbing random ones?
@@ -348,7 +272,8 @@ def perturbation_curve(
     matched to them layer by layer. At the soft prompt's positions the last layer has no say: its MLP there feeds
     nothing that the mask reads.
 
-    Costs `1 + len(fractions) * (1 + n_random)` passes over the rows, each from its first perturbed layer on.
+    Costs `1 + len(fractions) * (1 + n_random)` passes over the rows, each from its first perturbed layer on; what lies
+    below is computed once for each fraction.
 
     Args:
         classifier: In eval mode.
@@ -362,27 +287,48 @@ def perturbation_curve(
         seed: Of random sets, noise and resampling.
         per_layer: Take the share of each layer, or of the whole model.
         rows: Evaluate these instead of all test rows.
-        on_batch: Called with (rows done, rows).
+        tokens_per_batch: Padded positions in one forward pass; interventions share it where rows leave room.
+        resume_in: A folder that keeps the logits of each finished fraction: an interrupted curve goes on from there.
+        on_batch: Called with (rows done, rows), where each row counts once for each fraction.
+
+    Raises:
+        ValueError: No fraction, no random set, a classifier of other classes, or too few neurons left to draw from.
     """
-    if n_random < 1:
-        raise ValueError(f"`n_random` is {n_random}; without random sets a curve shows nothing.")
+    if n_random < 1 or not fractions:
+        raise ValueError(
+            f"A curve needs fractions and random sets to compare with, but there are {len(fractions)} and {n_random}."
+        )
+    check_answers(classifier, task)
     encoded = classifier.encode(task.test if rows is None else rows)
     perturb = intervention(kind, classifier, task, positions=positions, sigma=sigma, seed=seed)
     ranked = [scores] if isinstance(scores, NeuronScores) else scores
     skill_sets = [union_of_top(ranked, fraction, per_layer) for fraction in fractions]
     random_sets = [[skill.random_like(seed=seed * 10_007 + draw) for skill in skill_sets] for draw in range(n_random)]
-    sets = [*skill_sets, *(chosen for draw in random_sets for chosen in draw)]
-    logits = logits_many(
-        classifier,
-        encoded,
-        [[], *(perturb(chosen) for chosen in sets)],
-        last_block_to=classifier.layout.positions(positions).stop,
-        on_batch=on_batch,
+    n, n_rows = len(fractions), len(encoded)
+
+    def at_fraction(i: int) -> Tensor:
+        """Logits of the classifier as it is, with the skill neurons perturbed, and with each random set."""
+        sets = [skill_sets[i], *(draw[i] for draw in random_sets)]
+
+        def compute() -> Tensor:
+            return logits_many(
+                classifier,
+                encoded,
+                [[], *(perturb(chosen) for chosen in sets)],
+                last_block_to=classifier.layout.positions(positions).stop,
+                tokens_per_batch=tokens_per_batch,
+                on_batch=None if on_batch is None else lambda done, total: on_batch(i * total + done, n * total),
+            )
+
+        settings = {"kind": kind, "positions": positions, "sigma": sigma, "seed": seed}
+        settings["task"] = task.fingerprint
+        return kept(resume_in, f"{kind}-{fractions[i]}", classifier, encoded, sets, settings, compute)
+
+    evaluations = [[evaluation_of(one, encoded.labels) for one in at_fraction(i)] for i in range(n)]
+    accuracy, margin = (
+        torch.tensor([[getattr(e, name) for e in point[1:]] for point in evaluations], dtype=torch.float64).T
+        for name in ("accuracy", "margin")
     )
-    evaluations = [evaluation_of(one, encoded.labels) for one in logits]
-    n = len(fractions)
-    accuracy = torch.tensor([e.accuracy for e in evaluations[1:]], dtype=torch.float64).unflatten(0, (n_random + 1, n))
-    margin = torch.tensor([e.margin for e in evaluations[1:]], dtype=torch.float64).unflatten(0, (n_random + 1, n))
     meta = {
         "kind": kind,
         "positions": positions,
@@ -391,9 +337,10 @@ def perturbation_curve(
         "seed": seed,
         "task": task.name,
         "classifier_seed": classifier.prompt.seed,
-        "n_rows": len(encoded),
+        "n_rows": n_rows,
         "n_neurons": [len(chosen) for chosen in skill_sets],
     }
     if kind == "gaussian":
         meta["sigma"] = sigma
-    return PerturbationCurve(tuple(fractions), accuracy[0], accuracy[1:], margin[0], margin[1:], evaluations[0], meta)
+    before = evaluations[0][0]
+    return PerturbationCurve(tuple(fractions), accuracy[0], accuracy[1:], margin[0], margin[1:], before, meta)

@@ -217,6 +217,27 @@ class NeuronSet(Shown):
         return cls(tensors["mask"], meta["model"], meta["choice"], tuple(meta.get("d_mlps", ())))
 
 
+def top_like(score: Float[Tensor, "layer neuron"], like: NeuronSet) -> NeuronSet:
+    """The neurons with the highest score, in each layer as many as another set has there.
+
+    So that two ways to choose differ in nothing but the choice, and share their random sets.
+
+    Args:
+        score: Any score.
+        like: Gives the numbers.
+
+    Returns:
+        Ties go to the lower index.
+
+    Example:
+        >>> list(top_like(torch.tensor([[0.1, 0.5], [0.8, 0.7]]), NeuronSet(torch.tensor([[True, False]] * 2))))
+        [(0, 1), (1, 0)]
+    """
+    order = score.masked_fill(~like.exists, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    first = torch.arange(score.shape[1]) < like.per_layer[:, None]
+    return replace(like, mask=torch.zeros_like(like.mask).scatter(1, order, first), meta={})
+
+
 def top_neurons(
     score: Float[Tensor, "layer neuron"], fraction: float, *, per_layer: bool = True, model: str | None = None
 ) -> NeuronSet:

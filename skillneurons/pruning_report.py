@@ -17,10 +17,10 @@ from torch import Tensor
 
 from skillneurons import store
 from skillneurons.activations import LabelSums, collect
-from skillneurons.classifier import Classifier
+from skillneurons.classifier import Classifier, check_answers
 from skillneurons.display import Shown, drawn_by
 from skillneurons.evaluation import Evaluation, clopper_pearson, evaluate
-from skillneurons.neurons import NeuronSet
+from skillneurons.neurons import top_like
 from skillneurons.pruning import Moments, forward_flops, n_parameters, prunable, prune, weight_magnitude
 from skillneurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks import Task
@@ -159,30 +159,36 @@ def pruning_report(
         on_set: Called with (sets done, sets) after each.
 
     Raises:
-        ValueError: `fold` is not one of the two, or a name in `rank_by` is taken.
+        ValueError: `fold` is not one of the two, a share, a layer, the scores or the classifier do not fit, or a name
+            in `rank_by` is taken.
     """
     model = prunable(classifier)
     n_layers = model.cfg.n_layers
     chosen_layers = list(range(n_layers // 4, n_layers)) if layers is None else list(layers)
+    if fold not in ("prompt", "everywhere"):
+        raise ValueError(f"`fold` is 'prompt' or 'everywhere', not {fold!r}.")
+    if not fractions or not chosen_layers:
+        raise ValueError(
+            f"A report needs shares to keep and layers to prune, but `fractions` are {tuple(fractions)} and `layers` "
+            f"{chosen_layers}."
+        )
+    check_answers(classifier, task)
+    ranked = [scores] if isinstance(scores, NeuronScores) else list(scores)
+    kept = [union_of_top(ranked, fraction) for fraction in fractions]
+    # A trial with means of zero, so that a set or layer that does not fit is refused before any pass.
+    prune(classifier, kept[0], torch.zeros(kept[0].mask.shape), layers=chosen_layers)
     train = classifier.encode(task.train)
     moments = collect(classifier, train, Moments(), positions="all")
-    if fold == "prompt":
-        mean = collect(classifier, train, LabelSums(task.n_labels)).mean
-    elif fold == "everywhere":
-        mean = moments.mean
-    else:
-        raise ValueError(f"`fold` is 'prompt' or 'everywhere', not {fold!r}.")
+    mean = collect(classifier, train, LabelSums(task.n_labels)).mean if fold == "prompt" else moments.mean
     rankings = _rankings(classifier, moments.sd, rank_by or {}, n_random, seed)
-    ranked = [scores] if isinstance(scores, NeuronScores) else list(scores)
 
     sets = ("skill", *(name for name, _ in rankings))
     pruned, retuned = (torch.full((len(sets), len(fractions)), torch.nan, dtype=torch.float64) for _ in range(2))
     parameters, flops = torch.zeros(len(fractions), dtype=torch.long), torch.zeros(len(fractions), dtype=torch.float64)
     test = classifier.encode(task.test)
     lengths = (test.lengths + classifier.layout.n_prefix).tolist()
-    for i, fraction in enumerate(fractions):
-        skill = union_of_top(ranked, fraction)
-        keeps = [skill, *(_as_many(score, skill) for _, score in rankings)]
+    for i, skill in enumerate(kept):
+        keeps = [skill, *(top_like(score, skill) for _, score in rankings)]
         for j, keep in enumerate(keeps):
             smaller = prune(classifier, keep, mean, layers=chosen_layers)
             pruned[j, i] = evaluate(smaller, test).accuracy
@@ -231,15 +237,6 @@ def _rankings(
     generator = torch.Generator().manual_seed(seed)
     chance = [("random", torch.rand(sd.shape, generator=generator)) for _ in range(n_random)]
     return [*(own | dict(more)).items(), *chance]
-
-
-def _as_many(score: Float[Tensor, "layer neuron"], like: NeuronSet) -> NeuronSet:
-    """The neurons of highest score, in each layer as many as `like` has there."""
-    order = score.argsort(dim=1, descending=True, stable=True)
-    mask = torch.zeros_like(like.mask)
-    for layer, n in enumerate(like.per_layer.tolist()):
-        mask[layer, order[layer, :n]] = True
-    return NeuronSet(mask, like.model)
 
 
 def _retuned(pruned: Classifier, task: Task, config: TuningConfig, seed: int) -> Classifier:

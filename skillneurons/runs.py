@@ -1,10 +1,12 @@
 """The main job as a run in a folder: tune, score, perturb, draw. Resumable part by part.
 
 A run's folder holds one subfolder for each seed (prompt and scores), the merged scores and neuron set, perturbation
-curves, figures, and `run.json` with settings, numbers and provenance. A part is whole and valid, or computed anew.
+curves, figures, and `run.json` with settings, numbers and provenance. A part is whole and valid, or computed anew;
+of an interrupted curve, the fractions that were finished stay.
 """
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -136,12 +138,14 @@ def find(
                 positions=settings.positions,
                 sigma=settings.sigma,
                 rows=rows,
+                resume_in=folder / "points",
                 on_batch=lambda done, total: progress(f"perturb ({kind})", done, total),
             ),
             reused,
         )
         for kind in settings.kinds
     }
+    shutil.rmtree(folder / "points", ignore_errors=True)
     names = tuple(path.relative_to(folder).as_posix() for path in reused)
     result = FindResult(task, settings, tuple(classifiers), tuple(evaluations), scores, skill, curves, names, folder)
     _draw(result)

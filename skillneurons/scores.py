@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from skillneurons import store
-from skillneurons.activations import AboveCounts, LabelSums, collect
+from skillneurons.activations import AboveCounts, LabelSums, check_even_layers, collect
 from skillneurons.batching import Encoded
 from skillneurons.classifier import Classifier
 from skillneurons.display import Shown, drawn_by
@@ -272,8 +272,8 @@ def find_skill_neurons(
         accelerator: Of `accelerate`: split each pass over its processes; see `collect`.
 
     Raises:
-        ValueError: The task has more than two classes, no classifier was passed, or they have different models or
-            prompt lengths.
+        ValueError: The task has more than two classes, no classifier was passed, they have different models or prompt
+            lengths, or the layers of a pruned model differ in width.
 
     Example:
         >>> from skillneurons import Classifier, HookedEncoder, Verbalizer, load_task, random_prompt
@@ -295,6 +295,7 @@ def find_skill_neurons(
     models = {c.prompt.model for c in classifiers}
     if len(lengths) > 1 or len(models) > 1:
         raise ValueError(f"Classifiers must share model and prompt length, but have {models} and lengths {lengths}.")
+    check_even_layers(classifiers[0].model)
 
     splits = {split: classifiers[0].encode(getattr(task, split)) for split in ("train", "validation", "test")}
     parts = [_score_one(classifier, task, splits, positions, on_pass, accelerator) for classifier in classifiers]

@@ -18,11 +18,12 @@ from torch import Tensor
 from skillneurons import store
 from skillneurons.activations import LabelSums, collect, stack_layers
 from skillneurons.batching import Encoded
-from skillneurons.classifier import Classifier
+from skillneurons.classifier import Classifier, check_answers
 from skillneurons.display import Shown, drawn_by
-from skillneurons.evaluation import clopper_pearson, label_margin, logits_many
+from skillneurons.evaluation import clopper_pearson, label_margin
 from skillneurons.interventions import steer
 from skillneurons.neurons import NeuronSet
+from skillneurons.sweeps import logits_many
 from skillneurons.tasks import Task
 from skillneurons.types import Row
 
@@ -172,7 +173,8 @@ def steering_curve(
         on_batch: Called with (rows done, rows).
 
     Raises:
-        ValueError: The task has no such label, `neurons` is empty, or `n_random` is not positive.
+        ValueError: The classifier has no such label, or other classes than the task; `neurons` is empty or more than
+            half of a layer, or `n_random` is not positive.
     """
     if label not in classifier.labels:
         raise ValueError(f"`label` is one of {', '.join(map(repr, classifier.labels))}, not {label!r}.")
@@ -182,10 +184,11 @@ def steering_curve(
         )
     if match not in ("shift", "own"):
         raise ValueError(f"`match` is 'shift' or 'own', not {match!r}.")
+    check_answers(classifier, task)
     target = classifier.labels.index(label)
     where = classifier.layout.positions(positions)
-    direction = label_direction(classifier, task.train, target, positions=positions)
     sets = [neurons, *(neurons.random_like(seed=seed * 10_007 + draw) for draw in range(n_random))]
+    direction = label_direction(classifier, task.train, target, positions=positions)
     scales = [
         shift_ratio(direction, neurons, chosen) if match == "shift" else torch.ones(len(neurons.mask))
         for chosen in sets

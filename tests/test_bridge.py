@@ -27,10 +27,10 @@ from skillneurons import (
 )
 from skillneurons.activations import Examples
 from skillneurons.bridge import BridgedModel, as_classifiable
-from skillneurons.evaluation import logits_many
 from skillneurons.interventions import mean
 from skillneurons.pooling import TextSums
 from skillneurons.prompts import Layout
+from skillneurons.sweeps import logits_many
 
 # Two implementations of one computation in float32, through two layers.
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}

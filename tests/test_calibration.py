@@ -15,6 +15,7 @@ from skillneurons.classifier import Classifier
 from skillneurons.controls import against_random, claims, control_task, selectivity
 from skillneurons.decisions import Decisions, permutation_test
 from skillneurons.encoder import HookedEncoder
+from skillneurons.neurons import NeuronSet
 from skillneurons.plots.statistics import plot_claims, plot_false_positives, plot_null
 from skillneurons.prompts import Verbalizer, random_prompt
 from skillneurons.scores import NeuronScores, find_skill_neurons
@@ -232,3 +233,9 @@ def test_figures_show_what_they_say(planted):
     ax = plot_false_positives({"exact": (3, 200), "permutations": (11, 200)})
     assert ax.lines[0].get_xdata().tolist() == [0.015, 0.055]
     plt.close("all")
+
+
+def test_a_score_that_is_nan_is_no_evidence():
+    score = torch.tensor([[float("nan"), 0.5, 0.6, 0.5]])
+    with pytest.raises(ValueError, match="holds NaN"):
+        against_random(score, NeuronSet(torch.tensor([[True, False, False, False]])), n_draws=9)

@@ -1,5 +1,6 @@
 """Findings that perturb: against one intervention at a time, and on planted neurons."""
 
+import sys
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -11,9 +12,20 @@ from scipy import stats
 
 from skillneurons import evaluate, find_skill_neurons, mean, zero
 from skillneurons.activations import LabelSums, collect
-from skillneurons.findings import cross_perturbation, label_word_selectivity, necessity, serves, several_classes
+from skillneurons.findings import (
+    cross_perturbation,
+    label_word_selectivity,
+    necessity,
+    serves,
+    several_classes,
+    survives_retuning,
+)
 from skillneurons.findings.necessity import half_width
 from skillneurons.plots import plot_cross_perturbation, plot_necessity, plot_necessity_by_layer, plot_serves
+from skillneurons.pruning_report import pruning_report
+from skillneurons.rivals.compare import compare_scores
+from skillneurons.rivals.table import RivalScores
+from skillneurons.steering import steering_curve
 
 FOUR_OF_ALL = 4 / 87
 
@@ -212,3 +224,130 @@ def test_each_subtasks_neurons_serve_its_class():
     assert result.recall[0, 1] == pytest.approx((logits.argmax(1) == 1).double().mean().item())
     assert len(result.to_dataframe()) == 9 and len(plot_serves(result).texts) == 9
     plt.close("all")
+
+
+# Sweeps that go on, and what they refuse
+
+
+def test_an_interrupted_sweep_goes_on_at_the_draws_where_it_stopped(planted, scores, tmp_path):
+    arguments = {"kinds": ("gaussian", "zero"), "fractions": (FOUR_OF_ALL, 0.3), "n_random": 10, "per_layer": False}
+    settings = {"rivals": {"selective": planted[0].selective.mask.float()}, "sigma": 0.5}
+    whole = necessity(planted[0].classifier, planted[0].task, scores[0], **arguments, **settings)
+    sweeps_done = []
+
+    def stop(done, total):
+        sweeps_done.extend([done] * (done == total))
+        if len(sweeps_done) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        necessity(
+            planted[0].classifier,
+            planted[0].task,
+            scores[0],
+            **arguments,
+            **settings,
+            resume_in=tmp_path,
+            on_batch=stop,
+        )
+    assert sorted(path.name.rsplit("-", 1)[0] for path in tmp_path.glob("*.json")) == ["chosen", "draws-0"]
+    again = []
+    resumed = necessity(
+        planted[0].classifier,
+        planted[0].task,
+        scores[0],
+        **arguments,
+        **settings,
+        resume_in=tmp_path,
+        on_batch=lambda *done: again.append(done),
+    )
+    assert again.count((67, 67)) == 2
+    assert resumed.margin_gap.equal(whole.margin_gap) and resumed.random_accuracy.equal(whole.random_accuracy)
+    # Another scope has other sets.
+    necessity(
+        planted[0].classifier, planted[0].task, scores[0], **arguments, **settings, scope="single", resume_in=tmp_path
+    )
+    assert len(list(tmp_path.glob("chosen-*.json"))) == 2
+
+
+def test_rivals_have_as_many_neurons_in_each_layer_as_skill(planted, scores):
+    classifier, task = planted[0].classifier, planted[0].task
+    rival = torch.rand(3, 29, generator=torch.Generator().manual_seed(1))
+    rival[2] += 1
+    result = necessity(
+        classifier,
+        task,
+        scores[0],
+        kinds=("zero",),
+        fractions=(0.1,),
+        per_layer=False,
+        rivals={"late": rival},
+        n_random=2,
+    )
+    skill = scores[0].top(0.1, per_layer=False)
+    mask = torch.zeros(3, 29).bool()
+    for layer, n in enumerate(skill.per_layer.tolist()):
+        mask[layer, sorted(range(29), key=lambda i: -rival[layer, i].item())[:n]] = True
+    where = classifier.layout.positions("prompt")
+    alone = evaluate(classifier, task.test, zero(replace(skill, mask=mask), positions=where))
+    assert result.margin[1, 0, 0, 0] == pytest.approx(alone.margin, rel=1e-4, abs=1e-4)
+
+
+def test_a_layer_without_chosen_neurons_is_told_apart_from_one_without_effect(planted, scores):
+    result = necessity(
+        planted[0].classifier,
+        planted[0].task,
+        scores[0],
+        kinds=("zero",),
+        fractions=(FOUR_OF_ALL, 0.3),
+        scope="single",
+        per_layer=False,
+        n_random=2,
+    )
+    for s, (_, part) in enumerate(result.to_dataframe().groupby("scope", sort=False)):
+        expected = [len(scores[0].top(fraction, per_layer=False).layers(s)) for fraction in result.fractions]
+        assert part["n_neurons"].tolist() == expected
+    assert 0 in result.to_dataframe()["n_neurons"].tolist()
+
+
+def test_a_classifier_of_other_classes_is_refused_wherever_a_task_is_measured(planted, scores, unchecked_types):
+    topics = planted_classifier("topics", n_train=53, n_validation=97, n_test=67)
+    view = topics.task.one_vs_rest("first")
+    message = r"has \('rest', 'first'\) and the classifier answers \('first', 'second', 'third'\)"
+    found = find_skill_neurons(topics.classifier, view)
+    with pytest.raises(ValueError, match=message):
+        necessity(topics.classifier, view, found)
+    with pytest.raises(ValueError, match=message):
+        steering_curve(topics.classifier, view, found.top(0.1), "first")
+    with pytest.raises(ValueError, match=message):
+        pruning_report(topics.classifier, view, found)
+    with pytest.raises(ValueError, match=message):
+        compare_scores(topics.classifier, view, RivalScores({"one": found.predictivity}))
+    with pytest.raises(ValueError, match=message):
+        cross_perturbation(
+            {"a": planted[0].classifier, "b": topics.classifier},
+            {"a": planted[0].task, "b": view},
+            {"a": scores[0], "b": found},
+        )
+    classes = several_classes(topics.classifier, topics.task)
+    with pytest.raises(ValueError, match=message):
+        serves(topics.classifier, view, classes)
+    few = replace(topics.task, test=[row for row in topics.task.test if row["label"] < 2])
+    with pytest.raises(ValueError, match="'third' has none"):
+        serves(topics.classifier, few, classes)
+    # The same classes by their words will do.
+    unnamed = replace(planted[0].classifier, labels=("no0", "yes0"))
+    assert (
+        necessity(unnamed, planted[0].task, scores[0], kinds=("zero",), fractions=(0.1,), n_random=2).unperturbed.n
+        == 67
+    )
+
+
+def test_settings_of_retuned_classifiers_are_refused_before_any_tuning(planted, scores, monkeypatch, unchecked_types):
+    monkeypatch.setattr(
+        sys.modules["skillneurons.findings.origin"], "tune_bitfit", lambda *a, **k: pytest.fail("tuned")
+    )
+    model, task = planted[0].classifier.model, planted[0].task
+    for changes, message in (({"kinds": ("blur",)}, "blur"), ({"fractions": (0.6,)}, "0.6"), ({"n_random": 1}, "is 1")):
+        with pytest.raises(ValueError, match=message):
+            survives_retuning(model, task, scores[0], methods=("bitfit",), **changes)

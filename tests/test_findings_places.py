@@ -201,3 +201,20 @@ def test_a_classifier_of_three_classes_is_refused_where_two_are_needed(classifie
         origin([topics], task)
     with pytest.raises(ValueError, match=r"has the classes \('bad', 'good'\)"):
         robustness([topics, classifiers[1]], task, scores)
+
+
+def test_tasks_of_three_classes_are_refused_with_what_to_do(task, scores):
+    topics = planted_classifier("topics", seed=2, **SIZES)
+    subtask = find_skill_neurons(topics.classifier, topics.task.one_vs_rest("first"))
+    remedy = r"'topics' has the classes \('first', 'second', 'third'\).*`task.one_vs_rest\(label\)`.*`several_classes`"
+    with pytest.raises(ValueError, match=remedy):
+        existence([topics.classifier], topics.task, subtask)
+    with pytest.raises(ValueError, match=remedy):
+        origin([topics.classifier], topics.task, scores=subtask)
+    with pytest.raises(ValueError, match=remedy):
+        robustness([topics.classifier], topics.task, subtask)
+    with pytest.raises(ValueError, match=r"'topics' has 3: first, second, third. Score each of `task.subtasks\(\)`"):
+        compare_places(topics.classifier, topics.task)
+    # A binary view answered by the classifier of three classes would compare labels that mean something else.
+    with pytest.raises(ValueError, match=r"has the classes \('rest', 'first'\) and a classifier answers \('first'"):
+        existence([topics.classifier], topics.task.one_vs_rest("first"), subtask)

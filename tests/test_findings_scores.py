@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from planted import N_SIGNALS, planted_classifier
 from scipy.stats import spearmanr
 
-from skillneurons import NeuronScores, NeuronSet, find_skill_neurons
+from skillneurons import Classifier, NeuronScores, NeuronSet, Task, Verbalizer, find_skill_neurons, prune
 from skillneurons.findings import (
     label_word_selectivity,
     nearest_tokens,
@@ -260,3 +260,58 @@ def test_two_classes_or_foreign_scores_are_errors(planted, topics, found):
         several_classes(planted[0].classifier, planted[0].task)
     with pytest.raises(ValueError, match=r"third-vs-rest'.*but the subtasks are.*'topics:first-vs-rest'"):
         several_classes(topics.classifier, topics.task, scores=found.scores[::-1])
+
+
+@pytest.mark.parametrize("n_labels", [4, 14])
+def test_tasks_of_many_classes_are_the_union_over_their_subtasks(planted, n_labels):
+    """Classes that mean nothing, on the planted model: each subtask gets its equal share, by its own scores."""
+    base = planted[0].task
+    names = [f"class{k}" for k in range(n_labels)]
+
+    def relabelled(rows):
+        return [{"text": row["text"], "label": i % n_labels} for i, row in enumerate(rows)]
+
+    splits = {split: relabelled(getattr(base, split)) for split in ("train", "validation", "test")}
+    words = [f"word{k}" for k in range(n_labels)]
+    task = Task("many", label_words=words, labels=names, **splits)
+    verbalizer = Verbalizer.from_words(planted[0].model.tokenizer, words)
+    classifier = Classifier(planted[0].model, planted[0].classifier.prompt, verbalizer, task.labels)
+    found = several_classes(classifier, task, fraction=n_labels / 29)
+    assert found.subtasks == tuple(f"{name}-vs-rest" for name in names)
+    union = torch.zeros(3, 29).bool()
+    for k in range(n_labels):
+        one = find_skill_neurons(classifier, task.one_vs_rest(names[k])).predictivity
+        mask = torch.stack([one[layer] == one[layer].max() for layer in range(3)])
+        assert (found.member[k].sum(1) == 1).all() and bool((mask | ~found.member[k]).all())
+        union |= found.member[k]
+    assert torch.equal(found.neurons.mask, union) and found.held_out.shape == (n_labels, 3, 29)
+
+
+def test_overlap_of_sets_of_a_pruned_model_counts_the_neurons_that_exist():
+    widths = (3, 7)
+    a = NeuronSet.from_pairs([(0, 0), (1, 2), (1, 6)], n_layers=2, d_mlp=widths)
+    b = NeuronSet.from_pairs([(0, 0), (0, 2), (1, 2)], n_layers=2, d_mlp=widths)
+    shared = []
+    for first in combinations(range(3), 1):
+        for second in combinations(range(7), 2):
+            drawn = NeuronSet.from_pairs(
+                [*((0, i) for i in first), *((1, i) for i in second)], n_layers=2, d_mlp=widths
+            )
+            shared.append(len(drawn & b))
+    test = overlap_test(a, b)
+    assert test["expected"] == pytest.approx(np.mean(shared) / 3)
+    assert test["p"] == pytest.approx(np.mean([n >= 2 for n in shared]))
+
+
+def test_a_task_whose_neurons_all_score_the_same_is_named(scores):
+    one = scores["signal0"]
+    flat = replace(one, above=torch.zeros_like(one.above), meta=one.meta | {"task": "flat"})
+    with pytest.raises(ValueError, match="those of 'flat' are all the same"):
+        task_similarity({**scores, "flat": flat})
+
+
+def test_selectivity_of_a_pruned_model_is_an_error_that_says_so(planted):
+    keep = NeuronSet(torch.rand(3, 29, generator=torch.Generator().manual_seed(0)) < torch.tensor([[0.2], [0.5], [1]]))
+    ragged = prune(planted[0].classifier, keep, torch.zeros(3, 29))
+    with pytest.raises(ValueError, match="different numbers of neurons"):
+        label_word_selectivity(ragged.model, ragged.verbalizer)

@@ -1,5 +1,7 @@
 """Interventions: what they change, that they change nothing else, and that the planted neurons matter."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,9 +20,11 @@ from skillneurons import (
     perturbation_curve,
     resample,
     steer,
+    sweeps,
     zero,
 )
-from skillneurons.evaluation import evaluation_of, label_margin, logits_many
+from skillneurons.evaluation import evaluation_of, label_margin
+from skillneurons.sweeps import logits_many
 
 PROMPT = slice(1, 6)
 
@@ -215,3 +219,108 @@ def test_an_intervention_that_cannot_happen_is_an_error(planted, means, hooks, m
 def test_rows_without_labels_cannot_be_evaluated(planted):
     with pytest.raises(ValueError, match="run from -1"):
         evaluate(planted.classifier, [{"text": "good0"}, {"text": "bad0"}])
+
+
+# Many at once
+
+
+def kinds_of(planted, means, source):
+    """One of each kind of intervention at each of several entry layers, made anew: noise and draws have a state."""
+    sets = [some(planted), some(planted, 1), some(planted, 1, 7), some(planted, 2)]
+    hooks = [make(chosen) for chosen in sets for make in makers(means, source)]
+    seen = []
+    observe = [("blocks.1.mlp.hook_post", lambda x, hook: seen.append(hook.name))]
+    return [[], *hooks, observe, [("hook_full_embed", lambda x, hook: x * 0.5)], []]
+
+
+def makers(means, source):
+    return (
+        lambda s: zero(s, positions=PROMPT),
+        lambda s: mean(s, means, positions=PROMPT),
+        lambda s: gaussian(s, 0.3, seed=4),
+        lambda s: [*resample(s, source, seed=5, positions=PROMPT), *zero(s, positions=[7])],
+    )
+
+
+def test_interventions_that_share_a_pass_give_what_each_gives_alone(planted, means, source, monkeypatch):
+    rows, classifier = planted.task.test[:23], planted.classifier
+    passes = []
+    one_pass = sweeps.label_logits
+    monkeypatch.setattr(sweeps, "label_logits", lambda *a, **k: passes.append(len(a[1])) or one_pass(*a, **k))
+    together = logits_many(classifier, rows, kinds_of(planted, means, source), tokens_per_batch=10**6)
+    # One pass for each entry layer: 0 with the embedding's hook, 1 with the observer, 2, and 2 without hooks.
+    assert passes == [23 * n for n in (2, 5, 9, 4)]
+    for i, logits in enumerate(together):
+        # The plain one comes alone, so that nothing is shared.
+        alone = logits_many(classifier, rows, [kinds_of(planted, means, source)[i]], tokens_per_batch=10**6)[0]
+        torch.testing.assert_close(logits, alone, atol=1e-6, rtol=1e-5)
+    few = logits_many(classifier, rows, kinds_of(planted, means, source)[:3], tokens_per_batch=1000)
+    torch.testing.assert_close(few, together[:3], atol=1e-6, rtol=1e-5)
+
+
+# Curves that go on
+
+
+def curve_of(planted, scores, **options):
+    settings = {"kind": "gaussian", "fractions": (0.1, 0.2, 0.3), "n_random": 2} | options
+    return perturbation_curve(planted.classifier, planted.task, scores, **settings)
+
+
+def test_an_interrupted_curve_goes_on_at_the_fraction_where_it_stopped(planted, tmp_path, monkeypatch):
+    scores = find_skill_neurons(planted.classifier, planted.task)
+    steps = []
+    whole = curve_of(planted, scores, on_batch=lambda *done: steps.append(done))
+    assert steps[-1] == (3 * 107, 3 * 107) and sorted(steps) == steps
+
+    def stop(done, total):
+        if done > total // 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        curve_of(planted, scores, resume_in=tmp_path, on_batch=stop)
+    assert [path.name.split("-")[1] for path in tmp_path.glob("*.json")] == ["0.1"]
+    again = []
+    resumed = curve_of(planted, scores, resume_in=tmp_path, on_batch=lambda *done: again.append(done))
+    assert again == [step for step in steps if step[0] > 107]
+    assert torch.equal(resumed.random_margin, whole.random_margin) and torch.equal(resumed.skill, whole.skill)
+    assert resumed.unperturbed == whole.unperturbed
+    monkeypatch.setattr("skillneurons.evaluation.logits_many", lambda *a, **k: pytest.fail("computed again"))
+    assert torch.equal(curve_of(planted, scores, resume_in=tmp_path).skill_margin, whole.skill_margin)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"sigma": 0.2}, {"kind": "zero"}, {"n_random": 3}, {"rows": slice(9)}])
+def test_a_curve_with_other_settings_finds_nothing_to_go_on_with(planted, tmp_path, change):
+    scores = find_skill_neurons(planted.classifier, planted.task)
+    curve_of(planted, scores, fractions=(0.1,), resume_in=tmp_path)
+    change = {key: planted.task.test[value] if key == "rows" else value for key, value in change.items()}
+    other = curve_of(planted, scores, fractions=(0.1,), resume_in=tmp_path, **change)
+    assert len(list(tmp_path.glob("*.json"))) == 2
+    assert torch.equal(other.random_margin, curve_of(planted, scores, fractions=(0.1,), **change).random_margin)
+
+
+def test_another_prompt_finds_nothing_and_hooks_of_its_own_are_refused(planted, tmp_path):
+    scores = find_skill_neurons(planted.classifier, planted.task)
+    curve_of(planted, scores, fractions=(0.1,), resume_in=tmp_path)
+    other = planted_classifier(0, seed=1)
+    curve_of(other, scores, fractions=(0.1,), resume_in=tmp_path)
+    assert len(list(tmp_path.glob("*.json"))) == 2
+    (damaged,) = list(tmp_path.glob("*.safetensors"))[:1]
+    damaged.write_bytes(b"not tensors")
+    curve_of(planted, scores, fractions=(0.1,), resume_in=tmp_path)
+    curve_of(other, scores, fractions=(0.1,), resume_in=tmp_path)
+    assert len(list(tmp_path.glob("*.json"))) == 2
+    hooked = replace(planted, classifier=replace(planted.classifier, extra_hooks=zero(some(planted))))
+    with pytest.raises(ValueError, match="has 1 hooks of its own"):
+        curve_of(hooked, scores, resume_in=tmp_path)
+
+
+def test_a_curve_of_nothing_or_of_other_classes_is_refused(planted):
+    scores = find_skill_neurons(planted.classifier, planted.task)
+    with pytest.raises(ValueError, match="there are 0 and 2"):
+        curve_of(planted, scores, fractions=())
+    topics = planted_classifier("topics")
+    with pytest.raises(ValueError, match=r"has \('rest', 'first'\) and the classifier answers \('first', 'second'"):
+        perturbation_curve(topics.classifier, topics.task.one_vs_rest("first"), scores)
+    swapped = replace(planted.task, labels=("good", "bad"), label_words=("yes0", "no0"))
+    with pytest.raises(ValueError, match=r"has \('good', 'bad'\) and the classifier answers \('bad', 'good'\)"):
+        perturbation_curve(planted.classifier, swapped, scores)

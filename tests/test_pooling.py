@@ -5,9 +5,10 @@ import torch
 from planted import planted_classifier
 
 from skillneurons import LabelSums, NeuronSet, collect, evaluate
-from skillneurons.evaluation import intervention, logits_many
+from skillneurons.evaluation import intervention
 from skillneurons.interventions import resample_words
 from skillneurons.pooling import Pooled, TextExamples, TextSums, pool_positions
+from skillneurons.sweeps import logits_many
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Pruning against mean ablation, against slow loops, and on a model whose neurons that matter are known."""
 
 import dataclasses
+import sys
 import warnings
 
 import pytest
@@ -412,3 +413,26 @@ def test_report_settings_that_make_no_sense_are_refused(planted, planted_scores,
         pruning_report(planted.classifier, planted.task, planted_scores, fold="nowhere")
     with pytest.raises(ValueError, match="`rank_by` has 'magnitude'"):
         pruning_report(planted.classifier, planted.task, planted_scores, rank_by={"magnitude": torch.zeros(3, 29)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": [3]}, "`layers` has 3"),
+        ({"layers": []}, r"`layers` \[\]"),
+        ({"fractions": ()}, r"`fractions` are \(\)"),
+        ({"fractions": (0.1, 1.1)}, "not 1.1"),
+        ({"fold": "nowhere"}, "'nowhere'"),
+    ],
+)
+def test_a_report_that_cannot_be_is_refused_before_any_pass(
+    planted, planted_scores, monkeypatch, unchecked_types, changes, message
+):
+    monkeypatch.setattr(
+        sys.modules["skillneurons.pruning_report"], "collect", lambda *a, **k: pytest.fail("a pass was made")
+    )
+    with pytest.raises(ValueError, match=message):
+        pruning_report(planted.classifier, planted.task, planted_scores, **changes)
+    foreign = dataclasses.replace(planted_scores, meta=planted_scores.meta | {"model": "another"})
+    with pytest.raises(ValueError, match="fingerprint another"):
+        pruning_report(planted.classifier, planted.task, foreign)

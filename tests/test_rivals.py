@@ -20,6 +20,7 @@ from skillneurons.interventions import mean
 from skillneurons.neurons import NeuronSet
 from skillneurons.plots.statistics import plot_score_agreement, plot_score_effects
 from skillneurons.prompts import Verbalizer, random_prompt
+from skillneurons.pruning import prune
 from skillneurons.rivals import SCORES, RivalScores, compare_scores, rival_scores
 from skillneurons.rivals.attribution import gradient_attribution, integrated_gradients
 from skillneurons.rivals.compare import agreement, trapezoid_weights
@@ -449,3 +450,20 @@ def test_figures_order_the_scores_by_their_effect(comparison):
     ax = plot_score_agreement(comparison)
     np.testing.assert_allclose(ax.images[0].get_array(), comparison.agreement)
     plt.close("all")
+
+
+def test_scores_of_a_pruned_model_are_refused_before_any_pass(planted, monkeypatch):
+    found, _ = planted
+    keep = NeuronSet(torch.rand(3, 29, generator=torch.Generator().manual_seed(0)) < torch.tensor([[0.2], [0.5], [1]]))
+    ragged = prune(found.classifier, keep, torch.zeros(3, 29))
+    monkeypatch.setattr("skillneurons.rivals.table.collect", lambda *a, **k: pytest.fail("a pass was made"))
+    widths = ", ".join(map(str, keep.per_layer.tolist()))
+    with pytest.raises(ValueError, match=rf"different numbers of neurons, \[{widths}\]"):
+        rival_scores(ragged, found.task, ["auroc"])
+
+
+def test_equally_pruned_layers_can_be_scored(planted):
+    found, _ = planted
+    keep = NeuronSet(torch.arange(29).expand(3, 29) < 20)
+    even = prune(found.classifier, keep, torch.zeros(3, 29))
+    assert rival_scores(even, found.task, ["auroc", "point_biserial"]).values["auroc"].shape == (3, 20)

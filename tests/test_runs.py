@@ -93,6 +93,21 @@ def test_an_interrupted_run_goes_on_where_it_stopped(model, task, tmp_path, monk
     assert find(model, task, tmp_path / "c", SETTINGS).reused == ("seed-0/classifier", "seed-0/scores")
 
 
+def test_an_interrupted_curve_goes_on_at_the_fraction_where_it_stopped(finished, model, task, tmp_path):
+    def stop(what, done, total):
+        if what == "perturb (mean)" and done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find(model, task, tmp_path / "f", SETTINGS, progress=stop)
+    assert len(list((tmp_path / "f" / "points").glob("*.json"))) == 1
+    steps = []
+    again = find(model, task, tmp_path / "f", SETTINGS, progress=lambda *step: steps.append(step))
+    assert min(done for what, done, _ in steps if what == "perturb (mean)") > 30
+    assert torch.equal(again.curves["mean"].random_margin, finished.curves["mean"].random_margin)
+    assert not (tmp_path / "f" / "points").exists()
+
+
 def test_a_damaged_part_is_computed_anew_with_a_warning(finished, model, task, tmp_path):
     import shutil
 

@@ -285,7 +285,7 @@ def test_permutation_tests_say_what_is_wrong(unchecked_types):
     one = Decisions.of(above, labels)
     with pytest.raises(ValueError, match="11 and 7 rows"):
         permutation_test([one, Decisions.of(above[:7], labels[:7])])
-    with pytest.raises(ValueError, match=r"\[0, 1, 2\]"):
+    with pytest.raises(ValueError, match=r"\[0, 1, 2\]. Collect .*`task.one_vs_rest\(label\)`"):
         permutation_test(Decisions.of(above, torch.arange(11) % 3))
     with pytest.raises(ValueError, match="'auroc'"):
         permutation_test(one, measure="auroc")

@@ -49,8 +49,9 @@ def check_binary(classifiers: Sequence[Classifier], task: Task) -> None:
         if task.n_labels != 2 or tuple(classifier.labels) != tuple(task.labels):
             raise ValueError(
                 f"A task of two classes and classifiers tuned on it are needed, but {task.name!r} has the classes "
-                f"{tuple(task.labels)} and a classifier answers {tuple(classifier.labels)}. For several classes, see "
-                "`several_classes`."
+                f"{tuple(task.labels)} and a classifier answers {tuple(classifier.labels)}. Of several classes, tune "
+                "on a binary view (`task.binary(first, second)`, `task.one_vs_rest(label)`) and pass that, or take the "
+                "union over subtasks: `several_classes`."
             )
 
 
@@ -98,9 +99,8 @@ def overlap_test(a: NeuronSet, b: NeuronSet) -> dict[str, Any]:
     n_shared, smaller = len(a & b), min(len(a), len(b))
     if not smaller:
         raise ValueError(f"Both sets need neurons, but they have {len(a)} and {len(b)}. Choose a larger `fraction`.")
-    width = a.mask.shape[1]
     distribution = np.ones(1)
-    for k, m in zip(a.per_layer.tolist(), b.per_layer.tolist(), strict=True):
+    for width, k, m in zip(a.d_mlps, a.per_layer.tolist(), b.per_layer.tolist(), strict=True):
         distribution = np.convolve(distribution, stats.hypergeom.pmf(np.arange(min(k, m) + 1), width, k, m))
     expected = float((np.arange(len(distribution)) * distribution).sum())
     return {
@@ -118,7 +118,8 @@ def paired_gap(
 
     `d_i = one_i - mean_r many_ri`. The variance is `Var_i(d_i) / n + Var_r(mean_i many_ri) / R`, and the interval
     Student's t with Welch and Satterthwaite's degrees of freedom. It is a normal approximation: with accuracies, expect
-    it to be rough where fewer than about ten rows change.
+    it to be rough where fewer than about ten rows change; where none does, it has no width and says nothing about
+    changes rarer than three in n rows.
 
     Args:
         one: Value of each row under the intervention that is studied: right or not, or a margin.

@@ -149,13 +149,12 @@ def existence(
         ValueError: Classifiers and scores do not belong together, or the task has more than two classes.
     """
     classifiers = list(classifiers)
-    check_same_model([scores])
+    check_binary(classifiers, task)
     seeds = [classifier.prompt.seed for classifier in classifiers]
     if seeds != list(scores.seeds):
         raise ValueError(f"`classifiers` have seeds {seeds}, but `scores` {scores.seeds}. Pass those that were scored.")
     if scores.meta["task_fingerprint"] != task.fingerprint:
         raise ValueError(f"`scores` are of {scores.meta['task']!r}, `task` is {task!r}. Pass the task that was scored.")
-    check_binary(classifiers, task)
     check_same_model([scores], classifiers[0].prompt.model)
     encoded = {split: classifiers[0].encode(getattr(task, split)) for split in ("validation", "test")}
 

@@ -18,6 +18,7 @@ what lies below is computed once for each batch and call. Fewer draws are made w
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
@@ -26,13 +27,14 @@ from jaxtyping import Float, Int
 from scipy import stats
 from torch import Tensor
 
-from skillneurons.batching import Encoded
-from skillneurons.classifier import Classifier
+from skillneurons.batching import TOKENS_PER_BATCH, Encoded
+from skillneurons.classifier import Classifier, check_answers
 from skillneurons.display import Shown, drawn_by
-from skillneurons.evaluation import Evaluation, Kind, evaluation_of, intervention, label_margin, logits_many
+from skillneurons.evaluation import Evaluation, Kind, evaluation_of, intervention, label_margin
 from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model, paired_gap
-from skillneurons.neurons import NeuronSet, top_neurons
+from skillneurons.neurons import NeuronSet, top_like
 from skillneurons.scores import union_of_top
+from skillneurons.sweeps import kept, logits_many
 from skillneurons.tasks import Task
 from skillneurons.types import Row
 
@@ -78,7 +80,7 @@ class Necessity(Shown):
     plot = drawn_by("plot_necessity")
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row for each group, kind, scope and fraction."""
+        """One row for each group, kind, scope and fraction. Where `n_neurons` is 0 there was nothing to perturb."""
         table = []
         axes = (self.groups, self.kinds, self.scopes, self.fractions)
         for g, k, s, f in product(*(range(len(axis)) for axis in axes)):
@@ -91,6 +93,7 @@ class Necessity(Shown):
                 row |= {name: own[g, k, s, f].item(), f"random_{name}": random[k, s, f].item()}
                 ends = zip(("gap", "gap_low", "gap_high"), gap[g, k, s, f].tolist(), strict=True)
                 row |= {f"{name}_{end}": value for end, value in ends}
+            row["n_neurons"] = self.meta["n_neurons"][s][f]
             table.append(row | {"n_draws": int(self.n_draws[k, s, f])})
         return pd.DataFrame(table)
 
@@ -119,6 +122,8 @@ def necessity(
     seed: int = 0,
     per_layer: bool = True,
     rows: Sequence[Row] | Encoded | None = None,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    resume_in: str | Path | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Necessity:
     """Does perturbing skill neurons hurt more than perturbing as many random ones, and by how much?
@@ -133,41 +138,56 @@ def necessity(
         scope: Perturb in `"all"` layers at once, in each `"single"` layer, or `"cumulative"`: layers 0 to l, for each
             l.
         positions: `"prompt"`, `"text"`, `"all"` and so on.
-        rivals: Other scores to choose neurons by, such as `selectivity.label_word_selectivity`, each perturbed as well.
+        rivals: Other scores to choose neurons by, such as `selectivity.label_word_selectivity`, each perturbed as well:
+            as many in each layer as skill neurons, so that the same random sets are their control.
         n_random: Most random sets for each cell; disjoint from the skill neurons and matched layer by layer.
         width: Stop drawing random sets for a cell once the half-width of the 95 % interval of their mean accuracy is at
-            most this. Draws come in fours, in the order of the seed. None: draw all.
+            most this. Draws come in fours, in the order of the seed. None: draw all. Where no draw changes an answer,
+            the width is zero and four are all there are.
         sigma: Of Gaussian noise, in units of the activation.
         seed: Of random sets, noise and resampling.
         per_layer: Take the share of each layer, or of the whole model.
         rows: Evaluate these instead of all test rows.
+        tokens_per_batch: Padded positions in one forward pass; interventions share it where rows leave room.
+        resume_in: A folder that keeps the logits of each finished sweep: of the chosen neurons, and of every four
+            draws. An interrupted call goes on from there. Not for classifiers with hooks of their own.
         on_batch: Called with (rows done, rows), from 0 anew for each sweep.
 
     Raises:
-        ValueError: Scores of another model, a fraction above one half, fewer than two random sets, or an unknown kind
-            or scope.
+        ValueError: Scores of another model, a classifier of other classes, a fraction above one half, fewer than two
+            random sets, or an unknown kind or scope.
     """
     model, ranked, rivals = classifier.model, as_list(scores), dict(rivals or {})
     check_same_model(ranked, classifier.prompt.model)
-    _check(kinds, fractions, scope, n_random, rivals, tuple(ranked[0].predictivity.shape))
+    check_answers(classifier, task)
+    check_sweep(kinds, fractions, scope, n_random, rivals, tuple(ranked[0].predictivity.shape))
     layer_sets = _layers(scope, model.cfg.n_layers)
     encoded = classifier.encode(task.test if rows is None else rows)
 
     skill = [union_of_top(ranked, fraction, per_layer) for fraction in fractions]
-    groups = {"skill": skill} | {
-        name: [
-            top_neurons(score, fraction, per_layer=per_layer, model=classifier.prompt.model) for fraction in fractions
-        ]
-        for name, score in rivals.items()
-    }
+    groups = {"skill": skill} | {name: [top_like(score, one) for one in skill] for name, score in rivals.items()}
     stop = classifier.layout.positions(positions).stop
     cells = list(product(range(len(kinds)), range(len(layer_sets)), range(len(fractions))))
     perturbs = [intervention(kind, classifier, task, positions=positions, sigma=sigma, seed=seed) for kind in kinds]
 
-    def run(wanted: Sequence[tuple[int, int, NeuronSet]]) -> Float[Tensor, "two intervention batch"]:
+    def run(name: str, wanted: Sequence[tuple[int, int, NeuronSet]]) -> Float[Tensor, "two intervention batch"]:
         """Right or not, and margin, of each row under the plain classifier and under each wanted intervention."""
-        hooks = [perturbs[k](chosen.layers(*layer_sets[s][1])) for k, s, chosen in wanted]
-        logits = logits_many(classifier, encoded, [[], *hooks], last_block_to=stop, on_batch=on_batch)
+        sets = [chosen.layers(*layer_sets[s][1]) for _, s, chosen in wanted]
+        hooks = [perturbs[k](one) for (k, _, _), one in zip(wanted, sets, strict=True)]
+
+        def compute() -> Tensor:
+            return logits_many(
+                classifier,
+                encoded,
+                [[], *hooks],
+                last_block_to=stop,
+                tokens_per_batch=tokens_per_batch,
+                on_batch=on_batch,
+            )
+
+        settings = {"kinds": [kinds[k] for k, _, _ in wanted], "positions": positions, "sigma": sigma, "seed": seed}
+        settings["task"] = task.fingerprint
+        logits = kept(resume_in, name, classifier, encoded, sets, settings, compute)
         right = (logits.argmax(dim=2) == encoded.labels).float()
         return torch.stack([right, torch.stack([label_margin(one, encoded.labels) for one in logits])])
 
@@ -176,14 +196,14 @@ def necessity(
         return [(k, s, skill[f].random_like(seed=seed * 10_007 + draw)) for draw in draws]
 
     chosen = [(k, s, sets[f]) for sets in groups.values() for k, s, f in cells]
-    values = run(chosen)
+    values = run("chosen", chosen)
     own = values[:, 1:].unflatten(1, (len(groups), len(cells)))
     random: list[list[Tensor]] = [[] for _ in cells]
     n_done, open_cells = 0, list(range(len(cells)))
     while open_cells and n_done < n_random:
         draws = range(n_done, min(n_random, n_done + FIRST_DRAWS))
         wanted = [one for c in open_cells for one in random_sets(draws, cells[c])]
-        drawn = run(wanted)[:, 1:].unflatten(1, (len(open_cells), len(draws)))
+        drawn = run(f"draws-{draws.start}", wanted)[:, 1:].unflatten(1, (len(open_cells), len(draws)))
         for i, c in enumerate(open_cells):
             random[c].append(drawn[:, i])
         n_done = draws.stop
@@ -225,7 +245,7 @@ def necessity(
             "n_rows": len(encoded),
             "n_random": n_random,
             "width": width,
-            "n_neurons": [len(one) for one in skill],
+            "n_neurons": [[len(one.layers(*layers)) for one in skill] for _, layers in layer_sets],
         },
     )
 
@@ -252,7 +272,7 @@ def _layers(scope: Scope, n_layers: int) -> list[tuple[str, tuple[int, ...]]]:
     return [(f"layers 0-{layer}" if layer else "layer 0", tuple(range(layer + 1))) for layer in range(n_layers)]
 
 
-def _check(
+def check_sweep(
     kinds: Sequence[str],
     fractions: Sequence[float],
     scope: str,

@@ -23,7 +23,7 @@ from skillneurons.display import Shown, drawn_by
 from skillneurons.encoder import HookedEncoder
 from skillneurons.evaluation import Kind, evaluate
 from skillneurons.findings.common import ScoresOfTask, as_list, check_binary, check_same_model, encoder_of, spearman
-from skillneurons.findings.necessity import Necessity, necessity
+from skillneurons.findings.necessity import Necessity, check_sweep, necessity
 from skillneurons.prompts import random_prompt, written_prompt
 from skillneurons.scores import NeuronScores, find_skill_neurons
 from skillneurons.tasks import SPLITS, Task
@@ -40,7 +40,7 @@ class Origin(Shown):
         conditions: Names.
         predictivity: On validation, averaged over seeds.
         held_out: On test, at the position and in the direction chosen on validation.
-        accuracy: Of the classifier on test; NaN where it was not tuned for the task.
+        accuracy: Of the classifier on test, tuned for the task or not; with shuffled labels, on these.
         majority: Share of the larger class on test.
         fraction: Share of neurons in a top set.
         meta: Task, seeds, settings.
@@ -234,12 +234,13 @@ def survives_retuning(
         For each method, the effects; accuracy before is in `unperturbed`.
 
     Raises:
-        ValueError: An unknown method, or scores of another model.
+        ValueError: An unknown method, scores of another model, or settings that `necessity` would refuse.
     """
     table = {"bitfit": tune_bitfit, "adapter": tune_adapter}
     if not methods or set(methods) - set(table):
         raise ValueError(f"`methods` are among {tuple(table)}, not {tuple(methods)}.")
     check_same_model(as_list(scores), model.fingerprint())
+    check_sweep(kinds, fractions, "all", n_random, {}, tuple(as_list(scores)[0].predictivity.shape))
     results = {}
     for method in methods:
         classifier = table[method](model, task, seed=seed, config=config, progress=progress)

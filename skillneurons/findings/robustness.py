@@ -107,6 +107,7 @@ def robustness(
         ValueError: The task has no adversarial rows, or classifiers and scores do not belong together.
     """
     classifiers = list(classifiers)
+    check_binary(classifiers, task)
     if not task.adversarial:
         raise ValueError(
             f"Task {task.name!r} has no adversarial rows. Give it some: `dataclasses.replace(task, adversarial=rows)`, "
@@ -121,7 +122,6 @@ def robustness(
             f"`scores` are of {scores.meta['task']!r}, not of these rows of {task.name!r}. Score it first."
         )
 
-    check_binary(classifiers, task)
     encoded, positions = classifiers[0].encode(task.adversarial), scores.meta["positions"]
     attacked = []
     for classifier, baseline in zip(classifiers, scores.baseline, strict=True):

@@ -7,7 +7,6 @@ with the word embeddings. Between them lie LayerNorms and other layers, so a hig
 To test the rival explanation causally, pass `label_word_selectivity` as a rival to `necessity`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from skillneurons.activations import stack_layers
 from skillneurons.display import Shown, drawn_by
 from skillneurons.encoder import HookedEncoder
 from skillneurons.findings.common import check_same_model, overlap_test, spearman
@@ -154,11 +154,11 @@ def label_word_selectivity(
         In [0, 1].
     """
     words = F.normalize(model.W_E[torch.tensor(verbalizer.token_ids, device=model.device)], dim=1)
-    layers: Sequence[Tensor] = [
+    layers = [
         (F.normalize(_weights(model, layer, side), dim=1) @ words.T).abs().amax(dim=1)
         for layer in range(model.cfg.n_layers)
     ]
-    return torch.stack(list(layers)).float().cpu()
+    return stack_layers(layers, dim=0).float().cpu()
 
 
 def _weights(model: HookedEncoder, layer: int, side: Side) -> Float[Tensor, "neuron d_model"]:

@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from skillneurons.classifier import Classifier
+from skillneurons.classifier import Classifier, check_answers
 from skillneurons.display import Shown, drawn_by
-from skillneurons.evaluation import Kind, intervention, logits_many
+from skillneurons.evaluation import Kind, intervention
 from skillneurons.findings.common import check_same_model, overlap_test, paired_gap, spearman
 from skillneurons.neurons import NeuronSet
 from skillneurons.scores import NeuronScores, find_skill_neurons, union_of_top
+from skillneurons.sweeps import logits_many
 from skillneurons.tasks import Task
 
 
@@ -188,9 +189,13 @@ def serves(
         seed: Of random sets, noise and resampling.
 
     Raises:
-        ValueError: The scores are of another model, or there are fewer than two random sets.
+        ValueError: The scores are of another model, the classifier answers other classes, a class has no test rows, or
+            there are fewer than two random sets.
     """
     check_same_model(list(found.scores), classifier.prompt.model)
+    check_answers(classifier, task)
+    if absent := [label for i, label in enumerate(task.labels) if not (task.test.labels == i).any()]:
+        raise ValueError(f"Every class needs test rows, but {absent[0]!r} has none. Pass a task with more test rows.")
     if n_random < 2:
         raise ValueError(f"`n_random` is {n_random}; at least two random sets are needed to see how much they differ.")
     sets = [one.top(fraction, found.meta["per_layer"]) for one in found.scores]

@@ -16,9 +16,9 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
-from skillneurons.classifier import Classifier
+from skillneurons.classifier import Classifier, check_answers
 from skillneurons.display import Shown, drawn_by
-from skillneurons.evaluation import Kind, intervention, label_margin, logits_many
+from skillneurons.evaluation import Kind, intervention, label_margin
 from skillneurons.findings.common import (
     ScoresOfTask,
     as_list,
@@ -29,6 +29,7 @@ from skillneurons.findings.common import (
     task_predictivity,
 )
 from skillneurons.scores import union_of_top
+from skillneurons.sweeps import logits_many
 from skillneurons.tasks import Task
 
 
@@ -89,13 +90,18 @@ def task_similarity(
         per_layer: Of each layer, or of the whole model.
 
     Raises:
-        ValueError: Fewer than two tasks, or scores of different models.
+        ValueError: Fewer than two tasks, scores of different models, or a task whose neurons all score the same.
     """
     tasks = tuple(scores)
     if len(tasks) < 2:
         raise ValueError(f"Specificity compares tasks, but `scores` has {len(tasks)}. Pass scores of two or more.")
     check_same_model([one for task in tasks for one in as_list(scores[task])])
     values = [task_predictivity(scores[task]) for task in tasks]
+    if constant := [task for task, value in zip(tasks, values, strict=True) if len(value.unique()) == 1]:
+        raise ValueError(
+            f"A rank correlation needs predictivities that differ between neurons, but those of {constant[0]!r} are "
+            "all the same. Leave this task out."
+        )
     sets = [union_of_top(as_list(scores[task]), fraction, per_layer) for task in tasks]
     n, n_layers = len(tasks), len(values[0])
     correlation, overlap, expected = (torch.eye(n).double() for _ in range(3))
@@ -197,7 +203,8 @@ def cross_perturbation(
         on_task: Called with the name of each task that was measured.
 
     Raises:
-        ValueError: Fewer than two tasks, names that differ between arguments, or scores of different models.
+        ValueError: Fewer than two tasks, names that differ between arguments, scores of different models, or a
+            classifier of other classes than its task.
     """
     names = tuple(tasks)
     if len(names) < 2 or set(names) != set(classifiers) or set(names) != set(scores):
@@ -208,6 +215,7 @@ def cross_perturbation(
     flat = [one for name in names for one in as_list(scores[name])]
     for name in names:
         check_same_model(flat, classifiers[name].prompt.model)
+        check_answers(classifiers[name], tasks[name])
     if n_random < 2:
         raise ValueError(f"`n_random` is {n_random}; at least two random sets are needed to see how much they differ.")
     skill = [union_of_top(as_list(scores[name]), fraction, per_layer) for name in names]

@@ -16,11 +16,12 @@ from torch import Tensor
 from transformer_lens.utilities.statistics import derive_generator
 
 from skillneurons.batching import Encoded
-from skillneurons.classifier import Classifier
+from skillneurons.classifier import Classifier, check_answers
 from skillneurons.display import Shown, drawn_by
-from skillneurons.evaluation import FRACTIONS, Kind, intervention, label_margin, logits_many
+from skillneurons.evaluation import FRACTIONS, Kind, intervention, label_margin
 from skillneurons.neurons import top_neurons
 from skillneurons.rivals.table import RivalScores
+from skillneurons.sweeps import logits_many
 from skillneurons.tasks import Task
 from skillneurons.types import Row
 
@@ -122,7 +123,8 @@ def compare_scores(
         on_batch: Called with (rows done, rows).
 
     Raises:
-        ValueError: Fractions do not rise, there are too few random rankings, or the scores are of another model.
+        ValueError: Fractions do not rise, there are too few random rankings, or the scores are of another model or the
+            classifier of other classes.
     """
     if list(fractions) != sorted(set(fractions)) or not 0 < fractions[0] <= fractions[-1] <= 1:
         raise ValueError(f"`fractions` must rise from above 0 to at most 1, but are {tuple(fractions)}.")
@@ -132,6 +134,7 @@ def compare_scores(
         raise ValueError(
             f"`scores` are of model {scores.meta['model']}, but the classifier's is {classifier.prompt.model}."
         )
+    check_answers(classifier, task)
     shape = next(iter(scores.values.values())).shape
     generator = derive_generator(seed, "random rankings")
     rankings = [torch.rand(shape, generator=generator) for _ in range(n_random)]

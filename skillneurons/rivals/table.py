@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skillneurons import store
-from skillneurons.activations import AboveCounts, collect
+from skillneurons.activations import AboveCounts, check_even_layers, collect
 from skillneurons.classifier import Classifier
 from skillneurons.display import Shown
 from skillneurons.neurons import NeuronSet, top_neurons
@@ -151,7 +151,8 @@ def rival_scores(
         on_pass: Called with a name after each pass.
 
     Raises:
-        ValueError: An unknown score, more than two classes, or no classifier.
+        ValueError: An unknown score, more than two classes, no classifier, or a pruned model whose layers differ in
+            width.
 
     Example:
         >>> from skillneurons import Classifier, HookedEncoder, Verbalizer, load_task, random_prompt
@@ -171,6 +172,7 @@ def rival_scores(
             f"Scores need two classes, but {task.name!r} has {task.n_labels}: {', '.join(task.labels)}. "
             "Score each of `task.subtasks()`."
         )
+    check_even_layers(every[0].model)
     parts = [
         _score_one(
             classifier, task, names, max_bytes, n_probe_rows, n_gradient_rows, seed, on_pass or (lambda name: None)
