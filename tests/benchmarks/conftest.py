@@ -87,12 +87,18 @@ class AuthorsWay:
         mask = torch.cat([torch.ones_like(head), texts["attention_mask"]], dim=1)
         return tokens, mask, (mask.cumsum(1) * mask + 1)
 
+    def embeds(self, tokens: torch.Tensor) -> torch.Tensor:
+        embeds = self.model.roberta.embeddings.word_embeddings(tokens)
+        prompt = self.prompt.expand(len(tokens), -1, -1)
+        return torch.cat([embeds[:, :1], prompt, embeds[:, 1 + len(self.prompt) :]], dim=1)
+
     def logits(self, rows: list[dict]) -> torch.Tensor:
         tokens, mask, positions = self.inputs(rows)
-        embeds = self.model.roberta.embeddings.word_embeddings(tokens)
-        prompt = self.prompt.expand(len(rows), -1, -1)
-        embeds = torch.cat([embeds[:, :1], prompt, embeds[:, 1 + len(self.prompt) :]], dim=1)
-        return self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions).logits
+        return self.model(inputs_embeds=self.embeds(tokens), attention_mask=mask, position_ids=positions).logits
+
+    def run(self, rows: list[dict]) -> torch.Tensor:
+        """What `activations` watches."""
+        return self.logits(rows)
 
     @torch.no_grad()
     def activations(self, rows: list[dict]):
@@ -106,7 +112,7 @@ class AuthorsWay:
         try:
             for start in range(0, len(rows), 16):
                 kept.clear()
-                self.logits(rows[start : start + 16])
+                self.run(rows[start : start + 16])
                 yield start, list(kept)
         finally:
             for handle in handles:
