@@ -21,6 +21,7 @@
 # - tune a soft prompt in front of a frozen model,
 # - score every neuron by how well *"is it above its average?"* predicts the label,
 # - tell a real finding from the best of three thousand lucky ones,
+# - look at one neuron from all sides,
 # - pick a set of skill neurons, save it and load it again.
 #
 # The model is the small RoBERTa that comes with the package, and so is the task: no network is needed. With
@@ -31,19 +32,23 @@ import tempfile
 
 import torch
 
-from skillneurons import HookedEncoder, NeuronSet, TuningConfig, find_skill_neurons, load_task, tune_prompt
-from skillneurons.evaluation import evaluate
-from skillneurons.findings import existence
-from skillneurons.plots import (
-    plot_activation_histogram,
-    plot_existence,
-    plot_existence_null,
-    plot_predictivity_by_layer,
+from skillneurons import (
+    HookedEncoder,
+    NeuronSet,
+    TuningConfig,
+    evaluate,
+    find_skill_neurons,
+    load_task,
+    neuron_card,
+    text_heat,
+    tune_prompt,
 )
+from skillneurons.findings import existence
+from skillneurons.plots import plot_existence_null
 
 # %% tags=["parameters"]
-n_rows, n_prompt, seeds = 400, 8, (0, 1)
-tuning = TuningConfig(steps=80, eval_every=40, lr=0.02)
+n_rows, n_prompt, seeds = 300, 8, (0, 1)
+tuning = TuningConfig(steps=80, eval_every=80, lr=0.02)
 
 # %% [markdown]
 # ## A model, a task, a prompt
@@ -73,15 +78,18 @@ for classifier in classifiers:
 
 # %%
 scores = find_skill_neurons(classifiers, task)
-scores.best(5)
+scores
 
 # %% [markdown]
+# Every result shows itself like this, as a line and a table. `.to_dataframe()` gives the whole table, `.plot()` the
+# figure.
+#
 # `predictivity` is a maximum over positions and directions, taken on the rows that the ranking was made on, so it
 # flatters. `held_out` is the accuracy on untouched test rows, at the position and in the direction chosen on
 # validation. Quote that one.
 
 # %%
-ax = plot_predictivity_by_layer(scores)
+ax = scores.plot()
 # %% [markdown]
 # ## Is the best neuron better than luck?
 #
@@ -99,19 +107,29 @@ found.to_dataframe().round(3)
 # claim is that one neuron comes close to the first.
 
 # %%
-ax = plot_existence(found)
+ax = found.plot()
+
 # %% [markdown]
-# And this is the neuron itself, on rows that had no say in choosing it:
+# ## One neuron, from all sides
+#
+# The best neuron of the first prompt, on test rows, which had no say in choosing it. Its card shows the activation by
+# class; the accuracy at each prompt position; how much the right answer's lead over the other (the *logit margin*)
+# changes when the neuron is set to its mean, beside other neurons of its layer; the texts at both ends; and the words
+# nearest to its weights.
 
 # %%
-layer, neuron, position = found.top[0].tolist()
-ax = plot_activation_histogram(
-    found.activations,
-    found.labels,
-    found.baseline,
-    task.labels,
-    title=f"layer {layer}, neuron {neuron}, prompt position {position}, seed {seeds[0]}, test rows",
-)
+card = neuron_card(classifiers[0], task, scores, rows=task.test[:200], n_random=8)
+figure = card.plot()
+
+# %% [markdown]
+# One neuron among thousands seldom changes an answer. Sets of them are perturbed in the next tutorial.
+#
+# A skill neuron is read at the prompt. What does the same neuron do at the words?
+
+# %%
+ends = card.to_dataframe()
+text_heat(classifiers[0], [*ends.text.head(2), *ends.text.tail(2)], (card.layer, card.neuron))
+
 # %% [markdown]
 # ## Keep the skill neurons
 #

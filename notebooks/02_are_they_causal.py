@@ -32,12 +32,11 @@ from skillneurons import (
     find_skill_neurons,
     load_task,
     perturbation_curve,
-    plot_perturbation,
     tune_prompt,
     zero,
 )
 from skillneurons.findings import necessity
-from skillneurons.plots import plot_necessity, plot_necessity_by_layer
+from skillneurons.plots import plot_necessity_by_layer
 
 # %% tags=["parameters"]
 n_rows, n_prompt, seed, n_random = 300, 8, 0, 5
@@ -77,7 +76,8 @@ curve.to_dataframe().round(3)
 # sees smaller effects too.
 
 # %%
-ax = plot_perturbation(curve, quantity="margin")
+ax = curve.plot(quantity="margin")
+
 # %% [markdown]
 # ## Which intervention?
 #
@@ -103,7 +103,8 @@ columns = ["kind", "fraction", "accuracy", "random_accuracy", "margin_gap", "mar
 effects.to_dataframe()[columns].round(3)
 
 # %%
-ax = plot_necessity(effects)
+ax = effects.plot()
+
 # %% [markdown]
 # ## In which layer?
 
@@ -120,6 +121,7 @@ by_layer = necessity(
     rows=task.test[:150],
 )
 ax = plot_necessity_by_layer(by_layer)
+
 # %% [markdown]
 # ## The checked number
 #

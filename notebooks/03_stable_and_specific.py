@@ -26,7 +26,6 @@
 # %%
 from skillneurons import HookedEncoder, TuningConfig, find_skill_neurons, load_task, tune_prompt
 from skillneurons.findings import cross_perturbation, stability, task_similarity
-from skillneurons.plots import plot_cross_perturbation, plot_stability, plot_task_similarity
 
 # %% tags=["parameters"]
 n_rows, n_prompt, seeds = 260, 8, (0, 1)
@@ -35,7 +34,7 @@ tuning = TuningConfig(steps=50, eval_every=50, lr=0.02)
 
 # %% [markdown]
 # Two tasks are of sentiment, in different words and on different subjects. The third asks whether one sentence agrees
-# with another.
+# with another; so few steps may teach its prompt nothing, and a warning then says so.
 
 # %%
 model = HookedEncoder.from_pretrained("bundled")
@@ -62,13 +61,15 @@ agreement
 # as many (hypergeometric, exact). It is *not* corrected for the fact that neighbouring neurons resemble each other.
 
 # %%
-ax = plot_stability(agreement)
+ax = agreement.plot()
+
 # %% [markdown]
 # ## Specific: which tasks share neurons?
 
 # %%
 similarity = task_similarity(scores, fraction=0.02)
-ax = plot_task_similarity(similarity)
+ax = similarity.plot()
+
 # %%
 similarity.to_dataframe().round(3)
 
@@ -81,15 +82,16 @@ similarity.to_dataframe().round(3)
 
 # %%
 crossed = cross_perturbation(classifiers, tasks, scores, fraction=0.2, positions="all", n_random=2, n_rows=80)
-ax = plot_cross_perturbation(crossed)
+ax = crossed.plot()
+
 # %%
 crossed.own_minus_other
 
 # %% [markdown]
-# Each number is a task's loss under its own neurons minus that under the others': negative means specific. Do not
-# expect it here. Prompts this short, tuned for so few steps, read little through their positions, and in the small
-# model the diagonal need not stand out although the rankings differ. Predictivity tells tasks apart before ablation
-# does; the two are different claims, and each needs its own test.
+# Each number is a task's loss under its own neurons minus that under the others': negative means specific. It may well
+# not show here: the model is small, the prompts are short and tuned for few steps, and the diagonal need not stand out
+# although the rankings differ. That neurons *predict* one task only and that one task only *needs* them are two
+# claims, and each needs its own test.
 
 # %% [markdown]
 # ## The checked number

@@ -25,7 +25,6 @@
 # %%
 from skillneurons import HookedEncoder, TuningConfig, find_skill_neurons, load_task, tune_prompt
 from skillneurons.findings import compare_places, origin, word_selectivity
-from skillneurons.plots import plot_origin, plot_places, plot_word_selectivity
 
 # %% tags=["parameters"]
 n_rows, n_prompt, seed = 300, 8, 0
@@ -40,6 +39,7 @@ scores = find_skill_neurons(classifier, task)
 # %% [markdown]
 # ## Five conditions
 #
+# - *tuned prompt*: as found above;
 # - *random prompt*: word vectors drawn at random, nothing tuned;
 # - *written prompt*: the words "In summary, the text above is";
 # - *random model*: the same shape before any pretraining, with a prompt tuned on it;
@@ -61,11 +61,12 @@ origins.to_dataframe().round(3)
 # far apart: that distance is the price of looking at thousands of neurons.
 
 # %%
-ax = plot_origin(origins)
+ax = origins.plot()
 
 # %% [markdown]
 # If untuned prompts do about as well as the tuned one while a random model does not, then the neurons were there
 # before tuning: pretraining made them, and a prompt is a place to read them at.
+
 # %% [markdown]
 # ## Do prompts reveal more than words?
 #
@@ -74,7 +75,8 @@ ax = plot_origin(origins)
 
 # %%
 places = compare_places(classifier, task, scores=scores)
-ax = plot_places(places)
+ax = places.plot()
+
 # %% [markdown]
 # ## Are they word detectors?
 #
@@ -86,7 +88,8 @@ words = word_selectivity(model, scores, classifier.verbalizer, n_nearest=4)
 words.to_dataframe().head(6).round(2)
 
 # %%
-ax = plot_word_selectivity(words)
+ax = words.plot()
+
 # %% [markdown]
 # ## The checked number
 #

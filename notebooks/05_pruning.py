@@ -16,7 +16,7 @@
 # %% [markdown]
 # # 5. Pruning
 #
-# For one task, most neurons of the upper layers can be replaced by their average. You learn
+# For one task, most neurons of the upper layers can be held at their average and folded away. You learn
 #
 # - to make a smaller encoder in which the removed neurons are folded into a bias,
 # - what is saved, in weights and in operations,
@@ -33,7 +33,6 @@ from skillneurons import (
     find_skill_neurons,
     load_task,
     mean,
-    plot_pruning,
     prune,
     pruning_report,
     tune_prompt,
@@ -68,8 +67,7 @@ print(f"accuracy: {before:.3f} before, {after:.3f} after")
 # %% [markdown]
 # Weights are counted with the word embeddings, which pruning leaves alone, and in a small model they are most of
 # them.
-
-# %% [markdown]
+#
 # ## Which neurons to keep?
 #
 # As many neurons in each layer, chosen by predictivity, by the size of their weights, by how much they move the
@@ -78,11 +76,11 @@ print(f"accuracy: {before:.3f} before, {after:.3f} after")
 
 # %%
 report = pruning_report(classifier, task, scores, fractions=(0.02, 0.1, 0.3), layers=layers, n_random=2)
-ax = plot_pruning(report)
+ax = report.plot()
+
 # %%
-report.to_dataframe()[["kept", "choice", "parameter_share", "flop_share", "pruned", "pruned_low", "pruned_high"]].round(
-    3
-)
+columns = ["kept", "choice", "parameter_share", "flop_share", "pruned", "pruned_low", "pruned_high"]
+report.to_dataframe()[columns].round(3)
 
 # %% [markdown]
 # ## Tune the prompt again

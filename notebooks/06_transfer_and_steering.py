@@ -21,7 +21,7 @@
 #
 # - to try every task's prompt on every task, without tuning anything,
 # - which similarities between prompts predict that, and how little a few tasks can prove,
-# - to steer answers by shifting skill neurons, beside matched random ones.
+# - to steer answers by shifting skill neurons, beside random ones that are shifted as far.
 
 # %%
 from skillneurons import (
@@ -30,19 +30,20 @@ from skillneurons import (
     find_skill_neurons,
     indicator_test,
     load_task,
-    plot_steering,
-    plot_transfer,
     steering_curve,
     transfer_indicators,
     transfer_matrix,
     tune_prompt,
 )
-from skillneurons.plots import plot_indicators
 
 # %% tags=["parameters"]
-n_rows, n_prompt, seed = 240, 8, 0
+n_rows, n_prompt, seed = 200, 8, 0
 names = ("movies", "restaurants", "replies")
-tuning = TuningConfig(steps=80, eval_every=40, lr=0.02)
+tuning = TuningConfig(steps=60, eval_every=60, lr=0.02)
+
+# %% [markdown]
+# Whether one sentence agrees with another is the hardest of the three. So few steps may teach its prompt nothing; a
+# warning then says so.
 
 # %%
 model = HookedEncoder.from_pretrained("bundled")
@@ -64,10 +65,7 @@ scores = {name: find_skill_neurons(classifiers[name], task) for name, task in ta
 agree, feel = {"positive": "yes", "negative": "no"}, {"yes": "positive", "no": "negative"}
 labels = {(name, "replies"): feel for name in names[:2]} | {("replies", name): agree for name in names[:2]}
 transfer = transfer_matrix(classifiers, list(tasks.values()), labels=labels)
-ax = plot_transfer(transfer, quantity="accuracy")
-
-# %%
-transfer.to_dataframe().round(3)
+ax = transfer.plot(quantity="accuracy")
 
 # %% [markdown]
 # ## What predicts it?
@@ -79,7 +77,7 @@ transfer.to_dataframe().round(3)
 skill = {name: scores[name].top(0.05) for name in names}
 indicators = transfer_indicators(classifiers, skill)
 test = indicator_test(transfer, indicators, n_bootstrap=500)
-ax = plot_indicators(test)
+ax = test.plot()
 
 # %% [markdown]
 # Six pairs of three tasks prove nothing, and the intervals and p-values say so: with three tasks there are only six
@@ -89,7 +87,8 @@ ax = plot_indicators(test)
 # ## Steering
 #
 # One unit of steering is the difference of a neuron's mean activation between the two classes of training rows. Skill
-# neurons are shifted by several units towards "positive"; random neurons are shifted by as much.
+# neurons are shifted by several units towards "positive", at the mask and the prompt. Random neurons are shifted as far
+# in each layer, along their own differences.
 
 # %%
 movies, classifier = tasks["movies"], classifiers["movies"][0]
@@ -99,37 +98,37 @@ steered = steering_curve(
     scores["movies"].top(0.1),
     "positive",
     strengths=(-8.0, -4.0, 0.0, 4.0, 8.0),
-    n_random=4,
-    rows=movies.test[:160],
+    positions="mask_and_prompt",
+    n_random=2,
+    rows=movies.test[:80],
 )
-steered.to_dataframe().round(3)
+ax = steered.plot()
 
 # %% [markdown]
-# Right of zero are the answers that turn to "positive", left of zero those that turn away from it.
+# Right of zero are the answers that turn to "positive", left of zero those that turn away from it. Flips are rare; the
+# logit moves more smoothly:
 
 # %%
-ax = plot_steering(steered)
+ax = steered.plot(quantity="shift")
 
 # %% [markdown]
-# Flips are rare events; the logit moves more smoothly:
-
-# %%
-ax = plot_steering(steered, quantity="shift")
+# Look at two things. Which way does the line go? A neuron that *tells* the label need not *push* the answer that way:
+# later layers may read it the other way round, or not at all. And where does the line lie beside the band? Random
+# neurons know something of the label too, and pushed as far they may move the answer more.
 
 # %% [markdown]
 # ## The checked number
 #
-# The movies' prompt answers restaurants better than always giving the same answer would; and steering towards
-# "positive" raises its logit more than steering away does, and more than the same shift of random neurons.
+# The movies' prompt answers restaurants better than always giving the same answer would; and steering towards and away
+# from "positive" moves its logit in opposite directions, whichever these are.
 
 # %%
 moved = transfer.accuracy[names.index("movies"), names.index("restaurants"), 0].item()
 print(f"movies' prompt on restaurants: {moved:.3f}, majority {transfer.majority[1]:.3f}")
-rise, random_rise = steered.skill_shift[-1].item(), steered.random_shift[:, -1].max().item()
-print(f"rise of the logit: {rise:.2f}, random neurons at most {random_rise:.2f}")
+shift = dict(zip(steered.strengths, steered.skill_shift.tolist(), strict=True))
+print(f"logit of 'positive': {shift[4.0]:+.2f} steered towards it, {shift[-4.0]:+.2f} steered away")
 assert moved > transfer.majority[1] + 0.05
-assert rise > steered.skill_shift[0]
-assert rise > random_rise
+assert shift[4.0] * shift[-4.0] < 0
 
 # %% [markdown]
 # Next: the same on a model of another kind: [Your own model](07_your_own_model.ipynb)

@@ -115,3 +115,6 @@ scores.predictivity.shape, scores.best(3)
 # %%
 assert difference < 2e-4
 assert scores.predictivity.shape == (2, 64)
+
+# %% [markdown]
+# Next: what all these numbers do and do not show: [Honest statistics](08_honest_statistics.ipynb)

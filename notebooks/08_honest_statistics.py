@@ -34,7 +34,7 @@ from skillneurons.rivals import rival_scores
 
 # %% tags=["parameters"]
 n_rows, n_prompt, seed, n_permutations = 400, 8, 0, 999
-tuning = TuningConfig(steps=80, eval_every=40, lr=0.02)
+tuning = TuningConfig(steps=80, eval_every=80, lr=0.02)
 
 # %%
 model = HookedEncoder.from_pretrained("bundled")
@@ -69,7 +69,8 @@ claims(scores, 5).round(4)
 # %%
 decisions = collect(classifier, task.validation, Decisions(scores.baseline[0], len(task.validation)))
 test = permutation_test(decisions, n_permutations=n_permutations, seed=seed)
-print(f"{test}\nbar at 5 %: {test.threshold(0.05):.3f}; {len(test.significant(0.05))} neurons are above it")
+print(f"bar at 5 %: {test.threshold(0.05):.3f}; {len(test.significant(0.05))} neurons are above it")
+ax = test.plot()
 
 # %% [markdown]
 # ## The control: labels without meaning
@@ -119,3 +120,6 @@ n_task, n_control = len(scores.significant(0.05, "fwer")), len(control_scores.si
 print(f"significant neurons: {n_task} on the task, {n_control} on labels without meaning")
 assert n_task > 0
 assert n_control == 0
+
+# %% [markdown]
+# Now with your own model and rows: [Bring your own](../docs/own_model.md)

@@ -142,6 +142,7 @@ def plot_transfer(
 def plot_indicators(test: IndicatorTest, *, ax: Axes | None = None) -> Axes:
     """Rank correlation of each indicator with transfer, with its bootstrap interval and p-value."""
     ax = axes_or_new(ax)
+    n_seeds = test.meta["n_seeds"]
     table = test.to_dataframe().iloc[::-1]
     y = np.arange(len(table))
     centre, low, high = (np.asarray(table[name]) for name in ("correlation", "low", "high"))
@@ -156,7 +157,7 @@ def plot_indicators(test: IndicatorTest, *, ax: Axes | None = None) -> Axes:
         xlim=(-1, 1),
         ylim=(-0.6, len(y) - 0.4),
         xlabel=f"Spearman correlation with transfer\n(95 % bootstrap over {len(test.tasks)} tasks and seeds)",
-        title=f"{test.meta['n_pairs']} pairs of tasks, {test.meta['n_seeds']} seeds",
+        title=f"{test.meta['n_pairs']} pairs of tasks, {n_seeds} seed{'s' if n_seeds > 1 else ''}",
     )
     return ax
 

@@ -30,7 +30,7 @@ def plot_neuron_card(card: NeuronCard, *, n_examples: int = 5) -> Figure:
     figure = plt.figure(figsize=(9.6, 3.2 + 0.36 * n_examples), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=[2.4, 0.5 + 0.36 * n_examples])
     above = grid[0].subgridspec(1, 3, width_ratios=[1.15, 1, 1])
-    below = grid[1].subgridspec(1, 2, width_ratios=[3, 1])
+    below = grid[1].subgridspec(1, 2, width_ratios=[2.5, 1])
     labels = tuple(card.meta["labels"])
     histogram = figure.add_subplot(above[0])
     plot_activation_histogram(card.activations, card.labels, card.baseline, labels, ax=histogram)
@@ -100,7 +100,7 @@ def _examples(card: NeuronCard, n_examples: int, ax: Axes) -> None:
         if i == n_examples:
             lines.append(("lowest activation", None))
         text = " ".join(str(row.text).split())
-        lines.append((f"{row.activation:7.3f}  {row.label:<{width}}  {_cut(text, 103 - width)}", str(row.label)))
+        lines.append((f"{row.activation:7.3f}  {row.label:<{width}}  {_cut(text, 96 - width)}", str(row.label)))
     for place, (line, label) in enumerate(lines):
         y = 1 - (place + 0.5) / len(lines)
         if label is None:
@@ -123,7 +123,7 @@ def _words(card: NeuronCard, n_lines: int, ax: Axes) -> None:
             ax.text(
                 x,
                 1 - (i + 1.5) / n_lines,
-                f"{cosine:+.2f} {_cut(word, 11)}",
+                f"{cosine:+.2f} {_cut(word, 10)}",
                 fontsize=6.8,
                 va="center",
                 family="monospace",
