@@ -84,7 +84,7 @@ def reproduce(
     ]
     source = None if isinstance(model, HookedEncoder) else model
     results = run_trials(trials, encoder, source=source, jobs=jobs, executor=executor, tell=tell)
-    studies = [_study(task, results[i * len(seeds) :][: len(seeds)]) for i, task in enumerate(loaded)]
+    studies = [_study(task, results[i * len(seeds) :][: len(seeds)], folder) for i, task in enumerate(loaded)]
     tables = {}
     for name in chosen:
         path = folder / f"{name}.csv"
@@ -143,9 +143,10 @@ def _claim(
             )
 
 
-def _study(task: Task, results: Sequence[TrialResult]) -> Study:
+def _study(task: Task, results: Sequence[TrialResult], folder: Path) -> Study:
     merged = tuple(NeuronScores.merge_seeds(parts) for parts in zip(*(r.scores for r in results), strict=True))
-    return Study(task, tuple(task.subtasks()), tuple(result.classifier for result in results), merged)
+    classifiers = tuple(result.classifier for result in results)
+    return Study(task, tuple(task.subtasks()), classifiers, merged, folder / task.name)
 
 
 def _draw(panels: Sequence[Panel], stem: Path) -> None:

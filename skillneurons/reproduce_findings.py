@@ -6,6 +6,7 @@ Each function of `FINDINGS` takes all studies and returns its parts, none where 
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -79,12 +80,21 @@ class ReproduceSettings:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """One task with its classifiers and scores: what the findings start from. `scores` has one for each subtask."""
+    """One task with its classifiers and scores: what the findings start from.
+
+    Args:
+        task: Its rows.
+        subtasks: Its binary views.
+        classifiers: One for each seed.
+        scores: One for each subtask.
+        folder: Where sweeps keep what is finished.
+    """
 
     task: Task
     subtasks: tuple[Task, ...]
     classifiers: tuple[Classifier, ...]
     scores: tuple[NeuronScores, ...]
+    folder: Path
 
     @property
     def binary(self) -> bool:
@@ -144,6 +154,7 @@ def _sweep(study: Study, settings: ReproduceSettings, **options: Any):
         width=settings.width,
         sigma=settings.sigma,
         rows=study.task.subset(settings.n_rows, splits=("test",)).test,
+        resume_in=study.folder / "sweeps",
     )
 
 
