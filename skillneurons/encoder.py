@@ -96,7 +96,9 @@ class HookedEncoder(HookedRootModule):
         """
         if is_saved_encoder(name_or_path):
             cfg, weights, unused, tokenizer = read_encoder(name_or_path)
-            return cls.from_weights(cfg, weights, tokenizer=tokenizer, unused=unused).to(device=device, dtype=dtype)
+            encoder = cls.from_weights(cfg, weights, tokenizer=tokenizer, unused=unused)
+            encoder.cfg.source = str(name_or_path)
+            return encoder.to(device=device, dtype=dtype)
         hf_model, tokenizer, source = read_checkpoint(name_or_path, revision=revision)
         encoder = cls.from_hf(hf_model, tokenizer)
         encoder.cfg.source = source

@@ -208,6 +208,7 @@ def intervention(
     sigma: float = 0.1,
     seed: int = 0,
     n_source: int = 64,
+    n_mean: int = 1000,
 ) -> Callable[[NeuronSet], list[Hook]]:
     """A function from a neuron set to hooks, with whatever the kind needs measured on the training rows.
 
@@ -220,6 +221,7 @@ def intervention(
         sigma: Of the noise.
         seed: Of noise and resampling.
         n_source: Examples to resample from.
+        n_mean: Most training rows (drawn by `seed`) that means are taken over.
     """
     where = classifier.layout.positions(positions)
     if kind == "zero":
@@ -231,15 +233,16 @@ def intervention(
     if positions == "all":
         # Positions in front of the text have values of their own; those of the text share theirs.
         front, text = (
-            intervention(kind, classifier, task, positions=part, seed=seed, n_source=n_source)
+            intervention(kind, classifier, task, positions=part, seed=seed, n_source=n_source, n_mean=n_mean)
             for part in (classifier.layout.added, "text")
         )
         return lambda neurons: [*front(neurons), *text(neurons)]
     if kind == "mean":
+        train = task.subset(max(n_mean, task.n_labels), seed, splits=("train",)).train
         if positions == "text":
-            word_mean = collect(classifier, task.train, TextSums(), positions=positions).mean.float()
+            word_mean = collect(classifier, train, TextSums(), positions=positions).mean.float()
             return lambda neurons: mean(neurons, word_mean, positions=where)
-        values = collect(classifier, task.train, LabelSums(task.n_labels), positions=positions).mean.float()
+        values = collect(classifier, train, LabelSums(task.n_labels), positions=positions).mean.float()
         return lambda neurons: mean(neurons, values, positions=where)
     rows = task.subset(n_source, seed, splits=("train",)).train
     if positions == "text":

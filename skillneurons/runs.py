@@ -17,7 +17,7 @@ from skillneurons import store
 from skillneurons.activations import OneNeuron, collect
 from skillneurons.classifier import Classifier
 from skillneurons.encoder import HookedEncoder
-from skillneurons.evaluation import FRACTIONS, Evaluation, Kind, PerturbationCurve, evaluate, perturbation_curve
+from skillneurons.evaluation import Evaluation, Kind, PerturbationCurve, evaluate, perturbation_curve
 from skillneurons.neurons import NeuronSet
 from skillneurons.plots import plot_activation_histogram, plot_perturbation, plot_predictivity_by_layer, save_figure
 from skillneurons.scores import NeuronScores, union_of_top
@@ -47,12 +47,12 @@ class FindSettings:
     n_prompt: int = 16
     tuning: TuningConfig = field(default_factory=TuningConfig)
     fraction: float = 0.02
-    fractions: tuple[float, ...] = FRACTIONS
+    fractions: tuple[float, ...] = (0.1, 0.3)
     kinds: tuple[Kind, ...] = ("mean", "zero", "gaussian")
     positions: str = "all"
     n_random: int = 10
     sigma: float = 0.1
-    n_perturb_rows: int = 300
+    n_perturb_rows: int = 150
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):

@@ -48,9 +48,9 @@ class TuningConfig:
 
     lr: float = 1e-2
     steps: int = 250
-    batch_size: int = 32
+    batch_size: int = 16
     warm_up: float = 0.1
-    eval_every: int = 100
+    eval_every: int = 125
     patience: int = 4
     weight_decay: float = 0.0
 

@@ -15,6 +15,9 @@ from skillneurons.runs import FindSettings, find
 
 matplotlib.use("Agg")
 
+# Three steps are no tuning.
+pytestmark = pytest.mark.filterwarnings("ignore::skillneurons.TuningWarning")
+
 QUICK = FindSettings(
     seeds=(0, 3), n_prompt=2, tuning=TuningConfig(steps=3, eval_every=3), fractions=(0.1,), kinds=("zero",), n_random=1
 )
@@ -67,7 +70,7 @@ def test_scores_of_ten_subtasks_and_more_keep_their_order(copied):
 def test_what_is_missing_or_changed_is_said(copied, tmp_path):
     with pytest.raises(ValueError, match=r"`seed` is 1, but the run in .* has \[0, 3\]"):
         open_run(copied).classifier(1)
-    with pytest.raises(FileNotFoundError, match="no run.json"):
+    with pytest.raises(FileNotFoundError, match=r"no run\.json"):
         open_run(tmp_path)
     settings = json.loads((copied / "settings.json").read_text())
     changed = settings | {"task": settings["task"] | {"fingerprint": "another"}}

@@ -187,7 +187,9 @@ def test_a_pruned_encoder_and_its_classifier_come_back_from_a_folder(classifier,
     model = HookedEncoder.from_pretrained(tmp_path / "model")
     again = Classifier.load(tmp_path / "classifier", model)
     assert torch.equal(again.logits(tiny_task.test), pruned.logits(tiny_task.test))
-    assert model.cfg == dataclasses.replace(pruned.model.cfg, hf_config=model.cfg.hf_config)
+    assert model.cfg == dataclasses.replace(
+        pruned.model.cfg, hf_config=model.cfg.hf_config, source=str(tmp_path / "model")
+    )
     assert model.tokenizer.get_vocab() == pruned.model.tokenizer.get_vocab()
 
 

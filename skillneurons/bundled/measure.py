@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", help="only these")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--control-seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--lr", type=float, default=3e-2)
     args = parser.parse_args()
 
@@ -97,7 +97,7 @@ def main() -> None:
             tasks[name] = lambda name=name, words=words, rows=rows: load_task(
                 name, source=args.source, label_words=words
             ).subset(rows)
-    config = TuningConfig(steps=args.steps, lr=args.lr, eval_every=max(1, args.steps // 10), patience=10)
+    config = TuningConfig(steps=args.steps, lr=args.lr, eval_every=max(1, args.steps // 4))
     identity = {"model": model.fingerprint(), "steps": args.steps, "lr": args.lr, "batch_size": config.batch_size}
     found = json.loads(args.out.read_text()) if args.out.exists() else {}
     results = found.get("results", {}) if found.get("settings") == identity else {}
