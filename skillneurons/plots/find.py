@@ -114,6 +114,8 @@ def plot_perturbation(curve: PerturbationCurve, *, quantity: str = "accuracy", a
     if not margin and min(skill.min(), random.min()) < curve.unperturbed.majority + 0.05:
         ax.axhline(curve.unperturbed.majority, color=REFERENCE, linewidth=0.8, linestyle="-.", label="majority class")
     kind = curve.meta["kind"] + (f", sigma {curve.meta['sigma']}" if "sigma" in curve.meta else "")
+    if len(x) < 9:
+        ax.set_xticks(x)
     ax.set(
         xlabel="neurons perturbed in each layer (%)",
         ylabel="logit margin of the right label" if margin else f"accuracy on {curve.meta['n_rows']} test rows",
