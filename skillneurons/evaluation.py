@@ -320,7 +320,9 @@ def perturbation_curve(
                 [[], *(perturb(chosen) for chosen in sets)],
                 last_block_to=classifier.layout.positions(positions).stop,
                 tokens_per_batch=tokens_per_batch,
-                on_batch=None if on_batch is None else lambda done, total: on_batch(i * total + done, n * total),
+                on_batch=None
+                if on_batch is None
+                else lambda done, total, tell=on_batch: tell(i * total + done, n * total),
             )
 
         settings = {"kind": kind, "positions": positions, "sigma": sigma, "seed": seed}

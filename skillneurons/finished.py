@@ -48,12 +48,13 @@ class OpenedRun:
         Raises:
             ValueError: The task has more classes.
         """
-        if len(self.scores) > 1:
+        if len(self.scores) != 1:
             raise ValueError(
                 f"A ranking of neurons needs a task of two classes, but that of {self.folder} has "
                 f"{len(self.settings['task']['labels'])}. Run `skillneurons find` on two of them."
             )
-        return self.scores[0]
+        (scores,) = self.scores
+        return scores
 
     def task(self, source: str | Path | None = None) -> Task:
         """The task's rows, loaded again.

@@ -327,7 +327,7 @@ def text_heat(classifier: Classifier, texts: Sequence[str | Row], neuron: tuple[
         neuron=index,
         words=tuple(words for words, _ in parts),
         values=tuple(values for _, values in parts),
-        labels=tuple(classifier.labels[row["label"]] for row in rows) if labelled else (),
+        labels=tuple(classifier.labels[int(row["label"])] for row in rows) if labelled else (),
         meta={"model": classifier.prompt.model, "classifier_seed": classifier.prompt.seed},
     )
 

@@ -222,7 +222,7 @@ def indicator_test(
     pairs = ~np.isnan(measured).any(axis=2) & ~np.eye(n_tasks, dtype=bool)
     if pairs.sum() < 3:
         raise ValueError(f"A correlation needs three pairs of tasks that transfer, but there are {pairs.sum()}.")
-    finite = np.isfinite(values[:, ~np.eye(n_tasks, dtype=bool)]).all(axis=(1, 2))
+    finite = np.isfinite(values[:, ~np.eye(n_tasks, dtype=bool)]).all(axis=(1, 2)).tolist()
     if bad := [name for name, good in zip(indicators, finite, strict=True) if not good]:
         raise ValueError(f"Indicator {bad[0]!r} is NaN for some pair of tasks. Choose larger sets of neurons.")
 

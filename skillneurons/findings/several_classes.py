@@ -194,7 +194,8 @@ def serves(
     """
     check_same_model(list(found.scores), classifier.prompt.model)
     check_answers(classifier, task)
-    if absent := [label for i, label in enumerate(task.labels) if not (task.test.labels == i).any()]:
+    present = {row["label"] for row in task.test}
+    if absent := [label for i, label in enumerate(task.labels) if i not in present]:
         raise ValueError(f"Every class needs test rows, but {absent[0]!r} has none. Pass a task with more test rows.")
     if n_random < 2:
         raise ValueError(f"`n_random` is {n_random}; at least two random sets are needed to see how much they differ.")

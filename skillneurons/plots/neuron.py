@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
@@ -96,11 +97,12 @@ def _examples(card: NeuronCard, n_examples: int, ax: Axes) -> None:
     table = card.to_dataframe()
     width = max(len(name) for name in card.meta["labels"])
     lines: list[tuple[str, str | None]] = [("highest activation", None)]
-    for i, row in enumerate([*table.head(n_examples).itertuples(), *table.tail(n_examples).itertuples()]):
+    shown = pd.concat([table.head(n_examples), table.tail(n_examples)])
+    for i, (text, label, activation) in enumerate(zip(shown.text, shown.label, shown.activation, strict=True)):
         if i == n_examples:
             lines.append(("lowest activation", None))
-        text = " ".join(str(row.text).split())
-        lines.append((f"{row.activation:7.3f}  {row.label:<{width}}  {_cut(text, 96 - width)}", str(row.label)))
+        one_line = _cut(" ".join(str(text).split()), 96 - width)
+        lines.append((f"{activation:7.3f}  {label:<{width}}  {one_line}", str(label)))
     for place, (line, label) in enumerate(lines):
         y = 1 - (place + 0.5) / len(lines)
         if label is None:
