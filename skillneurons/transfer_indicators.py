@@ -222,8 +222,8 @@ def indicator_test(
     pairs = ~np.isnan(measured).any(axis=2) & ~np.eye(n_tasks, dtype=bool)
     if pairs.sum() < 3:
         raise ValueError(f"A correlation needs three pairs of tasks that transfer, but there are {pairs.sum()}.")
-    finite = np.isfinite(values[:, ~np.eye(n_tasks, dtype=bool)]).all(axis=(1, 2)).tolist()
-    if bad := [name for name, good in zip(indicators, finite, strict=True) if not good]:
+    others = ~np.eye(n_tasks, dtype=bool)
+    if bad := [name for name, own in zip(indicators, values, strict=True) if not np.isfinite(own[others]).all()]:
         raise ValueError(f"Indicator {bad[0]!r} is NaN for some pair of tasks. Choose larger sets of neurons.")
 
     rng = np.random.default_rng(seed)
