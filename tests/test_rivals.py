@@ -169,7 +169,7 @@ def test_merged_moments_are_those_of_one_pass(tiny_classifier, tiny_task):
 
 
 def test_a_constant_activation_has_no_correlation():
-    moments = LabelMoments(2, [torch.full((2, 1, 1), 0.3) * 10], [torch.full((2, 1, 1), 0.09) * 10])
+    moments = LabelMoments(2, [torch.full((2, 1, 1), 0.3) * 10], squares=[torch.full((2, 1, 1), 0.09) * 10])
     moments.totals, moments.squares = [moments.totals[0].double()], [moments.squares[0].double()]
     moments.n = torch.tensor([10, 10])
     assert point_biserial(moments).item() == 0

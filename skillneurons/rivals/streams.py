@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from skillneurons import store
-from skillneurons.activations import Statistic, stack_layers
+from skillneurons.activations import LabelSums, Statistic, stack_layers
 from skillneurons.batching import Batch
 
 
@@ -30,47 +30,34 @@ class Together:
 
 
 @dataclass(eq=False)
-class LabelMoments:
-    """Sums of the activations and of their squares over the examples of each class, in float64 across batches."""
+class LabelMoments(LabelSums):
+    """Sums of the activations and of their squares over the examples of each class, in float64 throughout."""
 
     n_labels: int = 2
-    totals: list[Tensor] = field(default_factory=list)
     squares: list[Tensor] = field(default_factory=list)
-    n: Int[Tensor, " label"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
     def update(
         self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
     ) -> None:
-        if layer == len(self.totals):
-            shape = (self.n_labels, *activations.shape[1:])
-            for sums in (self.totals, self.squares):
-                sums.append(torch.zeros(shape, dtype=torch.float64, device=activations.device))
-        for label, part in enumerate(activations.double().split(list(counts))):
+        wide = activations.double()
+        super().update(layer, wide, batch, counts)
+        if layer == len(self.squares):
+            self.squares.append(torch.zeros_like(self.totals[layer]))
+        for label, part in enumerate(wide.split(list(counts))):
             if len(part):
-                self.totals[layer][label] += part.sum(0)
                 self.squares[layer][label] += part.square().sum(0)
-        if layer == 0:
-            self.n = torch.tensor(counts) if not len(self.n) else self.n + torch.tensor(counts)
 
     def finish(self) -> None:
-        self.totals, self.squares = ([x.cpu() for x in sums] for sums in (self.totals, self.squares))
-        for layer, total in enumerate(self.squares):
-            store.check_finite(f"activations of layer {layer}", total, "Check the model's weights and the prompt.")
+        super().finish()
+        self.squares = [square.cpu() for square in self.squares]
+        for layer, square in enumerate(self.squares):
+            store.check_finite(f"activations of layer {layer}", square, "Check the model's weights and the prompt.")
 
     def merge(self, other: "LabelMoments") -> "LabelMoments":
         """The sums over both passes' examples."""
-        totals = [a + b for a, b in zip(self.totals, other.totals, strict=True)]
+        sums = super().merge(other)
         squares = [a + b for a, b in zip(self.squares, other.squares, strict=True)]
-        return LabelMoments(self.n_labels, totals, squares, self.n + other.n)
-
-    @property
-    def mean(self) -> Float[Tensor, "prompt layer neuron"]:
-        """Mean over all examples: the baseline activation."""
-        return stack_layers([total.sum(0) for total in self.totals], dim=1) / self.n.sum()
-
-    @property
-    def label_mean(self) -> Float[Tensor, "label prompt layer neuron"]:
-        return stack_layers(self.totals, dim=2) / self.n[:, None, None, None]
+        return LabelMoments(self.n_labels, sums.totals, sums.n, squares)
 
     @property
     def label_variance(self) -> Float[Tensor, "label prompt layer neuron"]:
