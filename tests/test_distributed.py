@@ -22,6 +22,7 @@ import torch
 from accelerate import PartialState
 from test_distributed import measured
 
+torch.set_num_threads(1)
 ranks = PartialState(cpu=True)
 assert ranks.num_processes == 2 and torch.distributed.get_backend() == "gloo"
 found = measured(ranks)
@@ -39,7 +40,6 @@ def measured(ranks=None, seed=0):
 
     from skillneurons import HookedEncoder, Task
 
-    torch.set_num_threads(1)
     tokenizer = make_roberta_tokenizer()
     model = HookedEncoder.from_hf(make_hf("roberta", vocab_size=len(tokenizer)), tokenizer)
     task = Task("tiny", make_rows(61, 0), make_rows(35, 1), make_rows(27, 2), ["terrible", "great"])
@@ -92,8 +92,12 @@ def in_two_processes(folder, how):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """(one process, [rank 0, rank 1])."""
-    return measured(), in_two_processes(tmp_path_factory.mktemp("ranks"), "alike")
+    """(one process, [rank 0, rank 1]), all with one thread: sums over more threads differ in their last digits."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = measured()
+    torch.set_num_threads(n_threads)
+    return alone, in_two_processes(tmp_path_factory.mktemp("ranks"), "alike")
 
 
 def test_two_processes_count_as_one_does_bit_for_bit(runs):

@@ -34,6 +34,17 @@ def refuse(word):
     raise ValueError(f"no {word} here")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Of every process: sums over other numbers of threads differ in their last digits."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(n_threads)
+
+
 @pytest.fixture(scope="module")
 def model():
     return planted_model()
