@@ -1,10 +1,11 @@
 """Tokenization, once for each task and model, and batches of texts of similar length.
 
-Token ids are kept flat, 8 bytes each: SST-2's 67,349 rows take 7 MB.
+Token ids are kept flat, 5 bytes each with their segment: SST-2's 67,349 rows take 5 MB.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -89,8 +90,8 @@ def encode(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoded:
                 for i, value in zip(long, values, strict=True):
                     encoded[key][i] = value
         lengths += [len(ids) for ids in encoded["input_ids"]]
-        tokens.append(torch.tensor([token for ids in encoded["input_ids"] for token in ids]))
-        types.append(torch.tensor([kind for kinds in encoded["token_type_ids"] for kind in kinds]))
+        tokens.append(torch.tensor(list(chain.from_iterable(encoded["input_ids"])), dtype=torch.int32))
+        types.append(torch.tensor(list(chain.from_iterable(encoded["token_type_ids"])), dtype=torch.int8))
     return Encoded(
         tokens=torch.cat(tokens),
         token_types=torch.cat(types),
@@ -132,8 +133,8 @@ def collate(
     column = torch.arange(int(lengths.max()))
     real = column < lengths[:, None]
     where = (starts[:, None] + column).clamp_max(len(encoded.tokens) - 1)
-    text = torch.where(real, encoded.tokens[where], pad_token_id)
-    types = torch.where(real, encoded.token_types[where], 0)
+    text = torch.where(real, encoded.tokens[where].long(), pad_token_id)
+    types = torch.where(real, encoded.token_types[where].long(), 0)
     head = prefix.expand(len(index), -1)
     tokens = torch.cat([head, text], dim=1)
     token_types = torch.cat([torch.zeros_like(head), types], dim=1)
@@ -146,10 +147,15 @@ def collate(
         tail = suffix.expand(len(index), -1)
         tokens, token_types = torch.cat([tokens, tail], dim=1), torch.cat([token_types, torch.zeros_like(tail)], dim=1)
     mask = None if bool(real.all()) else torch.cat([torch.ones_like(head), real.long()], dim=1)
-    tokens, token_types, labels = (
-        tensor.to(device, non_blocking=True) for tensor in (tokens, token_types, encoded.labels[index])
-    )
-    return Batch(tokens, token_types, None if mask is None else mask.to(device, non_blocking=True), labels, index)
+    tokens, token_types, labels = (to_device(part, device) for part in (tokens, token_types, encoded.labels[index]))
+    return Batch(tokens, token_types, None if mask is None else to_device(mask, device), labels, index)
+
+
+def to_device(tensor: Tensor, device: torch.device | None) -> Tensor:
+    """The tensor there. Neither side waits: copies to a GPU leave from pinned memory."""
+    if device is not None and device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def by_length(encoded: Encoded, index: Int[Tensor, " batch"]) -> list[Tensor]:

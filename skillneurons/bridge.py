@@ -102,6 +102,7 @@ class BridgedModel:
         logits_for: Sequence[int] | None = None,
         start_at_layer: int | None = None,
         last_block_to: int | None = None,
+        check_input: bool = True,
     ) -> Float[Tensor, "*batch d_vocab_out"]:
         """Logits, of all tokens at all positions unless fewer are asked for; see `HookedEncoder.forward`.
 
@@ -113,6 +114,7 @@ class BridgedModel:
             logits_for: Token ids.
             start_at_layer: Not possible with a bridge: None.
             last_block_to: Has no effect: a bridge computes all positions.
+            check_input: Has no effect: the bridge checks what it checks.
         """
         if start_at_layer is not None:
             raise ValueError(f"`start_at_layer` is {start_at_layer}, but a bridge starts at the tokens. Leave it out.")

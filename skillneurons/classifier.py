@@ -67,7 +67,13 @@ class Classifier:
         """Tokenized rows; already tokenized ones are returned as they are."""
         if isinstance(rows, Encoded):
             return rows
-        return encode(self.model.tokenizer, rows, self.model.cfg.n_ctx - self.layout.n_added)
+        encoded = encode(self.model.tokenizer, rows, self.model.cfg.n_ctx - self.layout.n_added)
+        if int(encoded.tokens.max()) >= self.model.cfg.d_vocab:
+            raise ValueError(
+                f"The tokenizer gives ids up to {int(encoded.tokens.max())}, but the model knows "
+                f"{self.model.cfg.d_vocab} tokens. Use the model's own tokenizer."
+            )
+        return encoded
 
     def batches(
         self,
@@ -110,10 +116,13 @@ class Classifier:
         """
         require_eval(self.model)
         encoded = self.encode(rows)
-        result = torch.empty(len(encoded), len(self.labels))
+        result, parts = torch.empty(len(encoded), len(self.labels)), []
         with self.model.hooks(fwd_hooks=[*self.fwd_hooks, *fwd_hooks]):
             for batch in self.batches(encoded, tokens_per_batch=tokens_per_batch):
-                result[batch.index] = label_logits(self, batch).float().cpu()
+                parts.append((batch.index, label_logits(self, batch).float()))
+        # Fetched at the end, so that the host never waits for a GPU in between.
+        for index, logits in parts:
+            result[index] = logits.cpu()
         store.check_finite("logits", result, "Check the model's weights, the prompt and any hooks.")
         return result
 
@@ -203,6 +212,7 @@ def label_logits(
         logits_for=classifier.verbalizer.token_ids,
         start_at_layer=start_at_layer,
         last_block_to=last_block_to,
+        check_input=False,  # `collate` made it
     )
 
 

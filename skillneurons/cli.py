@@ -1,16 +1,21 @@
 """The command line: `skillneurons find` and its siblings. Thin: it parses, calls the library and prints."""
 
-import os
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+
+from skillneurons.terminal import (
+    bar_updater,
+    console,
+    print_curves,
+    print_find,
+    print_table,
+    progress_bars,
+    quiet_libraries,
+    reported_errors,
+)
 
 app = typer.Typer(
     help="Find, test and use skill neurons in pretrained transformers.",
@@ -18,14 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
-errors = Console(stderr=True)
-
 JOBS = typer.Option(min=1, help="Tune this many prompts at a time, each in a process of its own.")
 SLURM = typer.Option(help="Tune on a Slurm cluster, with these options: slurm_partition=gpu,timeout_min=240,…")
-
-# What one can do something about; anything else is a bug and shows its traceback.
-USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, OSError)
 
 
 @app.callback()
@@ -59,13 +58,13 @@ def find(
 
     Run again with the same arguments, it reuses what is finished.
     """
-    _quiet_libraries()
+    quiet_libraries()
     from skillneurons import runs
     from skillneurons.encoder import HookedEncoder
     from skillneurons.loading import load_task
     from skillneurons.tuning import TuningConfig
 
-    with _reported_errors():
+    with reported_errors():
         words = label_words.split(",") if label_words else None
         data = load_task(task, source=source, label_words=words)
         if rows is not None:
@@ -86,11 +85,11 @@ def find(
         folder = out or Path("runs") / f"{Path(model).name}-{task}"
         console.print(f"[bold]{data}[/bold]\nmodel {model} ({encoder.fingerprint()}), results in {folder}")
         executor = _executor(folder, slurm, jobs)
-        with _progress() as bars:
+        with progress_bars() as bars:
             result = runs.find(
-                encoder, data, folder, settings, progress=_bar_updater(bars), jobs=jobs, executor=executor
+                encoder, data, folder, settings, progress=bar_updater(bars), jobs=jobs, executor=executor
             )
-    _print_find(result)
+    print_find(result)
 
 
 @app.command()
@@ -101,7 +100,7 @@ def report(
     """Write one self-contained HTML page of a run: figures inline, tables sortable, no network."""
     from skillneurons.report import write_report
 
-    with _reported_errors():
+    with reported_errors():
         console.print(f"Written: {write_report(run, path=out)}")
 
 
@@ -120,10 +119,10 @@ def reproduce(
 
     Resumable by task and seed: run again, it goes on where it stopped.
     """
-    _quiet_libraries()
+    quiet_libraries()
     from skillneurons import reproduce as reproduction
 
-    with _reported_errors():
+    with reported_errors():
         reproduction.reproduce(
             tasks.split(","),
             model=model,
@@ -148,13 +147,13 @@ def prune(
     source: Annotated[Path | None, typer.Option(help="Folder with the task's files, if the run had one.")] = None,
 ) -> None:
     """Keep a run's skill neurons only, fold the mean of the others into the biases, and save the smaller model."""
-    _quiet_libraries()
+    quiet_libraries()
     from skillneurons import evaluate
     from skillneurons import prune as prune_classifier
     from skillneurons.finished import open_run
     from skillneurons.pruning import n_parameters
 
-    with _reported_errors():
+    with reported_errors():
         opened = open_run(run)
         classifier, scores, rows = opened.classifier(seed), opened.binary_scores(), opened.task(source).test
         n_layers = opened.model.cfg.n_layers
@@ -183,16 +182,16 @@ def perturb(
     out: Annotated[Path | None, typer.Option(help="Folder for curves and figures [default: RUN/perturb].")] = None,
 ) -> None:
     """Perturb a finished run's skill neurons in other ways, at other positions, in other shares."""
-    _quiet_libraries()
+    quiet_libraries()
     from skillneurons import perturbation_curve
     from skillneurons.finished import open_run
     from skillneurons.plots import plot_perturbation, save_figure
 
-    with _reported_errors():
+    with reported_errors():
         opened, folder = open_run(run), out or run / "perturb"
         classifier, task, curves = opened.classifier(seed), opened.task(source), {}
         test = task.subset(rows, splits=("test",)).test
-        with _progress() as bars:
+        with progress_bars() as bars:
             for kind in kinds.split(","):
                 curve = perturbation_curve(
                     classifier,
@@ -204,14 +203,14 @@ def perturb(
                     positions=positions,
                     sigma=sigma,
                     rows=test,
-                    on_batch=partial(_bar_updater(bars), f"perturb ({kind})"),
+                    on_batch=partial(bar_updater(bars), f"perturb ({kind})"),
                 )
                 name = f"{kind}-{positions}-seed-{seed}"
                 curve.save(folder / f"curve-{name}")
                 for quantity in ("accuracy", "margin"):
                     save_figure(plot_perturbation(curve, quantity=quantity), folder / f"{name}-{quantity}")
                 curves[kind] = curve
-        _print_curves(curves)
+        print_curves(curves)
         console.print(f"Curves and figures: {folder}")
 
 
@@ -227,7 +226,7 @@ def compare(
 
     from skillneurons.scores import NeuronScores
 
-    with _reported_errors():
+    with reported_errors():
         if len(runs) < 2:
             raise ValueError(f"`runs` needs at least two folders to compare, but is {[str(run) for run in runs]}.")
         scores = {run: NeuronScores.load(run / "scores") for run in runs}
@@ -236,7 +235,7 @@ def compare(
             first, second = scores[a].top(fraction), scores[b].top(fraction)
             rho, _ = spearmanr(scores[a].predictivity.flatten(), scores[b].predictivity.flatten())
             rows.append((str(a), str(b), f"{rho:.3f}", f"{first.overlap(second):.3f}", f"{fraction:.3f}"))
-        _print_table("Skill neurons of two runs", ("run", "other run", "Spearman", "overlap", "by chance"), rows)
+        print_table("Skill neurons of two runs", ("run", "other run", "Spearman", "overlap", "by chance"), rows)
 
 
 @app.command()
@@ -249,10 +248,10 @@ def share(
     """Upload a finished run, and nothing else in its folder, to the Hugging Face hub."""
     from skillneurons.interop import push_run
 
-    with _reported_errors():
+    with reported_errors():
         files = push_run(run, repo, dry_run=dry_run, private=not public)
         sizes = [(name, f"{size:,}") for name, size in files.sizes.items()]
-        _print_table(f"{len(sizes)} files for {repo}", ("file", "bytes"), [*sizes, ("all", f"{files.n_bytes:,}")])
+        print_table(f"{len(sizes)} files for {repo}", ("file", "bytes"), [*sizes, ("all", f"{files.n_bytes:,}")])
         if files.left_out:
             console.print(f"Left out: {', '.join(files.left_out)}")
         console.print("Nothing was sent." if dry_run else f"Uploaded: {files.url}")
@@ -267,7 +266,7 @@ def fetch(
     """Download a run that `share` uploaded, and check it."""
     from skillneurons.interop import pull_run
 
-    with _reported_errors():
+    with reported_errors():
         console.print(f"Downloaded: {pull_run(repo, out, revision=revision)}")
 
 
@@ -275,124 +274,6 @@ def _executor(folder: Path, slurm: str | None, jobs: int) -> Any:
     from skillneurons.jobs import slurm_executor
 
     return None if slurm is None else slurm_executor(folder / "slurm", slurm, n_at_once=jobs if jobs > 1 else None)
-
-
-def _print_find(result: Any) -> None:
-    if result.reused:
-        console.print(f"Reused from an earlier run: {', '.join(result.reused)}")
-    _print_table(
-        f"Prompts on {result.task.name}, {result.evaluations[0].n} test rows",
-        ("seed", "accuracy", "95 % from", "to", "balanced", "majority"),
-        [
-            (str(c.prompt.seed), *(f"{x:.3f}" for x in (e.accuracy, *e.interval, e.balanced_accuracy, e.majority)))
-            for c, e in zip(result.classifiers, result.evaluations, strict=True)
-        ],
-    )
-    for scores in result.scores:
-        _print_table(
-            f"Top neurons of {scores.meta['task']}, mean of {len(scores.seeds)} seeds",
-            ("layer", "neuron", "validation", "held out"),
-            [
-                (str(row.layer), str(row.neuron), f"{row.predictivity:.3f}", f"{row.held_out:.3f}")
-                for row in scores.best(5).itertuples()
-            ],
-        )
-    _print_curves(result.curves)
-    console.print(f"Figures and numbers: {result.folder}/figures, {result.folder}/run.json")
-
-
-def _print_curves(curves: dict[str, Any]) -> None:
-    curve = next(iter(curves.values()))
-    before = curve.unperturbed
-    _print_table(
-        f"Perturbed at {curve.meta['positions'].replace('_', ' ')} positions, seed {curve.meta['classifier_seed']}, "
-        f"{before.n} test rows; unperturbed: accuracy {before.accuracy:.3f}, margin {before.margin:.3f}",
-        ("perturbed", "share", "accuracy", "random sets", "margin", "random sets", "below"),
-        [
-            (
-                kind,
-                f"{row.fraction:.0%}",
-                f"{row.skill_accuracy:.3f}",
-                _range(row.random_accuracy_low, row.random_accuracy_high),
-                f"{row.skill_margin:.3f}",
-                _range(row.random_margin_low, row.random_margin_high),
-                below,
-            )
-            for kind, one in curves.items()
-            for row, below in zip(one.to_dataframe().itertuples(), _verdicts(one), strict=True)
-        ],
-    )
-
-
-def _verdicts(curve: Any) -> list[str]:
-    """Which of accuracy and margin fell below that of every random set."""
-    accuracy = (curve.skill < curve.random.amin(0)).tolist()
-    margin = (curve.skill_margin < curve.random_margin.amin(0)).tolist()
-    names = {(True, True): "both", (True, False): "accuracy", (False, True): "margin", (False, False): "neither"}
-    return [names[pair] for pair in zip(accuracy, margin, strict=True)]
-
-
-def _range(low: float, high: float) -> str:
-    return f"{low:.3f}–{high:.3f}"
-
-
-def _print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
-def _quiet_libraries() -> None:
-    """Only our own messages: loading bars of the libraries below say nothing about the run."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import datasets
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]Warning:[/yellow] {message}")
-
-
-def _progress() -> Progress:
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
-
-
-def _bar_updater(bars: Progress) -> Any:
-    """A callback that keeps one bar for each thing being done."""
-    tasks: dict[str, Any] = {}
-
-    def update(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = bars.add_task(what, total=total)
-        bars.update(tasks[what], completed=done, total=total)
-
-    return update
-
-
-class _reported_errors:
-    """Print a user's error as one message and leave with status 1."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            errors.print("[yellow]Interrupted.[/yellow] What is finished is kept; run the same command to go on.")
-            raise typer.Exit(130) from None
-        if isinstance(error, USER_ERRORS):
-            errors.print(f"[red]Error:[/red] {error}", highlight=False)
-            raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
+from skillneurons.batching import to_device
 from skillneurons.blocks import Block, Embed, ReadOut
 from skillneurons.checkpoints import convert, export, read_checkpoint
 from skillneurons.config import EncoderConfig
+from skillneurons.encoder_checks import check_mask, check_tokens
 from skillneurons.encoder_files import is_saved_encoder, read_encoder, write_encoder
 from skillneurons.types import AttentionMask, FwdHooks
 
@@ -163,6 +165,7 @@ class HookedEncoder(HookedRootModule):
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
         last_block_to: int | None = None,
+        check_input: bool = True,
     ) -> Tensor:
         """Logits, `[batch pos d_vocab]` unless asked for less.
 
@@ -177,6 +180,8 @@ class HookedEncoder(HookedRootModule):
             last_block_to: Number of leading positions for which the last block is computed (its keys and values
                 always cover all). Default: up to `logits_at` where that is a number and the last block carries
                 no hooks, else all. Hooks of the last block see these positions only.
+            check_input: False where ids, mask and indices are known to be good: on a GPU, looking at them waits for
+                the device.
 
         Returns:
             Logits, or with `stop_at_layer` the residual stream `[batch pos d_model]`.
@@ -204,7 +209,8 @@ class HookedEncoder(HookedRootModule):
                 f"With `stop_at_layer` ({stop_at_layer}) there are no logits. Leave it out, or `logits_…`."
             )
         if start_at_layer is None:
-            self._check_tokens(input, attention_mask)
+            if check_input:
+                check_tokens(input, attention_mask, self.cfg)
             resid = self._embed(input, token_type_ids)
         else:
             if input.ndim != 3 or input.shape[-1] != self.cfg.d_model:
@@ -213,8 +219,8 @@ class HookedEncoder(HookedRootModule):
                     f"but its shape is {tuple(input.shape)}. Get one from `stop_at_layer`."
                 )
             resid = input
-        if attention_mask is not None:
-            self._check_mask(attention_mask, resid.shape[:2])
+        if attention_mask is not None and check_input:
+            check_mask(attention_mask, resid.shape[:2])
         n_pos = resid.shape[1]
         mask = None if attention_mask is None else rearrange(attention_mask.bool(), "batch pos -> batch 1 1 pos")
         last_block_to = self._last_block_to(last_block_to, logits_at, n_pos)
@@ -226,7 +232,7 @@ class HookedEncoder(HookedRootModule):
         if isinstance(logits_at, int):
             resid = resid[:, logits_at]
         elif logits_at is not None:
-            if not 0 <= int(logits_at.min()) <= int(logits_at.max()) < resid.shape[1]:
+            if check_input and not 0 <= int(logits_at.min()) <= int(logits_at.max()) < resid.shape[1]:
                 raise ValueError(
                     f"`logits_at` runs from {int(logits_at.min())} to {int(logits_at.max())}, but the last block's "
                     f"positions from 0 to {resid.shape[1] - 1}."
@@ -244,7 +250,7 @@ class HookedEncoder(HookedRootModule):
             chosen = torch.as_tensor(logits_for)
             if not 0 <= int(chosen.min()) <= int(chosen.max()) < self.cfg.d_vocab:
                 raise ValueError(f"`logits_for` are token ids from 0 to {self.cfg.d_vocab - 1}, but has {logits_for}.")
-            chosen = chosen.to(resid.device)
+            chosen = to_device(chosen, resid.device)
             weight, bias = weight[chosen], None if bias is None else bias[chosen]
         return F.linear(features, weight, bias)
 
@@ -288,41 +294,6 @@ class HookedEncoder(HookedRootModule):
         if not -self.cfg.n_layers <= layer < n:
             raise ValueError(f"`{argument}` is {layer}, but the model has layers 0 to {self.cfg.n_layers - 1}.")
         return layer if layer >= 0 else layer + self.cfg.n_layers
-
-    def _check_tokens(self, tokens: Tensor, mask: Tensor | None) -> None:
-        if tokens.ndim != 2 or tokens.is_floating_point():
-            raise ValueError(
-                f"`input` needs token ids of shape [batch, pos], but is {tokens.dtype} of shape {tuple(tokens.shape)}. "
-                "To enter with a residual stream, pass `start_at_layer`."
-            )
-        if tokens.shape[1] > self.cfg.n_ctx:
-            raise ValueError(
-                f"`input` has {tokens.shape[1]} positions, but the model has {self.cfg.n_ctx}. Truncate the text."
-            )
-        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.cfg.d_vocab:
-            raise ValueError(
-                f"Token ids must lie in 0 to {self.cfg.d_vocab - 1}, but run from {int(tokens.min())} to "
-                f"{int(tokens.max())}. Was another model's tokenizer used?"
-            )
-        if mask is None:
-            if bool((tokens == self.cfg.pad_token_id).any()):
-                raise ValueError(
-                    f"`input` contains padding (id {self.cfg.pad_token_id}) but no `attention_mask` was passed, so "
-                    "padding would be attended to. Pass `attention_mask=model.attention_mask(tokens)`."
-                )
-
-    def _check_mask(self, mask: Tensor, shape: torch.Size) -> None:
-        if mask.shape != shape:
-            raise ValueError(
-                f"`attention_mask` needs the shape of the input, {tuple(shape)}, but has {tuple(mask.shape)}."
-            )
-        real = mask.bool()
-        bad = ~real[:, 0] | (~real[:, :-1] & real[:, 1:]).any(dim=1)
-        if bool(bad.any()):
-            raise ValueError(
-                f"`attention_mask` has padding before a token, or nothing else, in row {int(bad.int().argmax())}. "
-                "Pad on the right (`tokenizer.padding_side = 'right'`): positions are counted from the left."
-            )
 
     # Hooks
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skillneurons.batching import to_device
 from skillneurons.neurons import NeuronSet
 from skillneurons.types import Hook
 
@@ -32,7 +33,7 @@ def _intervene(neurons: NeuronSet, positions: Positions, change: Change) -> list
                     "give the set their widths: `NeuronSet(mask, d_mlps=model.cfg.d_mlps)`."
                 )
             where = _position_indices(positions, activations)
-            chosen = indices.to(activations.device)
+            chosen = to_device(indices, activations.device)
             # Rows of one gather and one scatter; the rest of the tensor is copied once and never looked at.
             at = (slice(None), where[:, None], chosen)
             changed = activations.clone()
@@ -60,7 +61,7 @@ def _position_indices(positions: Positions, activations: Tensor) -> Tensor:
             f"`positions` must lie among the {n_pos} positions of the activations, but are {positions}. An "
             "intervention that touches nothing would look like one without effect."
         )
-    return torch.tensor(wanted, device=activations.device)
+    return to_device(torch.tensor(wanted), activations.device)
 
 
 def _generators(seed: int) -> Callable[[int, torch.device], torch.Generator]:

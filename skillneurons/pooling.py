@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeAlias
 
 import torch
-from einops import rearrange, reduce
+from einops import einsum, rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -83,6 +83,7 @@ class TextSums:
 
     totals: list[Tensor] = field(default_factory=list)
     n: int = 0
+    _counts: list[Tensor] = field(default_factory=list, repr=False)
 
     def update(
         self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
@@ -90,11 +91,14 @@ class TextSums:
         if layer == len(self.totals):
             self.totals.append(torch.zeros(activations.shape[-1], dtype=torch.float64, device=activations.device))
         real = real_positions(activations, batch)
-        self.totals[layer] += activations[real].double().sum(dim=0)
+        # Not `activations[real]`, whose shape the host would wait for.
+        self.totals[layer] += einsum(activations.double(), real.double(), "batch pos neuron, batch pos -> neuron")
         if layer == 0:
-            self.n += int(real.sum())
+            self._counts.append(real.sum())
 
     def finish(self) -> None:
+        self.n += sum(int(count) for count in self._counts)
+        self._counts = []
         self.totals = [total.cpu() for total in self.totals]
         for layer, total in enumerate(self.totals):
             store.check_finite(f"activations of layer {layer}", total, "Check the model's weights and the prompt.")

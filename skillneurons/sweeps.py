@@ -57,8 +57,7 @@ def logits_many(
     alike: dict[tuple[int, bool], list[int]] = {}
     for i, (entry, hooks) in enumerate(zip(entries, interventions, strict=True)):
         alike.setdefault((entry, bool(hooks)), []).append(i)
-    result = torch.empty(len(interventions), len(encoded), len(classifier.labels))
-    done = 0
+    result, parts, done = torch.empty(len(interventions), len(encoded), len(classifier.labels)), [], 0
     with classifier.model.hooks(fwd_hooks=classifier.fwd_hooks):
         for batch in classifier.batches(encoded, tokens_per_batch=tokens_per_batch):
             residuals = _residuals(classifier, batch, sorted({entry for entry in entries if entry}))
@@ -75,10 +74,13 @@ def logits_many(
                             start_at_layer=entry or None,
                             last_block_to=last_block_to if hooked else None,
                         )
-                    result[torch.tensor(chosen)[:, None], batch.index] = logits.float().cpu().unflatten(0, (n, -1))
+                    parts.append((torch.tensor(chosen)[:, None], batch.index, logits.float().unflatten(0, (n, -1))))
             done += len(batch)
             if on_batch is not None:
                 on_batch(done, len(encoded))
+    # Fetched at the end, so that the host never waits for a GPU in between.
+    for which, index, logits in parts:
+        result[which, index] = logits.cpu()
     store.check_finite("logits", result, "Check the interventions' values.")
     return result
 
@@ -104,6 +106,7 @@ def _residuals(classifier: Classifier, batch: Batch, layers: Sequence[int]) -> d
             token_type_ids=types if below is None else None,
             start_at_layer=below,
             stop_at_layer=layer,
+            check_input=False,
         )
         below = layer
     return residuals

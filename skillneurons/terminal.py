@@ -1,0 +1,135 @@
+"""What the command line shows: tables, progress bars, and errors as one message."""
+
+import os
+import warnings
+from typing import Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+console = Console()
+errors = Console(stderr=True)
+
+# What one can do something about; anything else is a bug and shows its traceback.
+USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, OSError)
+
+
+def print_find(result: Any) -> None:
+    if result.reused:
+        console.print(f"Reused from an earlier run: {', '.join(result.reused)}")
+    print_table(
+        f"Prompts on {result.task.name}, {result.evaluations[0].n} test rows",
+        ("seed", "accuracy", "95 % from", "to", "balanced", "majority"),
+        [
+            (str(c.prompt.seed), *(f"{x:.3f}" for x in (e.accuracy, *e.interval, e.balanced_accuracy, e.majority)))
+            for c, e in zip(result.classifiers, result.evaluations, strict=True)
+        ],
+    )
+    for scores in result.scores:
+        print_table(
+            f"Top neurons of {scores.meta['task']}, mean of {len(scores.seeds)} seeds",
+            ("layer", "neuron", "validation", "held out"),
+            [
+                (str(row.layer), str(row.neuron), f"{row.predictivity:.3f}", f"{row.held_out:.3f}")
+                for row in scores.best(5).itertuples()
+            ],
+        )
+    print_curves(result.curves)
+    console.print(f"Figures and numbers: {result.folder}/figures, {result.folder}/run.json")
+
+
+def print_curves(curves: dict[str, Any]) -> None:
+    curve = next(iter(curves.values()))
+    before = curve.unperturbed
+    print_table(
+        f"Perturbed at {curve.meta['positions'].replace('_', ' ')} positions, seed {curve.meta['classifier_seed']}, "
+        f"{before.n} test rows; unperturbed: accuracy {before.accuracy:.3f}, margin {before.margin:.3f}",
+        ("perturbed", "share", "accuracy", "random sets", "margin", "random sets", "below"),
+        [
+            (
+                kind,
+                f"{row.fraction:.0%}",
+                f"{row.skill_accuracy:.3f}",
+                _range(row.random_accuracy_low, row.random_accuracy_high),
+                f"{row.skill_margin:.3f}",
+                _range(row.random_margin_low, row.random_margin_high),
+                below,
+            )
+            for kind, one in curves.items()
+            for row, below in zip(one.to_dataframe().itertuples(), _verdicts(one), strict=True)
+        ],
+    )
+
+
+def _verdicts(curve: Any) -> list[str]:
+    """Which of accuracy and margin fell below that of every random set."""
+    accuracy = (curve.skill < curve.random.amin(0)).tolist()
+    margin = (curve.skill_margin < curve.random_margin.amin(0)).tolist()
+    names = {(True, True): "both", (True, False): "accuracy", (False, True): "margin", (False, False): "neither"}
+    return [names[pair] for pair in zip(accuracy, margin, strict=True)]
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.3f}–{high:.3f}"
+
+
+def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def quiet_libraries() -> None:
+    """Only our own messages: loading bars of the libraries below say nothing about the run."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]Warning:[/yellow] {message}")
+
+
+def progress_bars() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def bar_updater(bars: Progress) -> Any:
+    """A callback that keeps one bar for each thing being done."""
+    tasks: dict[str, Any] = {}
+
+    def update(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=total)
+        bars.update(tasks[what], completed=done, total=total)
+
+    return update
+
+
+class reported_errors:
+    """Print a user's error as one message and leave with status 1."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            errors.print("[yellow]Interrupted.[/yellow] What is finished is kept; run the same command to go on.")
+            raise typer.Exit(130) from None
+        if isinstance(error, USER_ERRORS):
+            errors.print(f"[red]Error:[/red] {error}", highlight=False)
+            raise typer.Exit(1) from None
