@@ -23,8 +23,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-JOBS = typer.Option(min=1, help="Tune this many prompts at a time, each in a process of its own.")
-SLURM = typer.Option(help="Tune on a Slurm cluster, with these options: slurm_partition=gpu,timeout_min=240,…")
+
+# Options that several commands have.
+NPrompt = Annotated[int, typer.Option(min=1, help="Soft vectors in a prompt.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Most tuning steps for each prompt.")]
+LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Examples in a tuning step.")]
+Rows = Annotated[int | None, typer.Option(min=8, help="Use at most this many rows of each split.")]
+Kinds = Annotated[str, typer.Option(help="Interventions, comma-separated.")]
+Fractions = Annotated[str, typer.Option(help="Shares of neurons, comma-separated.")]
+NRandom = Annotated[int, typer.Option(min=1, help="Random sets for each fraction.")]
+Sigma = Annotated[float, typer.Option(help="Standard deviation of Gaussian noise.")]
+Positions = Annotated[str, typer.Option(help="Where to intervene: all, prompt, or mask_and_prompt.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Tune this many prompts at a time, each in a process of its own.")]
+Slurm = Annotated[
+    str | None, typer.Option(help="Tune on a Slurm cluster, with these options: slurm_partition=gpu,timeout_min=240,…")
+]
 
 
 @app.callback()
@@ -39,20 +53,20 @@ def find(
     source: Annotated[Path | None, typer.Option(help="Folder with the task's files.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results [default: runs/MODEL-TASK].")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Prompts to tune, with seeds 0, 1, …")] = 3,
-    n_prompt: Annotated[int, typer.Option(min=1, help="Soft vectors in a prompt.")] = 16,
-    steps: Annotated[int | None, typer.Option(min=1, help="Most tuning steps for each prompt.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples in a tuning step.")] = None,
+    n_prompt: NPrompt = 16,
+    steps: Steps = None,
+    lr: LearningRate = None,
+    batch_size: BatchSize = None,
     label_words: Annotated[str | None, typer.Option(help="Words for the classes, comma-separated.")] = None,
-    rows: Annotated[int | None, typer.Option(min=8, help="Use at most this many rows of each split.")] = None,
+    rows: Rows = None,
     fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of neurons in the saved set.")] = 0.02,
-    kinds: Annotated[str, typer.Option(help="Interventions, comma-separated.")] = "mean,zero,gaussian",
-    positions: Annotated[str, typer.Option(help="Where to intervene: all, prompt, or mask_and_prompt.")] = "all",
-    n_random: Annotated[int, typer.Option(min=1, help="Random sets for each fraction.")] = 10,
-    sigma: Annotated[float, typer.Option(help="Standard deviation of Gaussian noise.")] = 0.1,
+    kinds: Kinds = "mean,zero,gaussian",
+    positions: Positions = "all",
+    n_random: NRandom = 10,
+    sigma: Sigma = 0.1,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
-    jobs: Annotated[int, JOBS] = 1,
-    slurm: Annotated[str | None, SLURM] = None,
+    jobs: Jobs = 1,
+    slurm: Slurm = None,
 ) -> None:
     """Tune prompts, find the skill neurons, test them causally, and write tables and figures.
 
@@ -62,7 +76,6 @@ def find(
     from skillneurons import runs
     from skillneurons.encoder import HookedEncoder
     from skillneurons.loading import load_task
-    from skillneurons.tuning import TuningConfig
 
     with reported_errors():
         words = label_words.split(",") if label_words else None
@@ -70,12 +83,10 @@ def find(
         if rows is not None:
             data = data.subset(rows)
         encoder = HookedEncoder.from_pretrained(model, device=device)
-        asked = {"steps": steps, "lr": lr, "batch_size": batch_size}
-        tuning = TuningConfig(**{key: value for key, value in asked.items() if value is not None})
         settings = runs.FindSettings(
             seeds=tuple(range(seeds)),
             n_prompt=n_prompt,
-            tuning=tuning,
+            tuning=_tuning(steps, lr, batch_size),
             fraction=fraction,
             kinds=tuple(kinds.split(",")),  # type: ignore[arg-type]
             positions=positions,
@@ -111,9 +122,18 @@ def reproduce(
     source: Annotated[Path | None, typer.Option(help="Folder with the tasks' files.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Prompts to tune for each task.")] = 3,
     findings: Annotated[str | None, typer.Option(help="Only these, comma-separated.")] = None,
+    n_prompt: NPrompt = 16,
+    steps: Steps = None,
+    lr: LearningRate = None,
+    batch_size: BatchSize = None,
+    rows: Rows = None,
+    sweep_rows: Annotated[int, typer.Option(min=8, help="Most test rows in a sweep.")] = 500,
+    kinds: Kinds = "mean,resample,zero,gaussian",
+    fractions: Fractions = "0.03,0.1,0.3",
+    n_random: NRandom = 12,
     out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("runs/reproduce"),
-    jobs: Annotated[int, JOBS] = 1,
-    slurm: Annotated[str | None, SLURM] = None,
+    jobs: Jobs = 1,
+    slurm: Slurm = None,
 ) -> None:
     """Measure each of the paper's findings on several tasks: one table and one figure for each.
 
@@ -121,14 +141,23 @@ def reproduce(
     """
     quiet_libraries()
     from skillneurons import reproduce as reproduction
+    from skillneurons.loading import load_task
 
     with reported_errors():
+        loaded = [load_task(name, source=source) for name in tasks.split(",")]
         reproduction.reproduce(
-            tasks.split(","),
+            loaded if rows is None else [task.subset(rows) for task in loaded],
             model=model,
             seeds=seeds,
             out=out,
-            source=source,
+            settings=reproduction.ReproduceSettings(
+                n_prompt=n_prompt,
+                tuning=_tuning(steps, lr, batch_size),
+                n_rows=sweep_rows,
+                kinds=tuple(kinds.split(",")),  # type: ignore[arg-type]
+                fractions=_numbers(fractions),
+                n_random=n_random,
+            ),
             findings=findings.split(",") if findings else None,
             on_event=console.print,
             jobs=jobs,
@@ -171,11 +200,11 @@ def prune(
 @app.command()
 def perturb(
     run: Annotated[Path, typer.Argument(help="A folder that `skillneurons find` wrote.")],
-    kinds: Annotated[str, typer.Option(help="Interventions, comma-separated.")] = "mean,zero,gaussian,resample",
-    positions: Annotated[str, typer.Option(help="Where to intervene: all, prompt, or mask_and_prompt.")] = "prompt",
-    fractions: Annotated[str, typer.Option(help="Shares of neurons, comma-separated.")] = "0.03,0.1,0.3",
-    n_random: Annotated[int, typer.Option(min=1, help="Random sets for each fraction.")] = 10,
-    sigma: Annotated[float, typer.Option(help="Standard deviation of Gaussian noise.")] = 0.1,
+    kinds: Kinds = "mean,zero,gaussian,resample",
+    positions: Positions = "prompt",
+    fractions: Fractions = "0.03,0.1,0.3",
+    n_random: NRandom = 10,
+    sigma: Sigma = 0.1,
     rows: Annotated[int, typer.Option(min=8, help="Most test rows to evaluate on.")] = 300,
     seed: Annotated[int, typer.Option(help="Which of the run's prompts.")] = 0,
     source: Annotated[Path | None, typer.Option(help="Folder with the task's files, if the run had one.")] = None,
@@ -198,7 +227,7 @@ def perturb(
                     task,
                     opened.scores,
                     kind=kind,  # type: ignore[arg-type]
-                    fractions=[float(share) for share in fractions.split(",")],
+                    fractions=_numbers(fractions),
                     n_random=n_random,
                     positions=positions,
                     sigma=sigma,
@@ -268,6 +297,17 @@ def fetch(
 
     with reported_errors():
         console.print(f"Downloaded: {pull_run(repo, out, revision=revision)}")
+
+
+def _tuning(steps: int | None, lr: float | None, batch_size: int | None) -> Any:
+    from skillneurons.tuning import TuningConfig
+
+    asked = {"steps": steps, "lr": lr, "batch_size": batch_size}
+    return TuningConfig(**{key: value for key, value in asked.items() if value is not None})
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(","))
 
 
 def _executor(folder: Path, slurm: str | None, jobs: int) -> Any:

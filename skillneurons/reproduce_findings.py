@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -76,6 +76,13 @@ class ReproduceSettings:
     n_random: int = 12
     width: float = 0.01
     sigma: float = 0.1
+
+    def __post_init__(self) -> None:
+        unknown = set(self.kinds) - set(get_args(Kind))
+        if unknown or not self.kinds:
+            raise ValueError(f"`kinds` are among {', '.join(get_args(Kind))}, not {sorted(unknown)}.")
+        if not self.fractions or not all(0 < fraction <= 0.5 for fraction in self.fractions):
+            raise ValueError(f"`fractions` are shares above 0 and at most one half, not {self.fractions}.")
 
 
 @dataclass(frozen=True, eq=False)

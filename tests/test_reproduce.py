@@ -3,8 +3,10 @@
 import matplotlib.pyplot as plt
 import pytest
 from planted import planted_model, planted_task
+from typer.testing import CliRunner
 
 from skillneurons import TuningConfig
+from skillneurons.cli import app
 from skillneurons.reproduce import FINDINGS, ReproduceSettings, reproduce
 from skillneurons.runs import RunFolderError
 
@@ -87,3 +89,32 @@ def test_too_little_for_a_finding_is_refused_before_any_work(tmp_path, changes, 
     with pytest.raises(ValueError, match=message):
         reproduce(**arguments)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"kinds": ("mean", "median")}, "median"), ({"kinds": ()}, "among mean"), ({"fractions": (0.1, 0.7)}, "0.7")],
+)
+def test_settings_that_no_sweep_takes_are_refused_before_anything_is_tuned(options, message):
+    with pytest.raises(ValueError, match=message):
+        ReproduceSettings(**options)
+
+
+def test_the_command_passes_its_options_on(tmp_path, monkeypatch):
+    seen = {}
+
+    def record(tasks, **options):
+        seen.update(options, tasks=tasks)
+
+    monkeypatch.setattr("skillneurons.reproduce.reproduce", record)
+    command = ["reproduce", "--tasks", "movies,news", "--rows", "24", "--steps", "7", "--lr", "0.5", "--n-prompt", "3"]
+    command += ["--kinds", "zero,mean", "--fractions", "0.2", "--n-random", "5", "--sweep-rows", "9"]
+    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert [(task.name, len(task.train)) for task in seen["tasks"]] == [("movies", 24), ("news", 24)]
+    settings = seen["settings"]
+    assert (settings.n_prompt, settings.tuning.steps, settings.tuning.lr) == (3, 7, 0.5)
+    assert (settings.kinds, settings.fractions) == (("zero", "mean"), (0.2,))
+    assert (settings.n_random, settings.n_rows) == (5, 9)
+    wrong = CliRunner().invoke(app, ["reproduce", "--fractions", "0.7", "--out", str(tmp_path)])
+    assert wrong.exit_code == 1 and "0.7" in wrong.output
