@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from skillneurons.findings.necessity import Necessity
 from skillneurons.findings.several_classes import Serves
 from skillneurons.findings.specificity import CrossPerturbation
-from skillneurons.plots.findings import legend_below, matrix
-from skillneurons.plots.style import COLOURS, REFERENCE, SKILL, axes_or_new, styled
+from skillneurons.plots.findings import matrix
+from skillneurons.plots.style import COLOURS, REFERENCE, SKILL, axes_or_new, legend_below, styled
 
 MARKERS = ("o", "s", "D", "^")
 

@@ -10,7 +10,17 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from skillneurons.evaluation import PerturbationCurve
-from skillneurons.plots.style import LABEL_COLOURS, RANDOM, REFERENCE, SEQUENTIAL, SKILL, axes_or_new, style, styled
+from skillneurons.plots.style import (
+    LABEL_COLOURS,
+    RANDOM,
+    REFERENCE,
+    SEQUENTIAL,
+    SKILL,
+    axes_or_new,
+    legend_below,
+    style,
+    styled,
+)
 from skillneurons.scores import NeuronScores
 
 
@@ -121,7 +131,7 @@ def plot_perturbation(curve: PerturbationCurve, *, quantity: str = "accuracy", a
         ylabel="logit margin of the right label" if margin else f"accuracy on {curve.meta['n_rows']} test rows",
         title=f"{kind}, at {curve.meta['positions'].replace('_', ' ')} positions, seed {curve.meta['classifier_seed']}",
     )
-    ax.legend()
+    legend_below(ax)
     return ax
 
 

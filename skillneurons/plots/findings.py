@@ -17,7 +17,7 @@ from skillneurons.findings.selectivity import WordSelectivity
 from skillneurons.findings.several_classes import SeveralClasses
 from skillneurons.findings.specificity import TaskSimilarity
 from skillneurons.findings.stability import Stability
-from skillneurons.plots.style import COLOURS, DIVERGING, RANDOM, REFERENCE, SKILL, axes_or_new, styled
+from skillneurons.plots.style import COLOURS, DIVERGING, RANDOM, REFERENCE, SKILL, axes_or_new, legend_below, styled
 
 
 @styled
@@ -241,11 +241,6 @@ def matrix(
     bar: Any = ax.figure.colorbar(image, ax=ax, label=label, shrink=0.8)
     bar.outline.set_visible(False)
     return ax
-
-
-def legend_below(ax: Axes) -> None:
-    """A legend under the axes, where it hides no data."""
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
 
 
 def _square(n: int) -> tuple[float, float]:

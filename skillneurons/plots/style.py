@@ -67,3 +67,8 @@ def styled(plot: Callable[P, R]) -> Callable[P, R]:
 def axes_or_new(ax: Axes | None, **figure: Any) -> Axes:
     """The given axes, or those of a new figure."""
     return plt.subplots(layout="constrained", **figure)[1] if ax is None else ax
+
+
+def legend_below(ax: Axes) -> None:
+    """A legend under the axes, where it hides no data."""
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
