@@ -2,13 +2,17 @@
 
     pytest -c tests/benchmarks/pytest.ini tests/benchmarks/bench_main_job.py
 
-Each test prints what it saw: medians, ratios, differences. `BENCH_SCALE=0.02` only checks that it runs.
+Each test prints what it saw: medians, ratios, differences. `BENCH_SCALE=0.02` only checks that it runs;
+`BENCH_ROUNDS` is the number of rounds, 3 at full size.
 """
 
+import os
 import statistics
 import subprocess
 import sys
 import time
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +22,12 @@ import torch.nn.functional as F
 from conftest import SCALE, AuthorsWay
 
 from skillneurons import AboveCounts, LabelSums, collect
-from skillneurons.batching import collate
+from skillneurons.batching import collate, shuffled
 from skillneurons.classifier import label_logits
 from skillneurons.prompts import splice
 from skillneurons.tuning import frozen
 
-ROUNDS = 3 if SCALE >= 1 else 1
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", 3 if SCALE >= 1 else 1))
 
 
 def timed(function) -> tuple[float, object]:
@@ -106,7 +110,8 @@ def test_probing_pass_against_the_authors_way(benchmark, base, tokenizer, senten
         return np.stack(baseline, axis=1), np.stack(hits, axis=1)
 
     next(authors.activations(sentences["baseline"][:16]))
-    baseline, counts = benchmark.pedantic(ours, rounds=ROUNDS, warmup_rounds=1)
+    collect(classifier, sentences["baseline"][:16], LabelSums(2))
+    baseline, counts = benchmark.pedantic(ours, rounds=ROUNDS)
     their_times = []
     for _ in range(ROUNDS):
         seconds, (their_baseline, their_hits) = timed(theirs)
@@ -127,41 +132,53 @@ def test_probing_pass_against_the_authors_way(benchmark, base, tokenizer, senten
     assert differing.max() <= 2
 
 
-def test_tuning_step_against_the_authors_way(benchmark, base, tokenizer, sentences):
-    hf_model, classifier = base
-    rows = sentences["baseline"][:32]
-    labels = torch.tensor([row["label"] for row in rows])
-    encoded = classifier.encode(rows)
-    prefix = classifier.layout.prefix(tokenizer)
-
-    def ours(vectors: torch.Tensor) -> torch.Tensor:
-        batch = collate(encoded, torch.arange(len(rows)), prefix, 1)
-        with frozen(classifier.model), classifier.model.hooks(fwd_hooks=[splice(vectors)]):
-            loss = F.cross_entropy(label_logits(classifier, batch), batch.labels)
-            loss.backward()
-        return loss
-
-    def theirs(vectors: torch.Tensor) -> torch.Tensor:
-        logits = AuthorsWay(hf_model, tokenizer, vectors).logits(rows)[:, 0, list(classifier.verbalizer.token_ids)]
-        loss = F.cross_entropy(logits, labels)
+def tuning_step(classifier, vectors: torch.Tensor, batch) -> torch.Tensor:
+    with frozen(classifier.model), classifier.model.hooks(fwd_hooks=[splice(vectors)]):
+        loss = F.cross_entropy(label_logits(classifier, batch), batch.labels)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(hf_model.parameters(), 1.0)
-        hf_model.zero_grad()
-        return loss
+    return loss
 
-    vectors = {name: classifier.prompt.vectors.clone().requires_grad_() for name in ("ours", "theirs")}
-    rounds = 2 * ROUNDS
-    loss = benchmark.pedantic(ours, (vectors["ours"],), rounds=rounds, warmup_rounds=1)
-    theirs(vectors["theirs"])
-    their_times = []
-    for _ in range(rounds):
-        seconds, their_loss = timed(lambda: theirs(vectors["theirs"]))
-        their_times.append(seconds)
-    our_median, their_median = benchmark.stats.stats.median, statistics.median(their_times)
-    print(f"\nprompt-tuning step, 32 sentences, {torch.get_num_threads()} threads")
-    print(f"  this library   {our_median:6.2f} s (median of {rounds} after a warm-up)")
-    print(f"  authors' way   {their_median:6.2f} s     ratio {their_median / our_median:.2f}")
+
+def authors_tuning_step(hf_model, authors: AuthorsWay, words: list[int], rows: list[dict]) -> torch.Tensor:
+    logits = authors.logits(rows)[:, 0, words]
+    loss = F.cross_entropy(logits, torch.tensor([row["label"] for row in rows]))
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(hf_model.parameters(), 1.0)
+    hf_model.zero_grad()
+    return loss
+
+
+def test_tuning_against_the_authors_way(base, tokenizer, sentences):
+    """The same rows, once in one batch, and once in the batches that each way makes of them."""
+    hf_model, classifier = base
+    n_steps = max(2, round(16 * SCALE))
+    pool = sentences["train"][: 32 * n_steps]
+    words, prefix = list(classifier.verbalizer.token_ids), classifier.layout.prefix(tokenizer)
+    ours, theirs = (classifier.prompt.vectors.clone().requires_grad_() for _ in range(2))
+    authors, encoded = AuthorsWay(hf_model, tokenizer, theirs), classifier.encode(pool)
+    step = partial(tuning_step, classifier, ours)
+    authors_step = partial(authors_tuning_step, hf_model, authors, words)
+
+    one_batch, times = collate(encoded, torch.arange(32), prefix, 1), {"ours": [], "theirs": []}
+    loss, their_loss = step(one_batch), authors_step(pool[:32])  # warm-up
     assert loss.item() == pytest.approx(their_loss.item(), abs=1e-4)
+    for _ in range(2 * ROUNDS):
+        times["ours"].append(timed(lambda: step(one_batch))[0])
+        times["theirs"].append(timed(lambda: authors_step(pool[:32]))[0])
+    one, their_one = (statistics.median(times[name]) for name in ("ours", "theirs"))
+
+    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(0)).tolist()
+    their_batches = [[pool[i] for i in order[start : start + 32]] for start in range(0, len(pool), 32)]
+    our_batches = list(islice(shuffled(encoded, 32, torch.Generator().manual_seed(0)), n_steps))
+    assert sorted(torch.cat(our_batches).tolist()) == sorted(order)
+    many, _ = timed(lambda: [step(collate(encoded, index, prefix, 1)) for index in our_batches])
+    their_many, _ = timed(lambda: [authors_step(rows) for rows in their_batches])
+
+    print(f"\nprompt tuning, batches of 32 sentences, {torch.get_num_threads()} threads, seconds for a step")
+    print(f"  the same batch ({2 * ROUNDS} rounds)   this library {one:6.2f}   authors' way {their_one:6.2f}", end="")
+    print(f"   ratio {their_one / one:.2f}")
+    print(f"  {len(pool)} rows, own batches   this library {many / n_steps:6.2f}", end="")
+    print(f"   authors' way {their_many / n_steps:6.2f}   ratio {their_many / many:.2f}")
 
 
 MEMORY_SCRIPT = """
