@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from skillneurons.devices import to_device
 from skillneurons.types import Row
 
 TOKENS_PER_BATCH = 2048
@@ -149,13 +150,6 @@ def collate(
     mask = None if bool(real.all()) else torch.cat([torch.ones_like(head), real.long()], dim=1)
     tokens, token_types, labels = (to_device(part, device) for part in (tokens, token_types, encoded.labels[index]))
     return Batch(tokens, token_types, None if mask is None else to_device(mask, device), labels, index)
-
-
-def to_device(tensor: Tensor, device: torch.device | None) -> Tensor:
-    """The tensor there. Neither side waits: copies to a GPU leave from pinned memory."""
-    if device is not None and device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def by_length(encoded: Encoded, index: Int[Tensor, " batch"]) -> list[Tensor]:

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
-from skillneurons.batching import to_device
 from skillneurons.blocks import Block, Embed, ReadOut
 from skillneurons.checkpoints import convert, export, read_checkpoint
 from skillneurons.config import EncoderConfig
+from skillneurons.devices import to_device
 from skillneurons.encoder_checks import check_mask, check_tokens
 from skillneurons.encoder_files import is_saved_encoder, read_encoder, write_encoder
 from skillneurons.types import AttentionMask, FwdHooks

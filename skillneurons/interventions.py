@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skillneurons.batching import to_device
+from skillneurons.devices import to_device
 from skillneurons.neurons import NeuronSet
 from skillneurons.types import Hook
 
