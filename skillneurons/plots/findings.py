@@ -42,7 +42,7 @@ def plot_existence(result: Existence, *, ax: Axes | None = None) -> Axes:
         ylim=(0, 1.03),
         title=f"{result.meta['task']}: points are {_seeds(len(result.seeds))}, with 95 % intervals for neurons",
     )
-    ax.legend(handles=[ax.lines[-1]], loc="lower right")
+    ax.legend(handles=[ax.lines[-1]], loc="upper right")
     return ax
 
 
