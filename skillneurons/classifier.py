@@ -14,6 +14,7 @@ from torch import Tensor
 from skillneurons import store
 from skillneurons.batching import TOKENS_PER_BATCH, Batch, Encoded, bucketed, by_length, collate, encode
 from skillneurons.bridge import AnyModel, BridgedModel, as_classifiable
+from skillneurons.encoder_checks import check_ids
 from skillneurons.prompts import Layout, SoftPrompt, Verbalizer, splice
 from skillneurons.tasks import Task
 from skillneurons.types import FwdHooks, Row
@@ -68,11 +69,7 @@ class Classifier:
         if isinstance(rows, Encoded):
             return rows
         encoded = encode(self.model.tokenizer, rows, self.model.cfg.n_ctx - self.layout.n_added)
-        if int(encoded.tokens.max()) >= self.model.cfg.d_vocab:
-            raise ValueError(
-                f"The tokenizer gives ids up to {int(encoded.tokens.max())}, but the model knows "
-                f"{self.model.cfg.d_vocab} tokens. Use the model's own tokenizer."
-            )
+        check_ids(encoded.tokens, self.model.cfg.d_vocab)
         return encoded
 
     def batches(

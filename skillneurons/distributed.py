@@ -21,7 +21,7 @@ from torch import Tensor
 S = TypeVar("S")
 
 # What a statistic adds up; the rest of it is the same in all processes.
-SUMS = ("totals", "n")
+SUMS = ("totals", "squares", "n")
 
 
 @runtime_checkable
@@ -60,7 +60,7 @@ def merged(statistic: S, *work: Tensor) -> S:
         ValueError: They were not.
     """
     digest = hashlib.sha256(b"".join(part.detach().cpu().contiguous().numpy().tobytes() for part in work)).hexdigest()
-    sums = {name: getattr(statistic, name) for name in SUMS}
+    sums = {name: getattr(statistic, name) for name in SUMS if hasattr(statistic, name)}
     gathered = gather_object([(digest, sums)])
     different = [rank for rank, (other, _) in enumerate(gathered) if other != gathered[0][0]]
     if different:

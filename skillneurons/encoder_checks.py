@@ -16,17 +16,22 @@ def check_tokens(tokens: Tensor, mask: Tensor | None, cfg: EncoderConfig) -> Non
         )
     if tokens.shape[1] > cfg.n_ctx:
         raise ValueError(f"`input` has {tokens.shape[1]} positions, but the model has {cfg.n_ctx}. Truncate the text.")
-    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < cfg.d_vocab:
-        raise ValueError(
-            f"Token ids must lie in 0 to {cfg.d_vocab - 1}, but run from {int(tokens.min())} to "
-            f"{int(tokens.max())}. Was another model's tokenizer used?"
-        )
+    check_ids(tokens, cfg.d_vocab)
     if mask is None:
         if bool((tokens == cfg.pad_token_id).any()):
             raise ValueError(
                 f"`input` contains padding (id {cfg.pad_token_id}) but no `attention_mask` was passed, so "
                 "padding would be attended to. Pass `attention_mask=model.attention_mask(tokens)`."
             )
+
+
+def check_ids(tokens: Tensor, d_vocab: int) -> None:
+    """Raise unless all ids are of this vocabulary."""
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < d_vocab:
+        raise ValueError(
+            f"Token ids must lie in 0 to {d_vocab - 1}, but run from {int(tokens.min())} to "
+            f"{int(tokens.max())}. Was another model's tokenizer used?"
+        )
 
 
 def check_mask(mask: Tensor, shape: Sequence[int]) -> None:

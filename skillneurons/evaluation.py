@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,21 @@ from skillneurons.types import FwdHooks, Hook, Row
 
 Kind: TypeAlias = Literal["mean", "zero", "gaussian", "resample"]
 FRACTIONS = (0.03, 0.1, 0.3)
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raise unless all are interventions that `intervention` knows, and there is one."""
+    if not kinds or set(kinds) - set(get_args(Kind)):
+        raise ValueError(f"`kinds` must be one or more of {', '.join(get_args(Kind))}, not {tuple(kinds)}.")
+
+
+def check_fractions(fractions: Sequence[float]) -> None:
+    """Raise unless all are shares that leave as many random neurons to compare with, and there is one."""
+    if not fractions or not all(0 < fraction <= 0.5 for fraction in fractions):
+        raise ValueError(
+            f"`fractions` must lie above 0 and at most at 0.5, so that as many random neurons are left, but are "
+            f"{tuple(fractions)}."
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -179,8 +194,15 @@ class PerturbationCurve(Shown):
 
         With r random sets, chance alone puts one of the two below all of them with probability at most 2/(r+1).
         """
-        below_accuracy = self.skill < self.random.amin(0)
-        return (below_accuracy | (self.skill_margin < self.random_margin.amin(0))).numpy()
+        return np.logical_or(*self.below_random.values())
+
+    @property
+    def below_random(self) -> dict[str, np.ndarray]:
+        """For each of accuracy and margin, and each fraction: is it lower than with any random set perturbed?"""
+        return {
+            "accuracy": (self.skill < self.random.amin(0)).numpy(),
+            "margin": (self.skill_margin < self.random_margin.amin(0)).numpy(),
+        }
 
     def save(self, path: str | Path) -> Path:
         """Write `path.safetensors` and `path.json`."""
@@ -223,13 +245,12 @@ def intervention(
         n_source: Examples to resample from.
         n_mean: Most training rows (drawn by `seed`) that means are taken over.
     """
+    check_kinds((kind,))
     where = classifier.layout.positions(positions)
     if kind == "zero":
         return lambda neurons: zero(neurons, positions=where)
     if kind == "gaussian":
         return lambda neurons: gaussian(neurons, sigma, seed=seed, positions=where)
-    if kind not in ("mean", "resample"):
-        raise ValueError(f"`kind` is 'mean', 'zero', 'gaussian' or 'resample', not {kind!r}.")
     if positions == "all":
         # Positions in front of the text have values of their own; those of the text share theirs.
         front, text = (

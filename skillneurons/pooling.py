@@ -10,11 +10,11 @@ from typing import Generic, Literal, TypeAlias
 
 import torch
 from einops import einsum, rearrange, reduce
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skillneurons import store
-from skillneurons.activations import S
+from skillneurons.activations import S, stack_layers
 from skillneurons.batching import Batch
 
 Pool: TypeAlias = Literal["mean", "max"]
@@ -82,8 +82,7 @@ class TextSums:
     """Sum of the activations over all real positions of all rows, and how many there were."""
 
     totals: list[Tensor] = field(default_factory=list)
-    n: int = 0
-    _counts: list[Tensor] = field(default_factory=list, repr=False)
+    n: int | Int[Tensor, ""] = 0
 
     def update(
         self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
@@ -94,11 +93,10 @@ class TextSums:
         # Not `activations[real]`, whose shape the host would wait for.
         self.totals[layer] += einsum(activations.double(), real.double(), "batch pos neuron, batch pos -> neuron")
         if layer == 0:
-            self._counts.append(real.sum())
+            self.n = self.n + real.sum()
 
     def finish(self) -> None:
-        self.n += sum(int(count) for count in self._counts)
-        self._counts = []
+        self.n = int(self.n)
         self.totals = [total.cpu() for total in self.totals]
         for layer, total in enumerate(self.totals):
             store.check_finite(f"activations of layer {layer}", total, "Check the model's weights and the prompt.")
@@ -110,7 +108,7 @@ class TextSums:
     @property
     def mean(self) -> Float[Tensor, "layer neuron"]:
         """Mean over positions: every token weighs the same, so long rows weigh more."""
-        return torch.stack(self.totals) / self.n
+        return stack_layers(self.totals, dim=0) / self.n
 
 
 @dataclass(eq=False)

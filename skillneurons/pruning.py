@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from skillneurons.classifier import Classifier
 from skillneurons.config import EncoderConfig
 from skillneurons.encoder import HookedEncoder
 from skillneurons.neurons import NeuronSet
-from skillneurons.pooling import real_positions
+from skillneurons.pooling import TextSums, real_positions
 
 
 def prune(
@@ -179,37 +180,34 @@ def forward_flops(cfg: EncoderConfig, n_pos: int, n_labels: int) -> int:
 
 
 @dataclass(eq=False)
-class Moments:
+class Moments(TextSums):
     """Mean and standard deviation of each neuron over all positions of all rows but padding, in float64.
 
     For `collect(classifier, rows, Moments(), positions="all")`. A bias acts at all positions alike, so this mean is the
     constant that replaces a neuron with least squared error.
     """
 
-    sums: list[Tensor] = field(default_factory=list)
     squares: list[Tensor] = field(default_factory=list)
-    n: int = 0
 
     def update(
         self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
     ) -> None:
-        used = activations[real_positions(activations, batch)].double()
-        if layer == len(self.sums):
-            self.sums.append(torch.zeros_like(used[0]))
-            self.squares.append(torch.zeros_like(used[0]))
-        self.sums[layer] += used.sum(dim=0)
-        self.squares[layer] += used.square().sum(dim=0)
-        if layer == 0:
-            self.n += len(used)
+        wide, real = activations.double(), real_positions(activations, batch)
+        super().update(layer, wide, batch, counts)
+        if layer == len(self.squares):
+            self.squares.append(torch.zeros_like(self.totals[layer]))
+        self.squares[layer] += einsum(wide.square(), real.double(), "batch pos neuron, batch pos -> neuron")
 
     def finish(self) -> None:
-        self.sums, self.squares = ([total.cpu() for total in totals] for totals in (self.sums, self.squares))
-        for layer, total in enumerate(self.squares):
-            store.check_finite(f"activations of layer {layer}", total, "Check the model's weights and the prompt.")
+        super().finish()
+        self.squares = [square.cpu() for square in self.squares]
+        for layer, square in enumerate(self.squares):
+            store.check_finite(f"activations of layer {layer}", square, "Check the model's weights and the prompt.")
 
-    @property
-    def mean(self) -> Float[Tensor, "layer neuron"]:
-        return stack_layers(self.sums, dim=0) / self.n
+    def merge(self, other: "Moments") -> "Moments":
+        """The sums over both passes' positions."""
+        sums = super().merge(other)
+        return Moments(sums.totals, sums.n, [a + b for a, b in zip(self.squares, other.squares, strict=True)])
 
     @property
     def sd(self) -> Float[Tensor, "layer neuron"]:

@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 
 from skillneurons.classifier import Classifier
-from skillneurons.evaluation import Kind
+from skillneurons.evaluation import Kind, check_fractions, check_kinds
 from skillneurons.findings import (
     compare_places,
     cross_perturbation,
@@ -78,11 +78,8 @@ class ReproduceSettings:
     sigma: float = 0.1
 
     def __post_init__(self) -> None:
-        unknown = set(self.kinds) - set(get_args(Kind))
-        if unknown or not self.kinds:
-            raise ValueError(f"`kinds` are among {', '.join(get_args(Kind))}, not {sorted(unknown)}.")
-        if not self.fractions or not all(0 < fraction <= 0.5 for fraction in self.fractions):
-            raise ValueError(f"`fractions` are shares above 0 and at most one half, not {self.fractions}.")
+        check_kinds(self.kinds)
+        check_fractions(self.fractions)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
@@ -17,7 +17,15 @@ from skillneurons import store
 from skillneurons.activations import OneNeuron, collect
 from skillneurons.classifier import Classifier
 from skillneurons.encoder import HookedEncoder
-from skillneurons.evaluation import Evaluation, Kind, PerturbationCurve, evaluate, perturbation_curve
+from skillneurons.evaluation import (
+    Evaluation,
+    Kind,
+    PerturbationCurve,
+    check_fractions,
+    check_kinds,
+    evaluate,
+    perturbation_curve,
+)
 from skillneurons.neurons import NeuronSet
 from skillneurons.plots import plot_activation_histogram, plot_perturbation, plot_predictivity_by_layer, save_figure
 from skillneurons.scores import NeuronScores, union_of_top
@@ -57,9 +65,8 @@ class FindSettings:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"`seeds` needs at least one seed and none twice, but is {self.seeds}.")
-        unknown = set(self.kinds) - set(get_args(Kind))
-        if unknown or not self.kinds:
-            raise ValueError(f"`kinds` are among {get_args(Kind)}, not {sorted(unknown)}.")
+        check_kinds(self.kinds)
+        check_fractions(self.fractions)
 
 
 DEFAULTS = FindSettings()

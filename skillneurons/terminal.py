@@ -66,10 +66,9 @@ def print_curves(curves: dict[str, Any]) -> None:
 
 def _verdicts(curve: Any) -> list[str]:
     """Which of accuracy and margin fell below that of every random set."""
-    accuracy = (curve.skill < curve.random.amin(0)).tolist()
-    margin = (curve.skill_margin < curve.random_margin.amin(0)).tolist()
     names = {(True, True): "both", (True, False): "accuracy", (False, True): "margin", (False, False): "neither"}
-    return [names[pair] for pair in zip(accuracy, margin, strict=True)]
+    below = curve.below_random
+    return [names[pair] for pair in zip(below["accuracy"].tolist(), below["margin"].tolist(), strict=True)]
 
 
 def _range(low: float, high: float) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import random
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything that reads it is imported
@@ -32,6 +33,17 @@ ARCHITECTURES = {
 SIGNALS = (("dreadful", "boring", "clumsy"), ("lovely", "moving", "clever"))
 FILLERS = ("the", "film", "a", "scene", "story", "and", "is", "of", "it", "was")
 CORPUS = [f" {word}" for word in (*SIGNALS[0], *SIGNALS[1], *FILLERS, "terrible", "great", "good", "bad")] * 3
+
+
+@contextmanager
+def one_thread():
+    """torch at one thread, and afterwards at as many as before."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def make_hf(architecture, dtype=torch.float32, seed=0, **changes):

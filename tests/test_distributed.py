@@ -9,11 +9,24 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import PartialState
+from conftest import make_hf, make_roberta_tokenizer, make_rows, one_thread
 
-from skillneurons import AboveCounts, Classifier, LabelSums, Verbalizer, collect, find_skill_neurons, random_prompt
+from skillneurons import (
+    AboveCounts,
+    Classifier,
+    HookedEncoder,
+    LabelSums,
+    Task,
+    Verbalizer,
+    collect,
+    find_skill_neurons,
+    random_prompt,
+)
 from skillneurons.activations import Examples
 from skillneurons.distributed import share_of
 from skillneurons.pooling import TextSums
+from skillneurons.pruning import Moments
+from skillneurons.rivals.streams import LabelMoments
 
 # Run once by itself, and once by each of two processes that find each other by torchrun's variables.
 SCRIPT = """
@@ -36,10 +49,6 @@ SMALL = {"tokens_per_batch": 64}
 
 def measured(ranks=None, seed=0):
     """What a pass and a scoring find, on a tiny model; or the message of the error it ends in."""
-    from conftest import make_hf, make_roberta_tokenizer, make_rows
-
-    from skillneurons import HookedEncoder, Task
-
     tokenizer = make_roberta_tokenizer()
     model = HookedEncoder.from_hf(make_hf("roberta", vocab_size=len(tokenizer)), tokenizer)
     task = Task("tiny", make_rows(61, 0), make_rows(35, 1), make_rows(27, 2), ["terrible", "great"])
@@ -51,6 +60,8 @@ def measured(ranks=None, seed=0):
     fixed = torch.full((3, 2, 29), 0.1)
     counts = collect(classifier, task.train, AboveCounts(fixed, 2), accelerator=ranks, **SMALL)
     words = collect(classifier, task.train, TextSums(), positions="text", accelerator=ranks, **SMALL)
+    moments = collect(classifier, task.train, LabelMoments(), accelerator=ranks, **SMALL)
+    over_text = collect(classifier, task.train, Moments(), positions="all", accelerator=ranks, **SMALL)
     # Fewer rows than fill two batches: one process has nothing to do.
     few = collect(classifier, task.train[:2], AboveCounts(fixed, 2), accelerator=ranks)
     scores = find_skill_neurons(classifier, task, accelerator=ranks)
@@ -61,6 +72,8 @@ def measured(ranks=None, seed=0):
         "counts": counts.above,
         "words": words.totals,
         "n_words": words.n,
+        "variance": moments.label_variance,
+        "sd": over_text.sd,
         "few": few.above,
         "above": scores.above,
         "above_test": scores.above_test,
@@ -93,10 +106,8 @@ def in_two_processes(folder, how):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """(one process, [rank 0, rank 1]), all with one thread: sums over more threads differ in their last digits."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    alone = measured()
-    torch.set_num_threads(n_threads)
+    with one_thread():
+        alone = measured()
     return alone, in_two_processes(tmp_path_factory.mktemp("ranks"), "alike")
 
 
@@ -117,6 +128,12 @@ def test_sums_differ_from_one_process_by_the_order_of_additions_at_most(runs):
             bound = 2 * one["n_batches"] * 2**-53 * theirs.abs().amax()
             assert ours.dtype == torch.float64 and (ours - theirs).abs().max() <= bound
     assert torch.equal(ranks[0]["baseline"], one["baseline"])
+
+
+def test_squares_are_those_of_all_processes(runs):
+    one, ranks = runs
+    for name in ("variance", "sd"):
+        torch.testing.assert_close(ranks[0][name], one[name], rtol=1e-9, atol=1e-12)
 
 
 def test_all_processes_end_with_the_same_bits(runs):

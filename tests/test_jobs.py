@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import one_thread
 from planted import planted_model, planted_task
 from typer.testing import CliRunner
 
@@ -37,12 +38,9 @@ def refuse(word):
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     """Of every process: sums over other numbers of threads differ in their last digits."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
+    with one_thread(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
-    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture(scope="module")

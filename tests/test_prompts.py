@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from conftest import make_hf
 
 from skillneurons.classifier import Classifier
+from skillneurons.encoder import HookedEncoder
 from skillneurons.prompts import Layout, SoftPrompt, Verbalizer, random_prompt, splice, written_prompt
 from skillneurons.store import StoreError
 
@@ -184,6 +186,13 @@ def test_a_classifier_refuses_what_would_make_its_numbers_wrong(classifier):
     with pytest.raises(ValueError, match="train mode"):
         classifier.logits(ROWS)
     assert model.training
+
+
+def test_texts_of_another_models_tokenizer_are_refused(roberta_tokenizer):
+    small = HookedEncoder.from_hf(make_hf("roberta", vocab_size=60), roberta_tokenizer)
+    foreign = Classifier(small, random_prompt(small, 3, seed=0), Verbalizer(("no", "yes"), (5, 6)))
+    with pytest.raises(ValueError, match=r"ids must lie in 0 to 59.*Was another model's tokenizer used\?"):
+        foreign.encode(ROWS)
 
 
 def test_a_classifier_comes_back_from_disk_onto_its_own_model(classifier, tmp_path):

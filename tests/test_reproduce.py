@@ -93,7 +93,7 @@ def test_too_little_for_a_finding_is_refused_before_any_work(tmp_path, changes, 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"kinds": ()}, "among mean"), ({"fractions": ()}, "not \\(\\)"), ({"fractions": (0.1, 0.7)}, "0.7")],
+    [({"kinds": ()}, "one or more of mean"), ({"fractions": ()}, "not \\(\\)"), ({"fractions": (0.1, 0.7)}, "0.7")],
 )
 def test_settings_that_no_sweep_takes_are_refused_before_anything_is_tuned(options, message):
     with pytest.raises(ValueError, match=message):
@@ -107,11 +107,26 @@ def test_the_command_passes_its_options_on(tmp_path, monkeypatch):
         seen.update(options, tasks=tasks)
 
     monkeypatch.setattr("skillneurons.reproduce.reproduce", record)
-    command = ["reproduce", "--tasks", "movies,news", "--rows", "24", "--steps", "7", "--lr", "0.5", "--n-prompt", "3"]
+    command = [
+        "reproduce",
+        "--tasks",
+        "movies,news",
+        "--rows",
+        "24",
+        "--words",
+        "2",
+        "--steps",
+        "7",
+        "--lr",
+        "0.5",
+        "--n-prompt",
+        "3",
+    ]
     command += ["--kinds", "zero,mean", "--fractions", "0.2", "--n-random", "5", "--sweep-rows", "9"]
     done = CliRunner().invoke(app, [*command, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert [(task.name, len(task.train)) for task in seen["tasks"]] == [("movies", 24), ("news", 24)]
+    assert max(len(row["text"].split()) for task in seen["tasks"] for row in task.test) == 2
     settings = seen["settings"]
     assert (settings.n_prompt, settings.tuning.steps, settings.tuning.lr) == (3, 7, 0.5)
     assert (settings.kinds, settings.fractions) == (("zero", "mean"), (0.2,))

@@ -22,6 +22,7 @@ from skillneurons.classifier import label_logits
 from skillneurons.interventions import Positions
 from skillneurons.pooling import TextSums
 from skillneurons.prompts import splice
+from skillneurons.pruning import Moments
 from skillneurons.rivals.streams import LabelMoments
 from skillneurons.tuning import frozen
 
@@ -50,6 +51,7 @@ def rows(elsewhere) -> Encoded:
         (lambda: LabelMoments(2), "prompt"),
         (lambda: AboveCounts(torch.zeros(3, 2, 29), 2), "prompt"),
         (lambda: TextSums(), "text"),
+        (lambda: Moments(), "all"),
     ],
 )
 def test_a_probing_pass_reads_nothing_back(elsewhere, rows, statistic, positions, monkeypatch):

@@ -30,7 +30,15 @@ from torch import Tensor
 from skillneurons.batching import TOKENS_PER_BATCH, Encoded
 from skillneurons.classifier import Classifier, check_answers
 from skillneurons.display import Shown, drawn_by
-from skillneurons.evaluation import Evaluation, Kind, evaluation_of, intervention, label_margin
+from skillneurons.evaluation import (
+    Evaluation,
+    Kind,
+    check_fractions,
+    check_kinds,
+    evaluation_of,
+    intervention,
+    label_margin,
+)
 from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model, paired_gap
 from skillneurons.neurons import NeuronSet, top_like
 from skillneurons.scores import union_of_top
@@ -281,13 +289,8 @@ def check_sweep(
     shape: tuple[int, ...],
 ) -> None:
     """Refuse what would fail or mislead, before any long work."""
-    if not kinds or set(kinds) - set(get_args(Kind)):
-        raise ValueError(f"`kinds` are among {get_args(Kind)}, not {tuple(kinds)}.")
-    if not fractions or not all(0 < fraction <= 0.5 for fraction in fractions):
-        raise ValueError(
-            f"`fractions` must lie above 0 and at most at 0.5, so that as many random neurons are left, but are "
-            f"{tuple(fractions)}."
-        )
+    check_kinds(kinds)
+    check_fractions(fractions)
     if scope not in get_args(Scope):
         raise ValueError(f"`scope` is one of {get_args(Scope)}, not {scope!r}.")
     if n_random < 2:

@@ -65,9 +65,12 @@ def tokenizer():
 def base(tokenizer):
     """A Hugging Face model of roberta-base's shape, and the classifier with the same weights."""
     hf_model = base_shape()
+    return hf_model, classifier_of(hf_model, tokenizer)
+
+
+def classifier_of(hf_model: RobertaForMaskedLM, tokenizer) -> Classifier:
     encoder = HookedEncoder.from_hf(hf_model, tokenizer)
-    classifier = Classifier(encoder, random_prompt(encoder, N_PROMPT), Verbalizer.from_words(tokenizer, LABEL_WORDS))
-    return hf_model, classifier
+    return Classifier(encoder, random_prompt(encoder, N_PROMPT), Verbalizer.from_words(tokenizer, LABEL_WORDS))
 
 
 class AuthorsWay:
