@@ -127,6 +127,7 @@ def reproduce(
     lr: LearningRate = None,
     batch_size: BatchSize = None,
     rows: Rows = None,
+    words: Annotated[int | None, typer.Option(min=1, help="Use at most this many words of each text.")] = None,
     sweep_rows: Annotated[int, typer.Option(min=8, help="Most test rows in a sweep.")] = 500,
     kinds: Kinds = "mean,resample,zero,gaussian",
     fractions: Fractions = "0.03,0.1,0.3",
@@ -145,8 +146,12 @@ def reproduce(
 
     with reported_errors():
         loaded = [load_task(name, source=source) for name in tasks.split(",")]
+        if rows is not None:
+            loaded = [task.subset(rows) for task in loaded]
+        if words is not None:
+            loaded = [task.shortened(words) for task in loaded]
         reproduction.reproduce(
-            loaded if rows is None else [task.subset(rows) for task in loaded],
+            loaded,
             model=model,
             seeds=seeds,
             out=out,

@@ -199,6 +199,22 @@ class Task(Shown):
             raise ValueError(f"`splits` are among {SPLITS}, not {sorted(unknown)}.")
         return replace(self, **{split: cut(getattr(self, split)) for split in splits})
 
+    def shortened(self, n_words: int) -> "Task":
+        """Each text cut after its first `n_words` words (parts between blanks): what long texts cost grows with them.
+
+        Raises:
+            ValueError: `n_words` is not positive.
+        """
+        if n_words < 1:
+            raise ValueError(f"`n_words` must be at least 1, not {n_words}.")
+
+        def short(row: Row) -> Row:
+            texts = {name: row[name] for name in ("text", "text_a", "text_b") if name in row}
+            return {**row} | {name: " ".join(text.split()[:n_words]) for name, text in texts.items()}
+
+        splits = (*SPLITS, "adversarial")
+        return replace(self, **{split: [short(row) for row in getattr(self, split)] for split in splits})
+
 
 def _check_rows(where: str, rows: Rows, labels: Sequence[str]) -> None:
     if not rows:

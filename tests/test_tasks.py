@@ -319,6 +319,17 @@ def test_subsets_keep_the_shares_of_the_classes():
         assert set(task.subset(n).train.labels.tolist()) == {0, 1}
 
 
+def test_shortened_texts_keep_their_first_words_and_everything_else():
+    task = nli_task()
+    short = task.shortened(1)
+    for split in ("train", "validation", "test"):
+        for row, old in zip(getattr(short, split), getattr(task, split), strict=True):
+            assert row == {**old, "text_a": old["text_a"].split()[0]}  # the other text is one word
+    assert short.fingerprint != task.fingerprint
+    with pytest.raises(ValueError, match="not 0"):
+        task.shortened(0)
+
+
 def test_the_fingerprint_is_of_the_rows_and_the_words(tiny_task):
     def with_train(rows, words=("terrible", "great")):
         return Task("other name", rows, tiny_task.validation, tiny_task.test, words, tiny_task.labels).fingerprint
