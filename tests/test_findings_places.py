@@ -6,9 +6,11 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from planted import planted_classifier
+from scipy.stats import beta
 
 from skillneurons import Examples, TuningConfig, collect, evaluate, find_skill_neurons
 from skillneurons.findings import compare_places, existence, origin, random_model, robustness, shuffled_task
+from skillneurons.findings.common import held_out_interval
 from skillneurons.findings.existence import ShuffledCounts, shuffled_labels
 from skillneurons.findings.prompts import pooled_scores
 from skillneurons.plots import plot_existence, plot_existence_null, plot_origin, plot_places, plot_robustness
@@ -42,6 +44,25 @@ def scores(classifiers, task):
 def _close_figures():
     yield
     plt.close("all")
+
+
+def check_interval(table, column, n):
+    """The ends in the table are those of the exact interval of as many hits, found by the beta distribution."""
+    for share, low, high in table[[column, f"{column}_low", f"{column}_high"]].itertuples(index=False):
+        hits = round(share * n)
+        assert low == pytest.approx(beta.ppf(0.025, hits, n - hits + 1) if hits else 0)
+        assert high == pytest.approx(beta.ppf(0.975, hits + 1, n - hits) if hits < n else 1)
+
+
+def test_the_interval_of_a_mean_over_seeds_covers_at_least_as_often_as_it_says():
+    """Two seeds that agree on most rows: the mean's interval may be too wide, never too narrow."""
+    generator, n, covered = torch.Generator().manual_seed(0), 80, 0
+    for _ in range(400):
+        first = torch.rand(n, generator=generator) < 0.7
+        second = torch.where(torch.rand(n, generator=generator) < 0.8, first, torch.rand(n, generator=generator) < 0.7)
+        low, high = held_out_interval((first.double() + second.double()).mean().item() / 2, n)
+        covered += low <= 0.7 <= high
+    assert covered >= 0.95 * 400
 
 
 # Existence
@@ -102,6 +123,7 @@ def test_pooled_scores_are_those_of_each_rows_pooled_activation(classifiers, tas
 def test_planted_neurons_tell_at_every_place(classifiers, task, scores):
     result = compare_places(classifiers, task, scores=scores, fraction=FOUR_OF_ALL)
     table = result.to_dataframe().set_index("place")
+    check_interval(table, "best_held_out", len(task.test))
     assert (table["prompt_neurons_held_out"] > 0.85).all() and table["rank_correlation"].iloc[0] == pytest.approx(1)
     assert torch.equal(result.predictivity[0], scores.predictivity)
     assert not torch.equal(result.held_out[3], result.held_out[4])
@@ -149,6 +171,7 @@ def test_skill_is_in_the_model_and_not_in_shuffled_labels(planted, classifiers, 
         on_condition=done.append,
     )
     table = result.to_dataframe().set_index("condition")
+    check_interval(table, "best_held_out", len(task.test))
     assert list(table.index) == done and len(done) == 5
     for condition in ("tuned prompt", "random prompt", "written prompt"):
         assert table.loc[condition, "top_held_out"] > 0.85
@@ -173,6 +196,8 @@ def test_origin_starts_with_the_tuned_prompt(classifiers, task):
 def test_planted_neurons_hold_on_other_words(planted, classifiers, task, scores):
     result = robustness(classifiers, task, scores, fraction=FOUR_OF_ALL)
     table = result.to_dataframe().set_index("rows")
+    check_interval(table.loc[["clean"]], "best_neuron", len(task.test))
+    check_interval(table.loc[["adversarial"]], "best_neuron", len(task.adversarial))
     assert result.skill == planted[0].neurons
     assert table.loc["adversarial", "skill_neurons"] > 0.85 and table.loc["adversarial", "overlap"] == 1
     labels = torch.tensor(task.adversarial.labels)

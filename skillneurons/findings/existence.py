@@ -22,8 +22,8 @@ from skillneurons.activations import OneNeuron, collect
 from skillneurons.batching import Batch, Encoded
 from skillneurons.classifier import Classifier
 from skillneurons.display import Shown, drawn_by
-from skillneurons.evaluation import clopper_pearson, evaluate
-from skillneurons.findings.common import check_binary, check_same_model
+from skillneurons.evaluation import evaluate
+from skillneurons.findings.common import check_binary, check_same_model, held_out_interval
 from skillneurons.predictivity import accuracy_from_counts, best_position, held_out_accuracy, predictivity
 from skillneurons.scores import NeuronScores
 from skillneurons.tasks import Task
@@ -70,7 +70,7 @@ class Existence(Shown):
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each seed, with Clopper-Pearson 95 % intervals of the top neuron's held-out accuracy."""
         n = self.meta["n_test"]
-        ends = [clopper_pearson(round(accuracy * n), n) for accuracy in self.top_held_out.tolist()]
+        ends = [held_out_interval(accuracy, n) for accuracy in self.top_held_out.tolist()]
         columns: dict[str, Any] = {"seed": self.seeds}
         columns |= {name: self.top[:, i].numpy() for i, name in enumerate(("layer", "neuron", "position"))}
         columns |= {"validation": self.top_validation.numpy(), "held_out": self.top_held_out.numpy()}

@@ -22,7 +22,15 @@ from skillneurons.delta import tune_adapter, tune_bitfit
 from skillneurons.display import Shown, drawn_by
 from skillneurons.encoder import HookedEncoder
 from skillneurons.evaluation import Kind, evaluate
-from skillneurons.findings.common import ScoresOfTask, as_list, check_binary, check_same_model, encoder_of, spearman
+from skillneurons.findings.common import (
+    ScoresOfTask,
+    as_list,
+    check_binary,
+    check_same_model,
+    encoder_of,
+    held_out_interval,
+    spearman,
+)
 from skillneurons.findings.necessity import Necessity, check_sweep, necessity
 from skillneurons.prompts import random_prompt, written_prompt
 from skillneurons.scores import NeuronScores, find_skill_neurons
@@ -43,7 +51,7 @@ class Origin(Shown):
         accuracy: Of the classifier on test, tuned for the task or not; with shuffled labels, on these.
         majority: Share of the larger class on test.
         fraction: Share of neurons in a top set.
-        meta: Task, seeds, settings.
+        meta: Task, seeds, settings, number of test rows.
     """
 
     conditions: tuple[str, ...]
@@ -59,18 +67,22 @@ class Origin(Shown):
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each condition: its own best and top neurons, and its rank correlation with the first one.
 
+        `best_held_out_low` and `_high` are the ends of `held_out_interval`, a 95 % interval over test rows.
         The rank correlation is NaN for the random model, whose neurons are other neurons.
         """
         rows = []
         for i, name in enumerate(self.conditions):
             score, held_out = self.predictivity[i].flatten(), self.held_out[i].flatten()
             top = score.argsort(descending=True, stable=True)[: max(1, round(self.fraction * len(score)))]
-            same = name != "random model"
+            same, best = name != "random model", held_out[top[0]].item()
+            low, high = held_out_interval(best, self.meta["n_test"])
             rows.append(
                 {
                     "condition": name,
                     "best_validation": score.max().item(),
-                    "best_held_out": held_out[top[0]].item(),
+                    "best_held_out": best,
+                    "best_held_out_low": low,
+                    "best_held_out_high": high,
                     "top_held_out": held_out[top].mean().item(),
                     "rank_correlation": spearman(score, self.predictivity[0].flatten()) if same else float("nan"),
                     "classifier_accuracy": self.accuracy[i].mean().item(),
@@ -161,7 +173,7 @@ def origin(
         accuracy=torch.tensor(accuracies, dtype=torch.float64),
         majority=results[0].majority,
         fraction=fraction,
-        meta={"task": task.name, "seeds": seeds, "seed": seed, "written_prompt": text},
+        meta={"task": task.name, "seeds": seeds, "seed": seed, "written_prompt": text, "n_test": len(task.test)},
     )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from skillneurons.activations import AboveCounts, LabelSums, collect
 from skillneurons.classifier import Classifier
 from skillneurons.display import Shown, drawn_by
-from skillneurons.findings.common import check_same_model, spearman
+from skillneurons.findings.common import check_same_model, held_out_interval, spearman
 from skillneurons.neurons import top_neurons
 from skillneurons.pooling import Pool, Pooled
 from skillneurons.scores import NeuronScores, find_skill_neurons
@@ -44,7 +44,7 @@ class PromptComparison(Shown):
         predictivity: On validation, averaged over seeds.
         held_out: On test, at the position and in the direction chosen on validation.
         fraction: Share of neurons in a top set.
-        meta: Task, model, seeds.
+        meta: Task, model, seeds, number of test rows.
     """
 
     places: tuple[str, ...]
@@ -58,6 +58,7 @@ class PromptComparison(Shown):
     def to_dataframe(self) -> pd.DataFrame:
         """For each place: the best neuron and the top ones by validation there, with their held-out accuracy.
 
+        `best_held_out_low` and `_high` are the ends of `held_out_interval`, a 95 % interval over test rows.
         `prompt_neurons_held_out` is the held-out accuracy, at this place, of the neurons that are the top ones on the
         first place; `rank_correlation` compares all predictivities with those of the first place.
         """
@@ -65,11 +66,15 @@ class PromptComparison(Shown):
         rows = []
         for place, score, held_out in zip(self.places, self.predictivity, self.held_out, strict=True):
             best, top = int(score.argmax()), top_neurons(score, self.fraction, per_layer=False).mask
+            accuracy = held_out.flatten()[best].item()
+            low, high = held_out_interval(accuracy, self.meta["n_test"])
             rows.append(
                 {
                     "place": place,
                     "best_validation": score.max().item(),
-                    "best_held_out": held_out.flatten()[best].item(),
+                    "best_held_out": accuracy,
+                    "best_held_out_low": low,
+                    "best_held_out_high": high,
                     "top_held_out": held_out[top].mean().item(),
                     "prompt_neurons_held_out": held_out[first].mean().item(),
                     "rank_correlation": spearman(score.flatten(), self.predictivity[0].flatten()),
@@ -122,7 +127,7 @@ def compare_places(
         predictivity=torch.stack([one.predictivity for one in by_place]),
         held_out=torch.stack([one.held_out for one in by_place]),
         fraction=fraction,
-        meta={key: by_place[0].meta[key] for key in ("task", "model", "seeds")},
+        meta={key: by_place[0].meta[key] for key in ("task", "model", "seeds")} | {"n_test": len(task.test)},
     )
 
 

@@ -19,7 +19,7 @@ from skillneurons.activations import AboveCounts, collect
 from skillneurons.classifier import Classifier
 from skillneurons.display import Shown, drawn_by
 from skillneurons.evaluation import Evaluation, evaluate
-from skillneurons.findings.common import check_binary, check_same_model, overlap_test, spearman
+from skillneurons.findings.common import check_binary, check_same_model, held_out_interval, overlap_test, spearman
 from skillneurons.neurons import NeuronSet, top_neurons
 from skillneurons.predictivity import accuracy_from_counts, held_out_accuracy, predictivity
 from skillneurons.scores import NeuronScores
@@ -66,6 +66,7 @@ class Robustness(Shown):
 
         `rank_correlation` and `overlap` compare with clean validation; the clean row says how high they are for new
         rows of the same kind, which is the bar. All neurons' chance overlap is `expected_overlap`.
+        `best_neuron_low` and `_high` are the ends of `held_out_interval`, a 95 % interval over the rows.
         """
         best, rows = int(self.predictivity.argmax()), []
         for name, own, accuracy, evaluations in (
@@ -73,12 +74,16 @@ class Robustness(Shown):
             ("adversarial", self.adversarial_predictivity, self.adversarial, self.adversarial_accuracy),
         ):
             shared = overlap_test(self.skill, top_neurons(own, self.fraction, per_layer=False))
+            best_accuracy, n = accuracy.flatten()[best].item(), evaluations[0].n
+            low, high = held_out_interval(best_accuracy, n)
             rows.append(
                 {
                     "rows": name,
-                    "n": evaluations[0].n,
+                    "n": n,
                     "classifier_accuracy": sum(one.accuracy for one in evaluations) / len(evaluations),
-                    "best_neuron": accuracy.flatten()[best].item(),
+                    "best_neuron": best_accuracy,
+                    "best_neuron_low": low,
+                    "best_neuron_high": high,
                     "skill_neurons": accuracy[self.skill.mask].mean().item(),
                     "rank_correlation": spearman(self.predictivity.flatten(), own.flatten()),
                     "overlap": shared["overlap"],

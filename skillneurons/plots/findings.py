@@ -108,7 +108,9 @@ def _dots(table: pd.DataFrame, column: str, fraction: float, title: str, ax: Axe
     ax.plot(
         table["best_validation"], places, "o", color=SKILL, markerfacecolor="white", label="best neuron, on validation"
     )
-    ax.plot(table["best_held_out"], places, "o", color=SKILL, label="best neuron, held out")
+    ends = abs(table[["best_held_out_low", "best_held_out_high"]].sub(table["best_held_out"], axis=0)).to_numpy().T
+    label = "best neuron, held out (95 % interval)"
+    ax.errorbar(table["best_held_out"], places, xerr=ends, fmt="o", color=SKILL, elinewidth=2.2, alpha=0.9, label=label)
     ax.plot(
         table["top_held_out"],
         places,
@@ -190,6 +192,7 @@ def plot_robustness(result: Robustness, *, ax: Axes | None = None) -> Axes:
     styles = (("o", "-", COLOURS[0]), ("s", "-", SKILL), ("D", "--", COLOURS[2]))
     for (column, name), (marker, line, colour) in zip(names.items(), styles, strict=True):
         ax.plot([0, 1], table[column], marker=marker, linestyle=line, color=colour, label=name)
+    ax.vlines([0, 1], table["best_neuron_low"], table["best_neuron_high"], color=SKILL, linewidth=1.2)
     ax.axhline(0.5, color=REFERENCE, linewidth=0.8, linestyle=":", label="chance")
     ax.set_xticks([0, 1], [f"{row} (n = {n:,})" for row, n in zip(table["rows"], table["n"], strict=True)])
     ax.set(
