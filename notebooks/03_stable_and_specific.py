@@ -29,16 +29,17 @@ from skillneurons.findings import cross_perturbation, stability, task_similarity
 
 # %% tags=["parameters"]
 n_rows, n_prompt, seeds = 260, 8, (0, 1)
-names = ("movies", "restaurants", "replies")
+sentiment, topic = ("movies", "restaurants"), ("sports", "politics")
 tuning = TuningConfig(steps=50, eval_every=50, lr=0.02)
 
 # %% [markdown]
-# Two tasks are of sentiment, in different words and on different subjects. The third asks whether one sentence agrees
-# with another; so few steps may teach its prompt nothing, and a warning then says so.
+# Two tasks are of sentiment, in different words and on different subjects. The third is of another kind: is a piece of
+# news about sports or about politics?
 
 # %%
 model = HookedEncoder.from_pretrained("bundled")
-tasks = {name: load_task(name).subset(n_rows) for name in names}
+tasks = {name: load_task(name).subset(n_rows) for name in sentiment}
+tasks["news"] = load_task("news").binary(*topic).subset(n_rows)
 classifiers = {
     name: tune_prompt(model, task, n_prompt=n_prompt, seed=seeds[0], config=tuning, progress=False)
     for name, task in tasks.items()

@@ -42,8 +42,8 @@ names = ("movies", "restaurants", "replies")
 tuning = TuningConfig(steps=60, eval_every=60, lr=0.02)
 
 # %% [markdown]
-# Whether one sentence agrees with another is the hardest of the three. So few steps may teach its prompt nothing; a
-# warning then says so.
+# Two tasks ask how somebody feels about a film or a restaurant, the third whether an answer recommends a place to stay.
+# With so few steps a prompt may learn nothing; a warning then says so.
 
 # %%
 model = HookedEncoder.from_pretrained("bundled")
@@ -57,8 +57,8 @@ scores = {name: find_skill_neurons(classifiers[name], task) for name, task in ta
 # %% [markdown]
 # ## Every prompt on every task
 #
-# Labels of the same name correspond by themselves. Where the names say nothing you say it: does a reply agree ("yes")
-# or not ("no")? We map these to positive and negative, which is a guess about the tasks, and the numbers will show
+# Labels of the same name correspond by themselves. Where names differ you say it: an answer that recommends the place
+# ("yes") is positive, one that does not ("no") negative. That is a guess about the tasks, and the numbers will show
 # what it is worth.
 
 # %%

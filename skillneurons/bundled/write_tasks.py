@@ -201,6 +201,11 @@ def misspell(text: str, rng: random.Random) -> str:
     return re.sub(r"\b[a-z]{3,}\b", lambda m: slip(m) if m.start() in chosen else m[0], text)
 
 
+def are_questions(clauses: list[str]) -> bool:
+    """Whether so many of the clauses are questions that all that look like one are."""
+    return sum(bool(QUESTION.match(clause)) for clause in clauses) > QUESTIONS * len(clauses)
+
+
 class Composer:
     """Composes the rows of one split of one task from that split's pools."""
 
@@ -208,8 +213,8 @@ class Composer:
         self.bank, self.rng = bank, rng
         self.labels: list[str] = bank["labels"]
         self.opposite = {"negative": "positive", "positive": "negative"} if "positive" in self.labels else {}
-        everything = [clause for named in bank["clauses"].values() for clause in named]
-        self.questions = sum(bool(QUESTION.match(clause)) for clause in everything) > QUESTIONS * len(everything)
+        self.questions = are_questions([clause for named in bank["clauses"].values() for clause in named])
+        self.asks = are_questions(bank.get("statements", []))
         self.deal = {label: dealer(pool, rng) for label, pool in pools["clauses"].items()}
         self.context = {name: dealer(pool, rng) for name, pool in pools["context"].items()}
         self.distractor = dealer(bank["distractors"], rng)
@@ -264,7 +269,7 @@ class Composer:
             text = finish(make(), self.rng, self.questions)
             row: Row = {"text": text}
             if self.bank.get("pair"):
-                row = {"text_a": finish(self.context["statements"](), self.rng), "text_b": text}
+                row = {"text_a": finish(self.context["statements"](), self.rng, self.asks), "text_b": text}
             if " ".join(words(texts_of(row))) not in self.seen:
                 return {**row, "label": self.labels.index(label)}
 
