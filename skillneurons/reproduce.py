@@ -4,8 +4,8 @@ Resumable: each (task, seed) has its prompt and scores in files of their own, an
 what is there and whole is read, not computed again. `reproduction.json` holds the settings that every number depends
 on.
 
-Cost: one tuning and one scoring for each task and seed, two tunings more for each binary task (origin) and two for the
-first task (other tuning methods); then the sweeps, each on at most `n_rows` test rows.
+Cost: one tuning and one scoring for each task and seed, two tunings more for each binary task (origin), and for the
+first task two (other tuning methods) and eight of pruned models; then the sweeps, each on at most `n_rows` test rows.
 """
 
 import json
@@ -20,15 +20,16 @@ import pandas as pd
 from skillneurons import store
 from skillneurons.encoder import HookedEncoder
 from skillneurons.loading import load_task
-from skillneurons.plots import (
-    save_figure,
-)
+from skillneurons.plots import save_figure
 from skillneurons.plots.style import style
+from skillneurons.reproduce_applications import APPLICATIONS
 from skillneurons.reproduce_findings import FINDINGS, Panel, ReproduceSettings, Study
 from skillneurons.runs import RunFolderError
 from skillneurons.scores import NeuronScores
 from skillneurons.tasks import Task
 from skillneurons.trials import Trial, TrialResult, run_trials
+
+ALL = FINDINGS | APPLICATIONS
 
 
 def reproduce(
@@ -53,7 +54,7 @@ def reproduce(
         out: A folder; what is finished there is not computed again.
         source: Folder with local data, see `load_task`.
         settings: Prompt length, tuning, sweeps.
-        findings: Which of `FINDINGS`; all by default.
+        findings: Which of `ALL`; all by default.
         on_event: Called with a line of text at each step.
         jobs: Trials (task and seed) at a time, in processes that load the model anew.
         executor: Of submitit, for other machines; see `jobs.slurm_executor`.
@@ -67,7 +68,7 @@ def reproduce(
         RunFolderError: `out` belongs to another model, other tasks, seeds or settings.
     """
     settings, tell = settings or ReproduceSettings(), on_event or (lambda line: None)
-    chosen = tuple(FINDINGS) if findings is None else tuple(findings)
+    chosen = tuple(ALL) if findings is None else tuple(findings)
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     _check(chosen, tasks, seeds)
     loaded = [task if isinstance(task, Task) else load_task(task, source=source) for task in tasks]
@@ -93,7 +94,7 @@ def reproduce(
             tables[name] = pd.read_csv(path)
             continue
         tell(f"{name}: computing")
-        parts = FINDINGS[name](studies, settings)
+        parts = ALL[name](studies, settings)
         if not parts:
             tell(f"{name}: none of these tasks has what it needs")
             continue
@@ -105,14 +106,14 @@ def reproduce(
 
 
 def _check(chosen: Sequence[str], tasks: Sequence[Any], seeds: Sequence[int]) -> None:
-    unknown = set(chosen) - set(FINDINGS)
+    unknown = set(chosen) - set(ALL)
     if unknown or not chosen:
-        raise ValueError(f"`findings` are among {', '.join(FINDINGS)}, not {sorted(unknown)}.")
+        raise ValueError(f"`findings` are among {', '.join(ALL)}, not {sorted(unknown)}.")
     if not tasks or not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"At least one task and one seed are needed, none twice, but there are {tasks} and {seeds}.")
     if "F2-stability" in chosen and len(seeds) < 2:
         raise ValueError(f"F2-stability compares seeds, but `seeds` is {seeds}. Pass two or more, or leave it out.")
-    needs_tasks = [name for name in chosen if name.startswith("F5")]
+    needs_tasks = [name for name in chosen if name.startswith(("F5", "F9"))]
     if needs_tasks and len(tasks) < 2:
         raise ValueError(
             f"{needs_tasks[0]} compares tasks, but there is {len(tasks)}. Pass two or more, or leave it out."

@@ -108,7 +108,8 @@ class Study:
 Compute = Callable[[Sequence[Study], ReproduceSettings], list[Part]]
 
 
-def _named(table: pd.DataFrame, task: str) -> pd.DataFrame:
+def named(table: pd.DataFrame, task: str) -> pd.DataFrame:
+    """The table with the task's name as its first column."""
     return pd.concat([pd.Series(task, index=table.index, name="task"), table], axis=1)
 
 
@@ -120,9 +121,7 @@ def _existence(studies: Sequence[Study], settings: ReproduceSettings) -> list[Pa
     for study in studies:
         if study.binary:
             result = existence(study.classifiers, study.task, study.scores[0])
-            parts.append(
-                (_named(result.to_dataframe(), study.task.name), lambda ax, r=result: plot_existence(r, ax=ax))
-            )
+            parts.append((named(result.to_dataframe(), study.task.name), lambda ax, r=result: plot_existence(r, ax=ax)))
     return parts
 
 
@@ -131,7 +130,7 @@ def _stability(studies: Sequence[Study], settings: ReproduceSettings) -> list[Pa
     for study in studies:
         for scores in study.scores:
             result = stability(scores, settings.fraction)
-            table = _named(result.to_dataframe(), scores.meta["task"])
+            table = named(result.to_dataframe(), scores.meta["task"])
             parts.append((table, lambda ax, r=result: plot_stability(r, ax=ax)))
     return parts
 
@@ -142,7 +141,7 @@ def _places(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]
         result = compare_places(
             study.classifiers, study.subtasks[0], scores=study.scores[0], fraction=settings.fraction
         )
-        table = _named(result.to_dataframe(), study.subtasks[0].name)
+        table = named(result.to_dataframe(), study.subtasks[0].name)
         parts.append((table, lambda ax, r=result: plot_places(r, ax=ax)))
     return parts
 
@@ -169,7 +168,7 @@ def _necessity(studies: Sequence[Study], settings: ReproduceSettings) -> list[Pa
         rivals = {"label words": label_word_selectivity(encoder_of(first), first.verbalizer)}
         for positions in ("prompt", "all"):
             result = _sweep(study, settings, positions=positions, rivals=rivals)
-            table = _named(result.to_dataframe(), study.task.name)
+            table = named(result.to_dataframe(), study.task.name)
             parts.append((table, lambda ax, r=result: plot_necessity(r, ax=ax)))
     return parts
 
@@ -179,7 +178,7 @@ def _layers(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]
     for study in studies:
         for scope in ("single", "cumulative"):
             result = _sweep(study, settings, scope=scope, kinds=("mean",), fractions=settings.fractions[-1:])
-            table = _named(result.to_dataframe(), study.task.name)
+            table = named(result.to_dataframe(), study.task.name)
             parts.append((table, lambda ax, r=result: plot_necessity_by_layer(r, ax=ax)))
     return parts
 
@@ -204,7 +203,7 @@ def _selectivity(studies: Sequence[Study], settings: ReproduceSettings) -> list[
     for study in studies:
         first = study.classifiers[0]
         result = word_selectivity(encoder_of(first), study.scores[0], first.verbalizer, fraction=settings.fraction)
-        table = _named(result.to_dataframe(), study.scores[0].meta["task"])
+        table = named(result.to_dataframe(), study.scores[0].meta["task"])
         parts.append((table, lambda ax, r=result: plot_word_selectivity(r, ax=ax)))
     return parts
 
@@ -218,7 +217,7 @@ def _origin(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]
             # The random model and shuffled labels are there to fail.
             warnings.filterwarnings("ignore", message="Tuning on")
             result = origin(study.classifiers[:1], study.task, config=settings.tuning, fraction=settings.fraction)
-        parts.append((_named(result.to_dataframe(), study.task.name), lambda ax, r=result: plot_origin(r, ax=ax)))
+        parts.append((named(result.to_dataframe(), study.task.name), lambda ax, r=result: plot_origin(r, ax=ax)))
     return parts
 
 
@@ -238,7 +237,7 @@ def _retuning(studies: Sequence[Study], settings: ReproduceSettings) -> list[Par
         def panel(ax: Axes, r: Any = result, m: str = method) -> None:
             plot_necessity(r, ax=ax).set_title(f"{r.meta['task']}, {m}, all positions, 1 seed", loc="left")
 
-        parts.append((_named(table, study.task.name), panel))
+        parts.append((named(table, study.task.name), panel))
     return parts
 
 
@@ -247,7 +246,7 @@ def _robustness(studies: Sequence[Study], settings: ReproduceSettings) -> list[P
     for study in studies:
         if study.binary and study.task.adversarial:
             result = robustness(study.classifiers, study.task, study.scores[0], fraction=settings.fraction)
-            table = _named(result.to_dataframe(), study.task.name)
+            table = named(result.to_dataframe(), study.task.name)
             parts.append((table, lambda ax, r=result: plot_robustness(r, ax=ax)))
     return parts
 
@@ -262,7 +261,7 @@ def _several(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part
         )
         small = study.task.subset(settings.n_rows, splits=("test",))
         table = serves(study.classifiers[0], small, found).to_dataframe()
-        parts.append((_named(table, study.task.name), lambda ax, r=found: plot_several_classes(r, ax=ax)))
+        parts.append((named(table, study.task.name), lambda ax, r=found: plot_several_classes(r, ax=ax)))
     return parts
 
 

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from skillneurons import TuningConfig
 from skillneurons.cli import app
-from skillneurons.reproduce import FINDINGS, ReproduceSettings, reproduce
+from skillneurons.reproduce import ALL, ReproduceSettings, reproduce
 from skillneurons.runs import RunFolderError
 
 SETTINGS = ReproduceSettings(
@@ -47,7 +47,7 @@ def _small_figures(monkeypatch):
 def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, tmp_path):
     events = []
     tables = reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS, on_event=events.append)
-    assert set(tables) == set(FINDINGS)
+    assert set(tables) == set(ALL) - {"F9-indicators"}  # two tasks are too few for a correlation
     for name, table in tables.items():
         assert len(table) and (tmp_path / f"{name}.csv").exists()
         assert (tmp_path / f"{name}.png").stat().st_size > 1000
@@ -64,7 +64,10 @@ def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, 
     with pytest.warns(UserWarning, match=r"classifier.safetensors is damaged"):
         again = reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS, on_event=events.append)
     assert [event for event in events if event.endswith(": tuning")] == ["signal0, seed 1: tuning"]
-    assert [event for event in events if event.endswith(": computing")] == ["F2-stability: computing"]
+    assert [event for event in events if event.endswith(": computing")] == [
+        "F2-stability: computing",
+        "F9-indicators: computing",  # nothing of it was there to read
+    ]
     for name, table in tables.items():
         assert again[name].shape == table.shape
         assert again[name]["task"].tolist() == table["task"].tolist() if "task" in table else True
