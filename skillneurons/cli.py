@@ -11,6 +11,7 @@ from skillneurons.terminal import (
     console,
     print_curves,
     print_find,
+    print_summary,
     print_table,
     progress_bars,
     quiet_libraries,
@@ -143,6 +144,7 @@ def reproduce(
     quiet_libraries()
     from skillneurons import reproduce as reproduction
     from skillneurons.loading import load_task
+    from skillneurons.reproduce_summary import summary
 
     with reported_errors():
         loaded = [load_task(name, source=source) for name in tasks.split(",")]
@@ -150,7 +152,7 @@ def reproduce(
             loaded = [task.subset(rows) for task in loaded]
         if words is not None:
             loaded = [task.shortened(words) for task in loaded]
-        reproduction.reproduce(
+        tables = reproduction.reproduce(
             loaded,
             model=model,
             seeds=seeds,
@@ -168,6 +170,7 @@ def reproduce(
             jobs=jobs,
             executor=_executor(out, slurm, jobs),
         )
+        print_summary(summary(tables))
         console.print(f"Tables and figures: {out}")
 
 

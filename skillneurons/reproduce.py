@@ -1,4 +1,4 @@
-"""All findings for several tasks and seeds, into one folder: a table (CSV) and a figure for each finding.
+"""All findings for several tasks and seeds, into one folder: a table (CSV) and a figure for each, and a summary.
 
 Resumable: each (task, seed) has its prompt and scores in files of their own, and each finding its table and figure;
 what is there and whole is read, not computed again. `reproduction.json` holds the settings that every number depends
@@ -24,6 +24,7 @@ from skillneurons.plots import save_figure
 from skillneurons.plots.style import style
 from skillneurons.reproduce_applications import APPLICATIONS
 from skillneurons.reproduce_findings import FINDINGS, Panel, ReproduceSettings, Study
+from skillneurons.reproduce_summary import summary
 from skillneurons.runs import RunFolderError
 from skillneurons.scores import NeuronScores
 from skillneurons.tasks import Task
@@ -102,6 +103,7 @@ def reproduce(
         # The figure first: the table is the sign that both are there.
         _draw([panel for _, panel in parts], folder / name)
         store.write_atomically(path, tables[name].to_csv(index=False).encode())
+    store.write_atomically(folder / "summary.csv", summary(tables).to_csv(index=False).encode())
     return tables
 
 

@@ -75,6 +75,18 @@ def _range(low: float, high: float) -> str:
     return f"{low:.3f}–{high:.3f}"
 
 
+def print_summary(claims: Any) -> None:
+    """Of `reproduce_summary.summary`."""
+    print_table(
+        "Effects, positive where they speak for the claim, with 95 % intervals",
+        ("finding", "task", "claim", "effect", "from", "to", "held"),
+        [
+            (row.finding, row.task, row.claim, *(f"{x:+.3f}" for x in (row.effect, row.low, row.high)), row.held)
+            for row in claims.itertuples()
+        ],
+    )
+
+
 def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in columns:

@@ -1,4 +1,4 @@
-"""torch's compiler: the same numbers, and hooks that are added after compiling are run. No C++ compiler is needed here."""
+"""torch's compiler: the same numbers, and hooks added after compiling are run. No C++ compiler is needed here."""
 
 import subprocess
 import sys

@@ -1,6 +1,7 @@
 """All findings in one folder: what is written, what is read again, and what is refused."""
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 from planted import planted_model, planted_task
 from typer.testing import CliRunner
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 from skillneurons import TuningConfig
 from skillneurons.cli import app
 from skillneurons.reproduce import ALL, ReproduceSettings, reproduce
+from skillneurons.reproduce_summary import CLAIMS
 from skillneurons.runs import RunFolderError
 
 SETTINGS = ReproduceSettings(
@@ -56,6 +58,9 @@ def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, 
     assert set(tables["F4-necessity"]["group"]) == {"skill", "label words"}
     assert set(tables["several-classes"]["task"]) == {"topics"}
     assert set(tables["F1-existence"]["task"]) == {"signal0"}
+    claims = pd.read_csv(tmp_path / "summary.csv")
+    assert set(claims["finding"]) == set(CLAIMS) & set(tables) and claims["effect"].notna().all()
+    assert (claims["low"] <= claims["effect"]).all() and (claims["effect"] <= claims["high"]).all()
 
     # A finished part is read; a lost or damaged one is computed anew.
     (tmp_path / "F2-stability.csv").unlink()
@@ -108,6 +113,7 @@ def test_the_command_passes_its_options_on(tmp_path, monkeypatch):
 
     def record(tasks, **options):
         seen.update(options, tasks=tasks)
+        return {}
 
     monkeypatch.setattr("skillneurons.reproduce.reproduce", record)
     command = [

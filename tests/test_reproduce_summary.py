@@ -1,0 +1,57 @@
+"""The summary of claims: signs, intervals, and who is compared with whom."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skillneurons.evaluation import clopper_pearson
+from skillneurons.reproduce_summary import CLAIMS, difference, summary
+
+
+def ends(hits, n):
+    return (hits / n, *clopper_pearson(hits, n))
+
+
+@given(st.integers(0, 40), st.integers(0, 60))
+def test_a_difference_lies_in_its_interval_and_turns_round_with_its_sides(a, b):
+    one, other = ends(a, 40), ends(b, 60)
+    effect, low, high = difference(one, other)
+    assert low <= effect <= high and effect == pytest.approx(a / 40 - b / 60)
+    assert difference(other, one) == pytest.approx((-effect, -high, -low))
+
+
+def test_intervals_of_differences_cover_what_they_should():
+    rng, covered = np.random.default_rng(0), 0
+    for a, b in zip(rng.binomial(60, 0.8, 400), rng.binomial(60, 0.65, 400), strict=True):
+        _, low, high = difference(ends(int(a), 60), ends(int(b), 60))
+        covered += low <= 0.15 <= high
+    assert 0.94 <= covered / 400 <= 1
+
+
+def test_a_claim_holds_only_where_the_whole_interval_speaks_for_it():
+    columns = ["task", "group", "kind", "positions", "fraction", "margin_gap", "margin_gap_low", "margin_gap_high"]
+    lines = [
+        ("t", "skill", "mean", "all", 0.1, 9.0, 8.0, 10.0),  # a smaller share: left out
+        ("t", "skill", "mean", "all", 0.3, -0.5, -0.7, -0.3),
+        ("t", "label words", "mean", "all", 0.3, -9.0, -9.1, -8.9),  # a rival: left out
+        ("t", "skill", "zero", "all", 0.3, -0.1, -0.3, 0.1),
+        ("t", "skill", "gaussian", "all", 0.3, 0.2, 0.1, 0.3),
+    ]
+    found = summary({"F4-necessity": pd.DataFrame(lines, columns=columns)})
+    assert found["held"].tolist() == ["yes", "open", "no"]
+    assert found[["effect", "low", "high"]].to_numpy().tolist()[0] == pytest.approx([0.5, 0.3, 0.7])
+
+
+def test_the_words_are_compared_with_the_prompts_best_position():
+    places = ("soft prompt, best position", "soft prompt, mean", "mask", "words, mean", "words, maximum")
+    lines = [("t", place, *ends(hits, 100)) for place, hits in zip(places, (60, 99, 99, 85, 99), strict=True)]
+    columns = ["task", "place", "best_held_out", "best_held_out_low", "best_held_out_high"]
+    found = summary({"F3-prompts": pd.DataFrame(lines, columns=columns)})
+    assert found["effect"].tolist() == pytest.approx([-0.25]) and found["held"].tolist() == ["no"]
+
+
+def test_nothing_measured_is_an_empty_table():
+    assert summary({}).empty and "held" in summary({"F6-selectivity": pd.DataFrame()})
+    assert all(name[0] == "F" or name == "steering" for name in CLAIMS)
