@@ -5,14 +5,18 @@ rows (and over random sets where there are some); where two accuracies are compa
 hybrid method (1998, method 10, here with Clopper-Pearson ends), which is wide for accuracies on the same rows.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
 import pandas as pd
 
 Ends: TypeAlias = tuple[float, float, float]
 """A number with the lower and the upper end of its interval."""
+Record: TypeAlias = dict[str, Any]
+"""One row of a finding's table."""
+Claims: TypeAlias = Iterator[tuple[str, str, Ends]]
+"""(task, claim, effect) for each."""
 
 
 def summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -35,7 +39,7 @@ def summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     for name, claims in CLAIMS.items():
         if name not in tables:
             continue
-        for task, claim, (effect, low, high) in claims(tables[name]):
+        for task, claim, (effect, low, high) in claims(tables[name].to_dict("records")):
             held = "yes" if low > 0 else "no" if high < 0 else "open"
             rows.append({"finding": name, "task": task, "claim": claim, "effect": effect, "low": low, "high": high})
             rows[-1]["held"] = held
@@ -50,102 +54,97 @@ def difference(one: Ends, other: Ends) -> Ends:
         [0.2, 0.059, 0.322]
     """
     (p, p_low, p_high), (q, q_low, q_high) = one, other
-    return p - q, p - q - np.hypot(p - p_low, q_high - q), p - q + np.hypot(p_high - p, q - q_low)
+    return p - q, p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)
 
 
-def _ends(row: Any, name: str) -> Ends:
-    return row[name], row[f"{name}_low"], row[f"{name}_high"]
+def _ends(record: Record, name: str) -> Ends:
+    return record[name], record[f"{name}_low"], record[f"{name}_high"]
 
 
-def _negated(row: Any, name: str) -> Ends:
-    return -row[name], -row[f"{name}_high"], -row[f"{name}_low"]
+def _by_task(records: Sequence[Record]) -> dict[str, list[Record]]:
+    return {
+        task: [one for one in records if one["task"] == task] for task in dict.fromkeys(one["task"] for one in records)
+    }
 
 
-Claims: TypeAlias = Iterator[tuple[str, str, Ends]]
+def _mean(records: Sequence[Record], name: str) -> float:
+    return sum(one[name] for one in records) / len(records)
 
 
-def _existence(table: pd.DataFrame) -> Claims:
-    for task, seeds in table.groupby("task", sort=False):
-        majority = seeds["majority"].iloc[0]
-        ends = seeds["held_out"].mean(), seeds["held_out_low"].min(), seeds["held_out_high"].max()
-        effect, low, high = (float(end - majority) for end in ends)
-        yield str(task), "the best neuron beats always giving one answer (all seeds)", (effect, low, high)
+def _existence(records: Sequence[Record]) -> Claims:
+    for task, seeds in _by_task(records).items():
+        majority = seeds[0]["majority"]
+        low, high = min(one["held_out_low"] for one in seeds), max(one["held_out_high"] for one in seeds)
+        ends = _mean(seeds, "held_out") - majority, low - majority, high - majority
+        yield task, "the best neuron beats always giving one answer (all seeds)", ends
 
 
-def _stability(table: pd.DataFrame) -> Claims:
-    for task, pairs in table.groupby("task", sort=False):
-        extra = pairs["overlap"] - pairs["expected_overlap"]
+def _stability(records: Sequence[Record]) -> Claims:
+    for task, pairs in _by_task(records).items():
+        extra = [one["overlap"] - one["expected_overlap"] for one in pairs]
         # No interval over rows: the range over pairs of seeds.
-        ends = float(extra.mean()), float(extra.min()), float(extra.max())
-        yield str(task), "seeds share more top neurons than by chance (range of pairs)", ends
+        ends = sum(extra) / len(extra), min(extra), max(extra)
+        yield task, "seeds share more top neurons than by chance (range of pairs)", ends
 
 
-def _places(table: pd.DataFrame) -> Claims:
-    for task, places in table.groupby("task", sort=False):
-        by_place = places.set_index("place")
-        prompt, words = (
-            _ends(by_place.loc[place], "best_held_out") for place in ("soft prompt, best position", "words, mean")
-        )
-        yield str(task), "the best neuron tells more at the prompt than over the words", difference(prompt, words)
+def _places(records: Sequence[Record]) -> Claims:
+    for task, places in _by_task(records).items():
+        best = {one["place"]: _ends(one, "best_held_out") for one in places}
+        ends = difference(best["soft prompt, best position"], best["words, mean"])
+        yield task, "the best neuron tells more at the prompt than over the words", ends
 
 
-def _necessity(table: pd.DataFrame) -> Claims:
-    skill = table[(table["group"] == "skill") & (table["fraction"] == table["fraction"].max())]
-    for _, row in skill.iterrows():
-        claim = (
-            f"{row['kind']} at {row['positions']} positions, top {row['fraction']:.0%}: skill neurons cost more margin"
-        )
-        yield row["task"], claim, _negated(row, "margin_gap")
+def _necessity(records: Sequence[Record]) -> Claims:
+    largest = max(one["fraction"] for one in records)
+    for one in records:
+        if one["group"] == "skill" and one["fraction"] == largest:
+            gap, low, high = _ends(one, "margin_gap")
+            how = f"{one['kind']} at {one['positions']} positions, top {largest:.0%}"
+            yield one["task"], f"{how}: skill neurons cost more margin", (-gap, -high, -low)
 
 
-def _origin(table: pd.DataFrame) -> Claims:
-    for task, conditions in table.groupby("task", sort=False):
-        by_condition = conditions.set_index("condition")
-        best = {name: _ends(row, "best_held_out") for name, row in by_condition.iterrows()}
-        majority = float(by_condition["majority"].iloc[0])
-        known = (majority, majority, majority)
-        yield str(task), "the best neuron tells under a random prompt already", difference(best["random prompt"], known)
+def _origin(records: Sequence[Record]) -> Claims:
+    for task, conditions in _by_task(records).items():
+        best = {one["condition"]: _ends(one, "best_held_out") for one in conditions}
+        majority = conditions[0]["majority"]
+        ends = difference(best["random prompt"], (majority, majority, majority))
+        yield task, "the best neuron tells under a random prompt already", ends
         for other in ("random model", "shuffled labels"):
-            yield (
-                str(task),
-                f"the best neuron tells more than with {other}",
-                difference(best["tuned prompt"], best[other]),
-            )
+            claim = f"the best neuron tells more than with {other}"
+            yield task, claim, difference(best["tuned prompt"], best[other])
 
 
-def _pruning(table: pd.DataFrame) -> Claims:
-    least = table[table["kept"] == table["kept"].min()]
-    for task, choices in least.groupby("task", sort=False):
-        skill, random = (choices[choices["choice"] == name] for name in ("skill", "random"))
-        mean = tuple(float(random[column].mean()) for column in ("pruned", "pruned_low", "pruned_high"))
-        claim = f"kept {choices['kept'].iloc[0]:.0%}: skill neurons keep more accuracy than random ones"
-        yield str(task), claim, difference(_ends(skill.iloc[0], "pruned"), mean)  # type: ignore[arg-type]
+def _pruning(records: Sequence[Record]) -> Claims:
+    least = min(one["kept"] for one in records)
+    for task, choices in _by_task([one for one in records if one["kept"] == least]).items():
+        skill, *_ = (one for one in choices if one["choice"] == "skill")
+        random = [one for one in choices if one["choice"] == "random"]
+        mean = _mean(random, "pruned"), _mean(random, "pruned_low"), _mean(random, "pruned_high")
+        claim = f"kept {least:.0%}: skill neurons keep more accuracy than random ones"
+        yield task, claim, difference(_ends(skill, "pruned"), mean)
 
 
-def _indicators(table: pd.DataFrame) -> Claims:
-    for _, row in table.iterrows():
-        claim = f"{row['indicator']} goes with transfer ({row['n_pairs']} pairs)"
-        yield "all", claim, (row["correlation"], row["low"], row["high"])
+def _indicators(records: Sequence[Record]) -> Claims:
+    for one in records:
+        claim = f"{one['indicator']} goes with transfer ({one['n_pairs']} pairs)"
+        yield "all", claim, (one["correlation"], one["low"], one["high"])
 
 
-def _robustness(table: pd.DataFrame) -> Claims:
-    for task, rows in table.groupby("task", sort=False):
-        clean, attacked = (
-            _ends(rows[rows["rows"] == name].iloc[0], "best_neuron") for name in ("clean", "adversarial")
-        )
-        yield str(task), "the best neuron loses on adversarial rows", difference(clean, attacked)
+def _robustness(records: Sequence[Record]) -> Claims:
+    for task, rows in _by_task(records).items():
+        best = {one["rows"]: _ends(one, "best_neuron") for one in rows}
+        yield task, "the best neuron loses on adversarial rows", difference(best["clean"], best["adversarial"])
 
 
-def _steering(table: pd.DataFrame) -> Claims:
-    for task, strengths in table.groupby("task", sort=False):
-        row = strengths.loc[strengths["strength"].idxmax()]
-        random = _ends(row, "random_flips")
-        ends = row["skill_flips"] - random[0], row["low"] - random[2], row["high"] - random[1]
-        claim = f"steered by {row['strength']:g}, skill neurons flip more answers than random ones"
-        yield str(task), claim, ends
+def _steering(records: Sequence[Record]) -> Claims:
+    for task, strengths in _by_task(records).items():
+        one = max(strengths, key=lambda record: record["strength"])
+        mean, least, most = _ends(one, "random_flips")
+        claim = f"steered by {one['strength']:g}, skill neurons flip more answers than random ones"
+        yield task, claim, (one["skill_flips"] - mean, one["low"] - most, one["high"] - least)
 
 
-CLAIMS: dict[str, Callable[[pd.DataFrame], Claims]] = {
+CLAIMS: dict[str, Callable[[Sequence[Record]], Claims]] = {
     "F1-existence": _existence,
     "F2-stability": _stability,
     "F3-prompts": _places,
