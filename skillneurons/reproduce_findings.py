@@ -72,8 +72,8 @@ class ReproduceSettings:
     fraction: float = 0.01
     fractions: tuple[float, ...] = (0.03, 0.1, 0.3)
     kinds: tuple[Kind, ...] = ("mean", "resample", "zero", "gaussian")
-    n_rows: int = 500
-    n_random: int = 12
+    n_rows: int = 250
+    n_random: int = 10
     width: float = 0.01
     sigma: float = 0.1
 
