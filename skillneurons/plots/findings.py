@@ -62,7 +62,7 @@ def plot_existence_null(result: Existence, *, ax: Axes | None = None) -> Axes:
         yscale="log",
         title=f"{result.meta['task']}, {len(observed):,} neurons",
     )
-    ax.legend()
+    legend_below(ax)
     return ax
 
 
