@@ -90,8 +90,8 @@ crossed.own_minus_other
 
 # %% [markdown]
 # Each number is a task's loss under its own neurons minus that under the others': negative means specific. The model is
-# small, the prompts are short and tuned for few steps, so not every task need show it although the rankings differ: that
-# neurons *predict* one task only and that one task only *needs* them are two claims, and each needs its own test.
+# small, the prompts are short and tuned for few steps, so not every task need show it although the rankings differ:
+# that neurons *predict* one task only and that one task only *needs* them are two claims, and each needs its own test.
 
 # %% [markdown]
 # ## The checked number
