@@ -84,13 +84,18 @@ def print_summary(claims: Any) -> None:
             (row.finding, row.task, row.claim, *(f"{x:+.3f}" for x in (row.effect, row.low, row.high)), row.held)
             for row in claims.itertuples()
         ],
+        wrapped=("task", "claim"),
     )
 
 
-def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def print_table(
+    title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], *, wrapped: tuple[str, ...] = ()
+) -> None:
+    """Numbers to the right on one line each; columns in `wrapped`, of words, take as many lines as they need."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+        words = column in wrapped
+        table.add_column(column, justify="left" if words else "right", no_wrap=not words)
     for row in rows:
         table.add_row(*row)
     console.print(table)
