@@ -20,8 +20,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import SCALE, AuthorsWay, base_shape, classifier_of
+from probing import authors_pass, equal_but_for_rounding, our_pass
 
-from skillneurons import AboveCounts, LabelSums, collect
 from skillneurons.batching import collate, shuffled
 from skillneurons.classifier import label_logits
 from skillneurons.prompts import splice
@@ -87,33 +87,6 @@ def test_logits_and_every_hook_post_equal_hugging_face(base, tokenizer, sentence
     assert relative < 1e-4
 
 
-def our_pass(classifier, baseline_rows: list[dict], rows: list[dict]) -> tuple[np.ndarray, np.ndarray]:
-    """(baseline, rows on the label's side of it), both [prompt layer neuron]."""
-    baseline = collect(classifier, baseline_rows, LabelSums(2)).mean.to(classifier.model.W_E.dtype)
-    counts = collect(classifier, rows, AboveCounts(baseline, 2))
-    return baseline.numpy(), hits_of(counts)
-
-
-def hits_of(counts: AboveCounts) -> np.ndarray:
-    return (counts.n[0] - counts.above[0] + counts.above[1]).numpy()
-
-
-def authors_pass(authors: AuthorsWay, baseline_rows: list[dict], rows: list[dict]) -> tuple[np.ndarray, np.ndarray]:
-    """The same, as the released code computes it."""
-    total = None
-    for _, layers in authors.activations(baseline_rows):
-        sums = [layer.sum(0, dtype=np.float64) for layer in layers]
-        total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
-    baseline = [(one / len(baseline_rows)).astype(layers[0].dtype) for one in total]
-    hits = [np.zeros_like(one, dtype=np.int64) for one in baseline]
-    labels = np.array([row["label"] for row in rows])
-    for start, layers in authors.activations(rows):
-        for layer, values in enumerate(layers):
-            truth = labels[start : start + len(values), None, None].astype(bool)
-            hits[layer] += ((values > baseline[layer]) == truth).sum(0)
-    return np.stack(baseline, axis=1), np.stack(hits, axis=1)
-
-
 def test_probing_pass_against_the_authors_way(benchmark, base, tokenizer, sentences):
     hf_model, classifier = base
     authors = AuthorsWay(hf_model, tokenizer, classifier.prompt.vectors)
@@ -134,14 +107,7 @@ def test_probing_pass_against_the_authors_way(benchmark, base, tokenizer, senten
     print(f"  largest difference of baselines {baseline_difference:.1e}")
     print(f"  counters that differ: {(differing > 0).mean():.1e} of all, by at most {differing.max()} of {n_rows} rows")
     assert baseline_difference < 1e-5
-    # Rounding differs between batch shapes, so an activation within 1e-5 of its baseline may fall on the other side:
-    # their counts lie between ours at thresholds that much lower and higher. In float64 all are equal, see below.
-    lower, higher = (
-        collect(classifier, rows, AboveCounts(torch.as_tensor(baseline) + shift, 2)) for shift in (-1e-5, 1e-5)
-    )
-    n_negative = int(lower.n[0])
-    least, most = n_negative - lower.above[0] + higher.above[1], n_negative - higher.above[0] + lower.above[1]
-    assert (least.numpy() <= their_hits).all() and (their_hits <= most.numpy()).all()
+    assert equal_but_for_rounding(classifier, rows, baseline, their_hits)  # in float64 all are equal, see below
 
 
 def test_in_double_precision_every_counter_equals_the_authors(tokenizer, sentences):
@@ -242,4 +208,5 @@ def test_peak_memory_does_not_grow_with_rows():
     for n, peak in peaks.items():
         print(f"  {n:>6} sentences   {peak:8.0f}")
     print(f"  ratio {large / small:.3f}")
-    assert large / small < 1.05
+    if SCALE >= 1:  # a few hundred sentences do not fill the largest batch
+        assert large / small < 1.05

@@ -11,26 +11,18 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from conftest import LABEL_WORDS, N_PROMPT, SCALE, AuthorsWay, base_shape
+from probing import authors_pass, equal_but_for_rounding, our_pass
 from transformer_lens.model_bridge import TransformerBridge
 
-from skillneurons import (
-    AboveCounts,
-    Classifier,
-    HookedEncoder,
-    LabelSums,
-    NeuronSet,
-    Verbalizer,
-    collect,
-    random_prompt,
-    zero,
-)
-from skillneurons.evaluation import logits_many
+from skillneurons import Classifier, HookedEncoder, NeuronSet, Verbalizer, random_prompt, zero
 from skillneurons.prompts import splice
+from skillneurons.sweeps import logits_many
 
 ROUNDS = 3 if SCALE >= 1 else 1
 TINY = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 128}
@@ -158,31 +150,13 @@ def compare(title: str, n_rows: int, works: dict[str, Callable]) -> dict[str, ob
 def test_probing_against_peers(competitors, sentences):
     classifier, peers = competitors
     train, validation = sentences["baseline"], sentences["validation"]
-    truth = np.array([row["label"] for row in validation], dtype=bool)
-
-    def ours():
-        baseline = collect(classifier, train, LabelSums(2)).mean.float()
-        counts = collect(classifier, validation, AboveCounts(baseline, 2))
-        return (counts.n[0] - counts.above[0] + counts.above[1]).numpy()
-
-    def theirs(peer):
-        total = None
-        for _, layers in peer.activations(train):
-            sums = [layer.sum(0, dtype=np.float64) for layer in layers]
-            total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
-        baseline = [(one / len(train)).astype(np.float32) for one in total]
-        hits = [np.zeros_like(one, dtype=np.int64) for one in baseline]
-        for start, layers in peer.activations(validation):
-            for layer, values in enumerate(layers):
-                hits[layer] += ((values > baseline[layer]) == truth[start : start + len(values), None, None]).sum(0)
-        return np.stack(hits, axis=1)
-
-    works = {"skillneurons": ours} | {peer.name: lambda peer=peer: theirs(peer) for peer in peers}
+    works = {"skillneurons": partial(our_pass, classifier, train, validation)}
+    works |= {peer.name: partial(authors_pass, peer, train, validation) for peer in peers}
     n_rows = len(train) + len(validation)
     results = compare(f"Probing, {len(train)} + {len(validation)} sentences", n_rows, works)
+    baseline, _ = results["skillneurons"]
     for peer in peers:
-        # Rounding differs between batch shapes, so an activation next to its baseline may fall on the other side.
-        assert np.abs(results["skillneurons"] - results[peer.name]).max() <= 2, peer.name
+        assert equal_but_for_rounding(classifier, validation, baseline, results[peer.name][1]), peer.name
 
 
 def test_sweep_against_peers(competitors, sentences):
