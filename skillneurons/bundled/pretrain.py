@@ -10,6 +10,9 @@ Three things make a small budget go further than plain masked-language-model tra
 word embeddings start from an SVD of the corpus' positive PMI matrix and the output bias from word frequencies, so
 training does not begin by learning word counts; windows are short at first and grow; and each window is placed at a
 random offset of the position table, so positions behind a soft prompt are as well trained as the first ones.
+
+`--start-from DIR` goes on from a finished model instead, in a run of its own, say with another mixture, and
+`--mask-frequent` masks fewer of the frequent tokens: of "the" and "," there is little left to learn.
 """
 
 import argparse
@@ -30,12 +33,11 @@ from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaske
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 BOS, PAD, EOS, UNK, MASK = range(5)
 
-# Share of training windows drawn from each source, by the start of the file name.
-MIXTURE = {"imdb": 0.65, "enwiki": 0.28, "tweets": 0.07}
 HELD_OUT = "wikitext2"
+N_CTX = 128
 
-# (share of the steps, window length in tokens); the last length is also the longest input the model is made for.
-WINDOWS = [(0.40, 16), (0.25, 32), (0.25, 64), (0.10, 128)]
+Mixture = dict[str, float]
+"""Share of training windows drawn from each source, by the start of the file name."""
 
 
 def read_lines(data: Path, prefix: str) -> list[str]:
@@ -49,7 +51,7 @@ def read_lines(data: Path, prefix: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def train_tokenizer(sources: dict[str, list[str]], d_vocab: int, n_ctx: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(sources: dict[str, list[str]], mixture: Mixture, d_vocab: int) -> PreTrainedTokenizerFast:
     """An uncased byte-level BPE; every source counts by its share of the mixture, not by its size."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -62,10 +64,10 @@ def train_tokenizer(sources: dict[str, list[str]], d_vocab: int, n_ctx: int) -> 
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    budget = min(sum(map(len, lines)) / MIXTURE[name] for name, lines in sources.items())
+    budget = min(sum(map(len, lines)) / mixture[name] for name, lines in sources.items())
     sample = []
     for name, lines in sources.items():
-        room = budget * MIXTURE[name]
+        room = budget * mixture[name]
         for line in lines:
             if room <= 0:
                 break
@@ -84,7 +86,7 @@ def train_tokenizer(sources: dict[str, list[str]], d_vocab: int, n_ctx: int) -> 
         unk_token="<unk>",
         pad_token="<pad>",
         mask_token="<mask>",
-        model_max_length=n_ctx,
+        model_max_length=N_CTX,
         padding_side="right",
     )
 
@@ -104,12 +106,14 @@ class Stream:
         self.sentence_starts = np.flatnonzero(np.isin(self.ids, ends))[:-1] + 1
 
 
-def sample_windows(streams: dict[str, Stream], n_windows: int, length: int, rng: np.random.Generator) -> np.ndarray:
+def sample_windows(
+    streams: dict[str, Stream], mixture: Mixture, n_windows: int, length: int, rng: np.random.Generator
+) -> np.ndarray:
     """`<s> … </s>` windows, half of them starting at a sentence, sources in the shares of the mixture."""
     windows = np.empty((n_windows, length), dtype=np.int64)
     windows[:, 0], windows[:, -1] = BOS, EOS
     names = list(streams)
-    shares = np.array([MIXTURE[name] for name in names])
+    shares = np.array([mixture[name] for name in names])
     chosen = rng.choice(len(names), size=n_windows, p=shares / shares.sum())
     for index, name in enumerate(names):
         rows = np.flatnonzero(chosen == index)
@@ -123,14 +127,20 @@ def sample_windows(streams: dict[str, Stream], n_windows: int, length: int, rng:
 
 
 def mask_tokens(
-    windows: np.ndarray, share: float, d_vocab: int, rng: np.random.Generator
+    windows: np.ndarray, share: float, d_vocab: int, rng: np.random.Generator, weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """BERT's masking, drawn anew every time: 80 % `<mask>`, 10 % a random token, 10 % unchanged.
 
-    Returns the masked windows and the flat positions chosen, always the same number of them: `share` of all tokens.
+    `weights` [d_vocab] are the tokens' odds to be chosen, equal by default. Returns the masked windows and the flat
+    positions chosen, always the same number of them: `share` of all tokens.
     """
-    flat = windows.ravel()
-    chosen = rng.permutation(np.flatnonzero(flat >= len(SPECIAL)))[: int(share * flat.size)]
+    flat, n_chosen = windows.ravel(), int(share * windows.size)
+    chosen = np.flatnonzero(flat >= len(SPECIAL))
+    if weights is not None:
+        # The smallest of exponential keys with these rates: a weighted draw without replacement (Efraimidis, Spirakis).
+        keys = rng.exponential(size=len(chosen)) / weights[flat[chosen]]
+        chosen = chosen[np.argpartition(keys, n_chosen)[:n_chosen]]
+    chosen = rng.permutation(chosen)[:n_chosen]
     kind = rng.random(len(chosen))
     inputs = flat.copy()
     inputs[chosen[kind < 0.8]] = MASK
@@ -139,11 +149,13 @@ def mask_tokens(
     return inputs.reshape(windows.shape), chosen
 
 
-def pmi_embeddings(streams: dict[str, Stream], d_vocab: int, d_model: int, window: int = 5) -> torch.Tensor:
+def pmi_embeddings(
+    streams: dict[str, Stream], mixture: Mixture, d_vocab: int, d_model: int, window: int = 5
+) -> torch.Tensor:
     """Left singular vectors of the positive PMI matrix, scaled by the root of the singular values."""
     counts = np.zeros((d_vocab, d_vocab))
     for name, stream in streams.items():
-        weight = MIXTURE[name] / len(stream.ids)
+        weight = mixture[name] / len(stream.ids)
         ids = stream.ids.astype(np.int64)
         for offset in range(1, window + 1):
             pairs = np.bincount(ids[:-offset] * d_vocab + ids[offset:], minlength=d_vocab**2)
@@ -159,22 +171,28 @@ def pmi_embeddings(streams: dict[str, Stream], d_vocab: int, d_model: int, windo
     return left * singular.sqrt()
 
 
-def unigram_frequencies(streams: dict[str, Stream], d_vocab: int) -> torch.Tensor:
+def unigram_frequencies(streams: dict[str, Stream], mixture: Mixture, d_vocab: int) -> torch.Tensor:
     """Share of each token in the mixture."""
     shares = sum(
-        MIXTURE[name] * np.bincount(stream.ids, minlength=d_vocab) / len(stream.ids) for name, stream in streams.items()
+        mixture[name] * np.bincount(stream.ids, minlength=d_vocab) / len(stream.ids) for name, stream in streams.items()
     )
     return torch.from_numpy(np.asarray(shares)).float()
 
 
 def make_model(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, streams: dict[str, Stream]):
+    # Compiled for a CPU, plain matrix products are the faster attention.
+    attention = "sdpa" if args.device == "cuda" else "eager"
+    if args.start_from:
+        return RobertaForMaskedLM.from_pretrained(
+            args.start_from, dtype=torch.float32, attn_implementation=attention
+        ).train()
     config = RobertaConfig(
         vocab_size=len(tokenizer),
         hidden_size=args.d_model,
         num_hidden_layers=args.n_layers,
         num_attention_heads=args.d_model // 64,
         intermediate_size=4 * args.d_model,
-        max_position_embeddings=WINDOWS[-1][1] + PAD + 1,
+        max_position_embeddings=N_CTX + PAD + 1,
         type_vocab_size=1,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
@@ -183,12 +201,11 @@ def make_model(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, str
         pad_token_id=PAD,
         eos_token_id=EOS,
     )
-    # Compiled for a CPU, plain matrix products are the faster attention.
-    config._attn_implementation = "sdpa" if args.device == "cuda" else "eager"
+    config._attn_implementation = attention
     torch.manual_seed(args.seed)
     model = RobertaForMaskedLM(config)
-    vectors = pmi_embeddings(streams, config.vocab_size, args.d_model)
-    frequencies = unigram_frequencies(streams, config.vocab_size)
+    vectors = pmi_embeddings(streams, args.mixture, config.vocab_size, args.d_model)
+    frequencies = unigram_frequencies(streams, args.mixture, config.vocab_size)
     with torch.no_grad():
         embedding = model.roberta.embeddings.word_embeddings.weight
         embedding.copy_(vectors / vectors.std() * 0.04)
@@ -221,13 +238,13 @@ def schedule(step: int, args: argparse.Namespace) -> float:
     return min((step + 1) / warm_up, (args.steps - step) / (args.steps - warm_up))
 
 
-def window_length(step: int, steps: int) -> int:
+def window_length(step: int, args: argparse.Namespace) -> int:
     done = 0.0
-    for share, length in WINDOWS:
+    for length, share in args.windows.items():
         done += share
-        if step < done * steps:
-            return length
-    return WINDOWS[-1][1]
+        if step < done * args.steps:
+            return int(length)
+    return N_CTX
 
 
 def masked_loss(model, inputs, chosen, targets, positions) -> torch.Tensor:
@@ -237,13 +254,13 @@ def masked_loss(model, inputs, chosen, targets, positions) -> torch.Tensor:
     return F.cross_entropy(logits.float(), targets.flatten()[chosen])
 
 
-def training_batch(streams: dict[str, Stream], step: int, args: argparse.Namespace, d_vocab: int):
+def training_batch(streams: dict[str, Stream], step: int, args: argparse.Namespace, d_vocab: int, odds):
     """Depends on the seed and the step alone, so a resumed run sees the batches an unbroken one sees."""
     rng = np.random.default_rng([args.seed, step])
-    length = window_length(step, args.steps)
-    windows = sample_windows(streams, args.batch_tokens // length, length, rng)
-    inputs, chosen = mask_tokens(windows, args.mask_share, d_vocab, rng)
-    offsets = rng.integers(0, WINDOWS[-1][1] - length + 1, size=(len(windows), 1))
+    length = window_length(step, args)
+    windows = sample_windows(streams, args.mixture, args.batch_tokens // length, length, rng)
+    inputs, chosen = mask_tokens(windows, args.mask_share, d_vocab, rng, odds)
+    offsets = rng.integers(0, N_CTX - length + 1, size=(len(windows), 1))
     offsets[rng.random(len(offsets)) < 0.25] = 0
     positions = PAD + 1 + offsets + np.arange(length)
     return [torch.from_numpy(array).to(args.device) for array in (inputs, chosen, windows, positions)]
@@ -252,7 +269,7 @@ def training_batch(streams: dict[str, Stream], step: int, args: argparse.Namespa
 @torch.no_grad()
 def held_out_loss(model, stream: Stream, d_vocab: int, device: str, n_windows: int = 256) -> float:
     """Loss on fixed windows of the longest length with a fixed mask of 15 %."""
-    length = WINDOWS[-1][1]
+    length = N_CTX
     starts = np.linspace(0, len(stream.ids) - length, n_windows).astype(int)
     windows = np.empty((n_windows, length), dtype=np.int64)
     windows[:, 0], windows[:, -1] = BOS, EOS
@@ -312,14 +329,19 @@ def pretrain(args: argparse.Namespace) -> None:
             file.write(line + "\n")
         print(line, flush=True)
 
-    sources = {name: read_lines(args.data, name) for name in MIXTURE}
-    tokenizer_file = args.out / "tokenizer.json"
-    if not tokenizer_file.exists():
-        train_tokenizer(sources, args.d_vocab, WINDOWS[-1][1]).save_pretrained(args.out)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out)
+    sources = {name: read_lines(args.data, name) for name in args.mixture}
+    tokenizer_folder = args.start_from or args.out
+    if not (tokenizer_folder / "tokenizer.json").exists():
+        train_tokenizer(sources, args.mixture, args.d_vocab).save_pretrained(args.out)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
     d_vocab = len(tokenizer)
     streams = {name: Stream(tokenizer, lines) for name, lines in sources.items()}
     validation = Stream(tokenizer, read_lines(args.data, f"{HELD_OUT}-valid"))
+
+    odds = None
+    if args.mask_frequent is not None:
+        frequencies = unigram_frequencies(streams, args.mixture, d_vocab).numpy()
+        odds = np.minimum(1, args.mask_frequent / np.maximum(frequencies, 1e-9))
 
     model = make_model(args, tokenizer, streams).to(args.device)
     # The model computes in bfloat16; `weights` are the float32 masters that the optimizers move.
@@ -343,7 +365,7 @@ def pretrain(args: argparse.Namespace) -> None:
     for step in range(start, args.steps):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = args.lr * schedule(step, args)
-        inputs, chosen, windows, positions = training_batch(streams, step, args, d_vocab)
+        inputs, chosen, windows, positions = training_batch(streams, step, args, d_vocab, odds)
         loss = training_loss(model, inputs, chosen, windows, positions)
         loss.backward()
         for name, parameter in model.named_parameters():
@@ -388,6 +410,24 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="checkpoint, log and, at the end, model/")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start-from", type=Path, help="folder of a finished model")
+    parser.add_argument(
+        "--mixture",
+        type=json.loads,
+        default={"imdb": 0.65, "enwiki": 0.28, "tweets": 0.07},
+        help="shares of the sources, as JSON",
+    )
+    parser.add_argument(
+        "--windows",
+        type=json.loads,
+        default={"16": 0.40, "32": 0.25, "64": 0.25, "128": 0.10},
+        help="length of the windows in tokens, in turn, and their shares of the steps, as JSON",
+    )
+    parser.add_argument(
+        "--mask-frequent",
+        type=float,
+        help="frequency F; tokens of a higher one, f, are chosen F / f times as often as others [default: all alike]",
+    )
     parser.add_argument("--n-layers", type=int, default=4)
     parser.add_argument("--d-model", type=int, default=192)
     parser.add_argument("--d-vocab", type=int, default=8192)
