@@ -15,8 +15,8 @@ Ends: TypeAlias = tuple[float, float, float]
 """A number with the lower and the upper end of its interval."""
 Record: TypeAlias = dict[str, Any]
 """One row of a finding's table."""
-Claims: TypeAlias = Iterator[tuple[str, str, Ends]]
-"""(task, claim, effect) for each."""
+Claims: TypeAlias = Iterator[tuple[str, str, Ends] | tuple[str, str, Ends, float]]
+"""(task, claim, effect) for each, and the p-value where there is a test beside the interval."""
 
 
 def summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
     Returns:
         Columns `finding`, `task`, `claim`, `effect`, `low`, `high`, and `held`: `"yes"` where the whole interval is
-        above 0, `"no"` where it is below, `"open"` otherwise.
+        above 0, `"no"` where it is below, `"open"` otherwise, and where a test beside it has a p-value of 0.05 or more.
 
     Example:
         >>> numbers = {"held_out": 0.8, "held_out_low": 0.7, "held_out_high": 0.9, "majority": 0.5}
@@ -39,8 +39,9 @@ def summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     for name, claims in CLAIMS.items():
         if name not in tables:
             continue
-        for task, claim, (effect, low, high) in claims(tables[name].to_dict("records")):
-            held = "yes" if low > 0 else "no" if high < 0 else "open"
+        for task, claim, (effect, low, high), *p_value in claims(tables[name].to_dict("records")):
+            settled = all(p < 0.05 for p in p_value)
+            held = "yes" if settled and low > 0 else "no" if settled and high < 0 else "open"
             rows.append({"finding": name, "task": task, "claim": claim, "effect": effect, "low": low, "high": high})
             rows[-1]["held"] = held
     return pd.DataFrame(rows, columns=["finding", "task", "claim", "effect", "low", "high", "held"])
@@ -126,8 +127,9 @@ def _pruning(records: Sequence[Record]) -> Claims:
 
 def _indicators(records: Sequence[Record]) -> Claims:
     for one in records:
-        claim = f"{one['indicator']} goes with transfer ({one['n_pairs']} pairs)"
-        yield "all", claim, (one["correlation"], one["low"], one["high"])
+        # With few tasks the bootstrap's interval is far too narrow; the permutation test knows how few there are.
+        claim = f"{one['indicator']} goes with transfer ({one['n_pairs']} pairs, permutation p {one['p_value']:.2g})"
+        yield "all", claim, (one["correlation"], one["low"], one["high"]), one["p_value"]
 
 
 def _robustness(records: Sequence[Record]) -> Claims:

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -77,15 +78,13 @@ def _range(low: float, high: float) -> str:
 
 def print_summary(claims: Any) -> None:
     """Of `reproduce_summary.summary`."""
-    print_table(
-        "Effects, positive where they speak for the claim, with 95 % intervals",
-        ("finding", "task", "claim", "effect", "from", "to", "held"),
-        [
-            (row.finding, row.task, row.claim, *(f"{x:+.3f}" for x in (row.effect, row.low, row.high)), row.held)
-            for row in claims.itertuples()
-        ],
-        wrapped=("task", "claim"),
-    )
+    rows = []
+    for (finding, task), group in claims.groupby(["finding", "task"], sort=False):
+        rows.append((f"[bold]{escape(f'{finding}, {task}')}[/]", "", "", ""))
+        for row in group.itertuples():
+            rows.append((row.claim, f"{row.effect:+.3f}", f"{row.low:+.3f} to {row.high:+.3f}", row.held))
+    title = "Effects, positive where they speak for the claim"
+    print_table(title, ("claim", "effect", "95 % interval", "held"), rows, wrapped=("claim",))
 
 
 def print_table(

@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from skillneurons import terminal
 from skillneurons.evaluation import clopper_pearson
 from skillneurons.reproduce_summary import CLAIMS, difference, summary
 
@@ -55,3 +57,22 @@ def test_the_words_are_compared_with_the_prompts_best_position():
 def test_nothing_measured_is_an_empty_table():
     assert summary({}).empty and "held" in summary({"F6-selectivity": pd.DataFrame()})
     assert all(name[0] == "F" or name == "steering" for name in CLAIMS)
+
+
+def test_an_indicator_holds_only_where_the_permutation_test_agrees():
+    one = {"indicator": "cosine", "correlation": 0.6, "low": 0.1, "high": 0.9, "n_pairs": 4}
+    tables = [pd.DataFrame([{**one, "p_value": p}]) for p in (0.67, 0.05, 0.04)]
+    assert [summary({"F9-indicators": table}).held.item() for table in tables] == ["open", "open", "yes"]
+    worse = pd.DataFrame([{**one, "low": -0.9, "high": -0.1, "p_value": 0.04}])
+    assert summary({"F9-indicators": worse}).held.item() == "no"
+
+
+def test_the_printed_summary_names_every_claim_in_a_narrow_window(capsys, monkeypatch):
+    table = pd.DataFrame({"task": ["films", "food"], "held_out": 0.8, "held_out_low": 0.7, "held_out_high": 0.9})
+    claims = summary({"F1-existence": table.assign(majority=0.5)})
+    monkeypatch.setattr(terminal, "console", Console(width=60))
+    terminal.print_summary(claims)
+    printed = capsys.readouterr().out
+    assert printed.count("+0.200 to +0.400") == 2 and printed.count("yes") == 2
+    assert "F1-existence, films" in printed and "F1-existence, food" in printed
+    assert max(map(len, printed.splitlines())) <= 60
