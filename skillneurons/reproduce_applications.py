@@ -13,7 +13,7 @@ from skillneurons.transfer import TransferMatrix, transfer_matrix, transferred
 from skillneurons.transfer_indicators import indicator_test, transfer_indicators
 
 KEPT = (0.02, 0.1, 0.3)
-STEERED, STRENGTHS = 0.1, (-8.0, -4.0, 4.0, 8.0)
+STEERED, STRENGTHS = 0.1, (-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 8.0)
 
 
 def _report(study: Study, settings: ReproduceSettings, **options: Any) -> Part:

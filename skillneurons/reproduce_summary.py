@@ -139,11 +139,11 @@ def _robustness(records: Sequence[Record]) -> Claims:
 
 
 def _steering(records: Sequence[Record]) -> Claims:
-    for task, strengths in _by_task(records).items():
-        one = max(strengths, key=lambda record: record["strength"])
-        mean, least, most = _ends(one, "random_flips")
-        claim = f"steered by {one['strength']:g}, skill neurons flip more answers than random ones"
-        yield task, claim, (one["skill_flips"] - mean, one["low"] - most, one["high"] - least)
+    for one in records:
+        if one["strength"] > 0:
+            mean, least, most = _ends(one, "random_flips")
+            claim = f"steered by {one['strength']:g}, skill neurons flip more answers than random ones"
+            yield one["task"], claim, (one["skill_flips"] - mean, one["low"] - most, one["high"] - least)
 
 
 CLAIMS: dict[str, Callable[[Sequence[Record]], Claims]] = {

@@ -76,3 +76,13 @@ def test_the_printed_summary_names_every_claim_in_a_narrow_window(capsys, monkey
     assert printed.count("+0.200 to +0.400") == 2 and printed.count("yes") == 2
     assert "F1-existence, films" in printed and "F1-existence, food" in printed
     assert max(map(len, printed.splitlines())) <= 60
+
+
+def test_steering_holds_where_every_random_set_flips_less():
+    flips = {"skill_flips": 0.8, "low": 0.7, "high": 0.9, "random_flips": 0.2, "random_flips_low": 0.0}
+    lines = [
+        {"task": "t", "strength": s, **flips, "random_flips_high": most} for s, most in ((-4, 0), (2, 0.75), (4, 0.6))
+    ]
+    found = summary({"steering": pd.DataFrame(lines)})
+    assert found["held"].tolist() == ["open", "yes"]  # the negative strength steers away, which is not the claim
+    assert found[["effect", "low", "high"]].to_numpy()[1].tolist() == pytest.approx([0.6, 0.1, 0.9])
