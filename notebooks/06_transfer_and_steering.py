@@ -105,7 +105,7 @@ steered = steering_curve(
 ax = steered.plot()
 
 # %% [markdown]
-# Right of zero are the answers that turn to "positive", left of zero those that turn away from it. Flips are rare; the
+# Right of zero are the answers that turn to "positive", left of zero those that turn away from it. A flip is whole; the
 # logit moves more smoothly:
 
 # %%
