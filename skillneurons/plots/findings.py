@@ -241,7 +241,8 @@ def matrix(
     ax.set_title(title)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    bar: Any = ax.figure.colorbar(image, ax=ax, label=label, shrink=0.8)
+    # Inside the axes' own frame: square cells may leave much of the room for the axes empty.
+    bar: Any = ax.figure.colorbar(image, cax=ax.inset_axes((1.05, 0.1, 0.05, 0.8)), label=label)
     bar.outline.set_visible(False)
     return ax
 
