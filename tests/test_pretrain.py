@@ -21,7 +21,7 @@ spec.loader.exec_module(pretrain)
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Four sources of invented sentences, enough for windows of every length."""
+    """Three sources and two held-out files of invented sentences, enough for windows of every length."""
     folder, rng = tmp_path_factory.mktemp("text"), np.random.default_rng(0)
     text = "the a film story is was good bad slow moving it and of two people who never meet again ."
     for name in ("imdb", "enwiki", "tweets", "wikitext2-valid", "wikitext2-test"):

@@ -269,16 +269,15 @@ def training_batch(streams: dict[str, Stream], step: int, args: argparse.Namespa
 @torch.no_grad()
 def held_out_loss(model, stream: Stream, d_vocab: int, device: str, n_windows: int = 256) -> float:
     """Loss on fixed windows of the longest length with a fixed mask of 15 %."""
-    length = N_CTX
-    starts = np.linspace(0, len(stream.ids) - length, n_windows).astype(int)
-    windows = np.empty((n_windows, length), dtype=np.int64)
+    starts = np.linspace(0, len(stream.ids) - N_CTX, n_windows).astype(int)
+    windows = np.empty((n_windows, N_CTX), dtype=np.int64)
     windows[:, 0], windows[:, -1] = BOS, EOS
-    windows[:, 1:-1] = stream.ids[starts[:, None] + np.arange(length - 2)]
+    windows[:, 1:-1] = stream.ids[starts[:, None] + np.arange(N_CTX - 2)]
     inputs, chosen = mask_tokens(windows, 0.15, d_vocab, np.random.default_rng(0))
-    positions = np.broadcast_to(PAD + 1 + np.arange(length), windows.shape).copy()
+    positions = np.broadcast_to(PAD + 1 + np.arange(N_CTX), windows.shape).copy()
     total, count = 0.0, 0
     for part in np.split(np.arange(n_windows), n_windows // 32):
-        rows = chosen[np.isin(chosen // length, part)] - part[0] * length
+        rows = chosen[np.isin(chosen // N_CTX, part)] - part[0] * N_CTX
         tensors = [torch.from_numpy(a).to(device) for a in (inputs[part], rows, windows[part], positions[part])]
         total += masked_loss(model, *tensors).item() * len(rows)
         count += len(rows)

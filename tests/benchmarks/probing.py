@@ -1,7 +1,6 @@
 """The probing pass, as this library and as the released code compute it: baselines, and rows on the label's side."""
 
 import numpy as np
-import torch
 from conftest import AuthorsWay
 
 from skillneurons import AboveCounts, LabelSums, collect
@@ -11,11 +10,7 @@ def our_pass(classifier, baseline_rows: list[dict], rows: list[dict]) -> tuple[n
     """(baseline, rows on the label's side of it), both [prompt layer neuron]."""
     baseline = collect(classifier, baseline_rows, LabelSums(2)).mean.to(classifier.model.W_E.dtype)
     counts = collect(classifier, rows, AboveCounts(baseline, 2))
-    return baseline.numpy(), hits_of(counts)
-
-
-def hits_of(counts: AboveCounts) -> np.ndarray:
-    return (counts.n[0] - counts.above[0] + counts.above[1]).numpy()
+    return baseline.numpy(), (counts.n[0] - counts.above[0] + counts.above[1]).numpy()
 
 
 def authors_pass(authors: AuthorsWay, baseline_rows: list[dict], rows: list[dict]) -> tuple[np.ndarray, np.ndarray]:
@@ -32,16 +27,3 @@ def authors_pass(authors: AuthorsWay, baseline_rows: list[dict], rows: list[dict
             truth = labels[start : start + len(values), None, None].astype(bool)
             hits[layer] += ((values > baseline[layer]) == truth).sum(0)
     return np.stack(baseline, axis=1), np.stack(hits, axis=1)
-
-
-def equal_but_for_rounding(classifier, rows: list[dict], baseline: np.ndarray, their_hits: np.ndarray) -> bool:
-    """Whether their counts lie between ours at thresholds 1e-5 lower and higher.
-
-    Rounding differs between batch shapes, so an activation that close to its baseline may fall on the other side.
-    """
-    lower, higher = (
-        collect(classifier, rows, AboveCounts(torch.as_tensor(baseline) + shift, 2)) for shift in (-1e-5, 1e-5)
-    )
-    n_negative = int(lower.n[0])
-    least, most = n_negative - lower.above[0] + higher.above[1], n_negative - higher.above[0] + lower.above[1]
-    return bool((least.numpy() <= their_hits).all() and (their_hits <= most.numpy()).all())
