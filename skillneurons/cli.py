@@ -52,7 +52,7 @@ def find(
     task: Annotated[str, typer.Argument(help="A bundled task, one of the paper's, or a name in --source.")] = "movies",
     model: Annotated[str, typer.Option(help='"bundled", a hub id, or a folder.')] = "bundled",
     source: Annotated[Path | None, typer.Option(help="Folder with the task's files.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results [default: runs/MODEL-TASK].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; runs/MODEL-TASK by default.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Prompts to tune, with seeds 0, 1, …")] = 3,
     n_prompt: NPrompt = 16,
     steps: Steps = None,

@@ -8,9 +8,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import typer
 
 import skillneurons
-from skillneurons import findings, plots, rivals
+from skillneurons import TuningConfig, findings, plots, rivals
+from skillneurons.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "api"
@@ -41,6 +43,42 @@ def test_every_public_name_is_in_the_reference(module):
 def test_no_name_is_described_twice():
     names = documented()
     assert len(set(names)) == len(names)
+
+
+def options(command):
+    return {param.opts[0]: param for param in command.params if param.opts[0].startswith("--")}
+
+
+COMMANDS = typer.main.get_command(app).commands
+COMMAND_LINE = (ROOT / "docs" / "command_line.md").read_text()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_command_line_page_has_every_command_and_its_own_options(name):
+    # What several commands have is described with `find`; a command's section has the rest.
+    section = re.search(rf"^## `skillneurons {name}\b.*?(?=^## |\Z)", COMMAND_LINE, flags=re.MULTILINE | re.DOTALL)
+    assert section is not None
+    shared = set() if name == "find" else set(options(COMMANDS["find"]))
+    described = set(re.findall(r"--[a-z][a-z-]*", section[0]))
+    assert set(options(COMMANDS[name])) - shared <= described
+    assert described <= {option for command in COMMANDS.values() for option in options(command)}
+
+
+def test_the_command_line_page_says_the_defaults():
+    known, tuning = options(COMMANDS["find"]), TuningConfig()
+    lines = re.findall(r"^\| (`--.*`) \| .* \| (.*) ?\|$", COMMAND_LINE, flags=re.MULTILINE)
+    said = {tuple(re.findall(r"--[a-z-]+", names)): default.strip(" `") for names, default in lines}
+    assert {option for names in said for option in names} == set(known)
+    assert said.pop(("--steps", "--lr", "--batch-size")) == f"{tuning.steps}, {tuning.lr}, {tuning.batch_size}"
+    without = {name: said.pop((name,)) for name, option in known.items() if (name,) in said and option.default is None}
+    assert without == {
+        "--source": "",
+        "--slurm": "",
+        "--out": "runs/MODEL-TASK",
+        "--rows": "all",
+        "--label-words": "the task's",
+    }
+    assert said == {(name,): str(known[name].default) for (name,) in said}
 
 
 @pytest.mark.docs
