@@ -25,6 +25,7 @@ from skillneurons.evaluation import Evaluation as Evaluation
 from skillneurons.evaluation import PerturbationCurve as PerturbationCurve
 from skillneurons.evaluation import evaluate as evaluate
 from skillneurons.evaluation import perturbation_curve as perturbation_curve
+from skillneurons.example import load_example as load_example
 from skillneurons.findings import cross_perturbation as cross_perturbation
 from skillneurons.findings import necessity as necessity
 from skillneurons.findings import task_similarity as task_similarity
