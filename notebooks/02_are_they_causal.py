@@ -39,7 +39,7 @@ from skillneurons.findings import necessity
 from skillneurons.plots import plot_necessity_by_layer
 
 # %% tags=["parameters"]
-n_rows, n_prompt, seed, n_random = 300, 8, 0, 5
+n_rows, n_prompt, seed, n_random = 300, 8, 0, 8
 tuning = TuningConfig(steps=80, eval_every=40, lr=0.02)
 
 # %%
@@ -117,7 +117,7 @@ by_layer = necessity(
     fractions=(0.3,),
     scope="single",
     positions="all",
-    n_random=3,
+    n_random=6,
     rows=task.test[:150],
 )
 ax = plot_necessity_by_layer(by_layer)
@@ -126,8 +126,9 @@ ax = plot_necessity_by_layer(by_layer)
 # ## The checked number
 #
 # Under mean ablation of 30 % of each layer at all positions, the right label's margin falls further than under random
-# sets, and the 95 % interval of the difference lies below zero. The interval pays for both the choice of rows and the
-# choice of random sets.
+# sets, and the 95 % interval of the difference lies below zero. The interval pays for the choice of rows and for the
+# luck of one random set: one that is no better than others lies outside about once in twenty times, however many rows
+# there are.
 
 # %%
 gap, low, high = effects.margin_gap[0, effects.kinds.index("mean"), 0, -1].tolist()

@@ -82,7 +82,7 @@ similarity.to_dataframe().round(3)
 # interval below zero. Specific neurons show on the diagonal.
 
 # %%
-crossed = cross_perturbation(classifiers, tasks, scores, fraction=0.2, positions="all", n_random=2, n_rows=80)
+crossed = cross_perturbation(classifiers, tasks, scores, fraction=0.2, positions="all", n_random=6, n_rows=80)
 ax = crossed.plot()
 
 # %%

@@ -36,10 +36,10 @@ def check_kinds(kinds: Sequence[str]) -> None:
 
 
 def check_fractions(fractions: Sequence[float]) -> None:
-    """Raise unless all are shares that leave as many random neurons to compare with, and there is one."""
-    if not fractions or not all(0 < fraction <= 0.5 for fraction in fractions):
+    """Raise unless all are shares that leave more random neurons to compare with, and there is one."""
+    if not fractions or not all(0 < fraction < 0.5 for fraction in fractions):
         raise ValueError(
-            f"`fractions` must lie above 0 and at most at 0.5, so that as many random neurons are left, but are "
+            f"`fractions` must lie above 0 and below 0.5, so that random sets differ from each other, but are "
             f"{tuple(fractions)}."
         )
 
@@ -56,6 +56,9 @@ class Evaluation(Shown):
         margin: Mean, over rows, of the right label's logit minus the best other label's.
         margin_sd: Standard deviation of that over rows.
         n: Number of rows.
+
+    Example:
+        See `evaluate`, which makes it.
     """
 
     accuracy: float
@@ -93,10 +96,9 @@ def evaluate(
         ValueError: A row has no label, or the model is in train mode.
 
     Example:
-        >>> from skillneurons import Classifier, HookedEncoder, Verbalizer, load_task, random_prompt
-        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(32)
-        >>> words = Verbalizer.from_words(model.tokenizer, task.label_words)
-        >>> evaluate(Classifier(model, random_prompt(model, 3), words), task.test).n
+        >>> from skillneurons import evaluate, load_example
+        >>> classifier, task = load_example()
+        >>> evaluate(classifier, task.test).n
         32
     """
     encoded = classifier.encode(rows)
@@ -106,11 +108,7 @@ def evaluate(
 
 def evaluation_of(logits: Float[Tensor, "batch label"], labels: Int[Tensor, " batch"]) -> Evaluation:
     """The evaluation that logits and true labels amount to."""
-    if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
-        raise ValueError(
-            f"Evaluation needs labels from 0 to {logits.shape[1] - 1} on every row, but they run from "
-            f"{int(labels.min())} to {int(labels.max())}."
-        )
+    check_labels(labels, logits.shape[1])
     right = logits.argmax(dim=1) == labels
     counts = labels.bincount(minlength=logits.shape[1])
     hits = labels[right].bincount(minlength=logits.shape[1])
@@ -126,6 +124,15 @@ def evaluation_of(logits: Float[Tensor, "batch label"], labels: Int[Tensor, " ba
         margin_sd=margins.std().item() if len(labels) > 1 else 0.0,
         n=len(labels),
     )
+
+
+def check_labels(labels: Int[Tensor, " batch"], n_labels: int) -> None:
+    """Raise unless every row has one of the labels; an unlabelled row has -1."""
+    if int(labels.min()) < 0 or int(labels.max()) >= n_labels:
+        raise ValueError(
+            f"Labels from 0 to {n_labels - 1} are needed on every row, but they run from {int(labels.min())} to "
+            f"{int(labels.max())}. Give each row an integer 'label'."
+        )
 
 
 def label_margin(logits: Float[Tensor, "batch label"], labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
@@ -163,6 +170,9 @@ class PerturbationCurve(Shown):
         random_margin: The same for each random set.
         unperturbed: The classifier as it is.
         meta: The intervention and what it was applied to.
+
+    Example:
+        See `perturbation_curve`, which makes it.
     """
 
     fractions: tuple[float, ...]
@@ -192,7 +202,9 @@ class PerturbationCurve(Shown):
     def outside_band(self) -> np.ndarray:
         """For each fraction: is accuracy or margin with skill neurons perturbed below that of every random set?
 
-        With r random sets, chance alone puts one of the two below all of them with probability at most 2/(r+1).
+        Small sets: with r random ones, chance alone puts one of the two below all of them with probability at most
+        2/(r+1). Larger ones: more often, since sets disjoint from the skill neurons are more alike than sets drawn from
+        all (`findings.common.spread`); `findings.necessity` gives intervals that pay for it.
         """
         return np.logical_or(*self.below_random.values())
 
@@ -244,6 +256,17 @@ def intervention(
         seed: Of noise and resampling.
         n_source: Examples to resample from.
         n_mean: Most training rows (drawn by `seed`) that means are taken over.
+
+    Example:
+        >>> from skillneurons import evaluate, find_skill_neurons, load_example
+        >>> from skillneurons.evaluation import intervention
+        >>> classifier, task = load_example()
+        >>> skill = find_skill_neurons(classifier, task).top(0.1)
+        >>> perturb = intervention("mean", classifier, task)
+        >>> [name for name, _ in perturb(skill.layers(0, 1))]
+        ['blocks.0.mlp.hook_post', 'blocks.1.mlp.hook_post']
+        >>> evaluate(classifier, task.test, perturb(skill)).accuracy > 0.7
+        True
     """
     check_kinds((kind,))
     where = classifier.layout.positions(positions)
@@ -304,7 +327,7 @@ def perturbation_curve(
         task: Training rows give means or sources; test rows are evaluated.
         scores: Rank the neurons; for several classes, the scores of each subtask (see `union_of_top`).
         kind: See `intervention`.
-        fractions: Shares of neurons, at most one half.
+        fractions: Shares of neurons, below one half.
         n_random: Random sets for each fraction.
         positions: Where to intervene, by name.
         sigma: Of Gaussian noise.
@@ -317,13 +340,27 @@ def perturbation_curve(
 
     Raises:
         ValueError: No fraction, no random set, a classifier of other classes, or too few neurons left to draw from.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example, perturbation_curve
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> curve = perturbation_curve(
+        ...     classifier, task, scores, fractions=(0.1, 0.3), n_random=3
+        ... )
+        >>> curve.skill.shape, curve.random.shape
+        (torch.Size([2]), torch.Size([3, 2]))
+        >>> curve.to_dataframe().columns[:5].tolist()
+        ['fraction', 'skill_accuracy', 'random_accuracy', 'random_accuracy_low', 'random_accuracy_high']
     """
     if n_random < 1 or not fractions:
         raise ValueError(
             f"A curve needs fractions and random sets to compare with, but there are {len(fractions)} and {n_random}."
         )
+    check_fractions([fraction for fraction in fractions if fraction] or [0.1])  # 0 is where a curve may begin
     check_answers(classifier, task)
     encoded = classifier.encode(task.test if rows is None else rows)
+    check_labels(encoded.labels, task.n_labels)
     perturb = intervention(kind, classifier, task, positions=positions, sigma=sigma, seed=seed)
     ranked = [scores] if isinstance(scores, NeuronScores) else scores
     skill_sets = [union_of_top(ranked, fraction, per_layer) for fraction in fractions]
@@ -331,14 +368,15 @@ def perturbation_curve(
     n, n_rows = len(fractions), len(encoded)
 
     def at_fraction(i: int) -> Tensor:
-        """Logits of the classifier as it is, with the skill neurons perturbed, and with each random set."""
+        """Logits with skill neurons perturbed and with each random set; at first also of the classifier as it is."""
         sets = [skill_sets[i], *(draw[i] for draw in random_sets)]
+        plain: list[FwdHooks] = [] if i else [[]]
 
         def compute() -> Tensor:
             return logits_many(
                 classifier,
                 encoded,
-                [[], *(perturb(chosen) for chosen in sets)],
+                [*plain, *(perturb(chosen) for chosen in sets)],
                 last_block_to=classifier.layout.positions(positions).stop,
                 tokens_per_batch=tokens_per_batch,
                 on_batch=None
@@ -346,13 +384,14 @@ def perturbation_curve(
                 else lambda done, total, tell=on_batch: tell(i * total + done, n * total),
             )
 
-        settings = {"kind": kind, "positions": positions, "sigma": sigma, "seed": seed}
+        settings = {"kind": kind, "positions": positions, "sigma": sigma, "seed": seed, "plain": len(plain)}
         settings["task"] = task.fingerprint
         return kept(resume_in, f"{kind}-{fractions[i]}", classifier, encoded, sets, settings, compute)
 
     evaluations = [[evaluation_of(one, encoded.labels) for one in at_fraction(i)] for i in range(n)]
+    before = evaluations[0].pop(0)
     accuracy, margin = (
-        torch.tensor([[getattr(e, name) for e in point[1:]] for point in evaluations], dtype=torch.float64).T
+        torch.tensor([[getattr(e, name) for e in point] for point in evaluations], dtype=torch.float64).T
         for name in ("accuracy", "margin")
     )
     meta = {
@@ -368,5 +407,4 @@ def perturbation_curve(
     }
     if kind == "gaussian":
         meta["sigma"] = sigma
-    before = evaluations[0][0]
     return PerturbationCurve(tuple(fractions), accuracy[0], accuracy[1:], margin[0], margin[1:], before, meta)

@@ -157,6 +157,7 @@ class NeuronSet(Shown):
         seed: int,
         match: Literal["layer", "none"] | Float[Tensor, "layer neuron"] = "layer",
         exclude: "NeuronSet | None" = None,
+        disjoint: bool = True,
     ) -> "NeuronSet":
         """A random set of the same size, disjoint from this one.
 
@@ -166,12 +167,14 @@ class NeuronSet(Shown):
                 `[layer neuron]`, for example mean activations: for each chosen neuron one of its ten nearest
                 free neighbours in that value, in its own layer.
             exclude: Further neurons not to draw.
+            disjoint: False: draw from all neurons. Then this set, were it a random one, would be one draw among others,
+                as a p-value needs; sets that are disjoint from it vary less than that (`findings.common.paired_gap`).
 
         Raises:
             ValueError: There are not enough neurons left.
         """
         generator = torch.Generator().manual_seed(seed)
-        free = self.exists & ~self.mask
+        free = self.exists & ~self.mask if disjoint else self.exists
         if exclude is not None:
             self._check_same_model(exclude)
             free = free & ~exclude.mask

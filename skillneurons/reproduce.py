@@ -8,6 +8,7 @@ Cost: one tuning and one scoring for each task and seed, two tunings more for ea
 first task two (other tuning methods) and eight of pruned models; then the sweeps, each on at most `n_rows` test rows.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -23,7 +24,7 @@ from skillneurons.loading import load_task
 from skillneurons.plots import save_figure
 from skillneurons.plots.style import style
 from skillneurons.reproduce_applications import APPLICATIONS
-from skillneurons.reproduce_findings import FINDINGS, Panel, ReproduceSettings, Study
+from skillneurons.reproduce_findings import FINDINGS, NEEDS, Panel, ReproduceSettings, Study
 from skillneurons.reproduce_summary import summary
 from skillneurons.runs import RunFolderError
 from skillneurons.scores import NeuronScores
@@ -64,15 +65,32 @@ def reproduce(
         The table of each finding that had something to measure, as written to `out`.
 
     Raises:
-        ValueError: Too few seeds or tasks for a finding, or an unknown finding; before anything is computed.
+        ValueError: Too few seeds or tasks for a finding, no task of the classes that a named finding needs, or an
+            unknown finding; before anything is computed.
         ChildProcessError: One of several processes was killed or failed; what the others did is kept.
         RunFolderError: `out` belongs to another model, other tasks, seeds or settings.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from skillneurons import TuningConfig, load_example
+        >>> from skillneurons.reproduce import reproduce
+        >>> from skillneurons.reproduce_findings import ReproduceSettings
+        >>> classifier, task = load_example()
+        >>> small = ReproduceSettings(n_prompt=2, tuning=TuningConfig(lr=0.05, steps=10))
+        >>> what = {"seeds": 1, "findings": ["F1-existence"], "settings": small}
+        >>> with TemporaryDirectory() as folder:
+        ...     tables = reproduce([task], model=classifier.model, out=folder, **what)
+        >>> tables["F1-existence"][["task", "seed", "majority"]]
+             task  seed  majority
+        0  movies     0       0.5
     """
     settings, tell = settings or ReproduceSettings(), on_event or (lambda line: None)
     chosen = tuple(ALL) if findings is None else tuple(findings)
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     _check(chosen, tasks, seeds)
     loaded = [task if isinstance(task, Task) else load_task(task, source=source) for task in tasks]
+    if findings is not None:
+        _check_classes(chosen, loaded)
     if len({task.name for task in loaded}) < len(loaded):
         raise ValueError(f"Tasks need different names, but are {[task.name for task in loaded]}.")
     encoder = model if isinstance(model, HookedEncoder) else HookedEncoder.from_pretrained(model)
@@ -90,9 +108,9 @@ def reproduce(
     tables = {}
     for name in chosen:
         path = folder / f"{name}.csv"
-        if path.exists() and path.with_suffix(".png").exists():
+        if (done := _finished(path)) is not None:
             tell(f"{name}: read from {path}")
-            tables[name] = pd.read_csv(path)
+            tables[name] = done
             continue
         tell(f"{name}: computing")
         parts = ALL[name](studies, settings)
@@ -103,8 +121,20 @@ def reproduce(
         # The figure first: the table is the sign that both are there.
         _draw([panel for _, panel in parts], folder / name)
         store.write_atomically(path, tables[name].to_csv(index=False).encode())
-    store.write_atomically(folder / "summary.csv", summary(tables).to_csv(index=False).encode())
+    # Of everything that the folder holds, whichever findings were asked for this time.
+    everything = {name: done for name in ALL if (done := _finished(folder / f"{name}.csv")) is not None}
+    store.write_atomically(folder / "summary.csv", summary(everything).to_csv(index=False).encode())
     return tables
+
+
+def _finished(path: Path) -> pd.DataFrame | None:
+    """A finding's table, where it and its figure are there and whole."""
+    if not path.exists() or not path.with_suffix(".png").exists():
+        return None
+    try:
+        return pd.read_csv(path)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError):
+        return None
 
 
 def _check(chosen: Sequence[str], tasks: Sequence[Any], seeds: Sequence[int]) -> None:
@@ -122,6 +152,15 @@ def _check(chosen: Sequence[str], tasks: Sequence[Any], seeds: Sequence[int]) ->
         )
 
 
+def _check_classes(chosen: Sequence[str], tasks: Sequence[Task]) -> None:
+    """Refuse a finding that was asked for by name where none of the tasks has what it needs."""
+    for name in chosen:
+        what, suits = NEEDS.get(name, ("", lambda task: True))
+        if not any(suits(task) for task in tasks):
+            classes = ", ".join(f"{task.name} ({task.n_labels} classes)" for task in tasks)
+            raise ValueError(f"{name} needs {what}, but the tasks are {classes}. Add one, or leave {name} out.")
+
+
 def _claim(
     folder: Path, model: HookedEncoder, tasks: Sequence[Task], seeds: Sequence[int], settings: ReproduceSettings
 ) -> None:
@@ -130,6 +169,7 @@ def _claim(
         "model": model.fingerprint(),
         "model_source": str(model.cfg.source),
         "tasks": {task.name: task.fingerprint for task in tasks},
+        "adversarial": {task.name: _digest(task.adversarial) for task in tasks},
         "seeds": list(seeds),
         "settings": asdict(settings),
     }
@@ -144,6 +184,13 @@ def _claim(
             raise RunFolderError(
                 f"{folder} holds results with {key} {found.get(key)}, but {value} was asked for. Choose another folder."
             )
+
+
+def _digest(rows: Sequence[Any]) -> str:
+    """What tells adversarial rows from others: a task's fingerprint is of its three splits."""
+    return hashlib.sha256(json.dumps([dict(row) for row in rows], sort_keys=True, default=int).encode()).hexdigest()[
+        :16
+    ]
 
 
 def _study(task: Task, results: Sequence[TrialResult], folder: Path) -> Study:

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from skillneurons.classifier import Classifier
 from skillneurons.evaluation import Kind, check_fractions, check_kinds
 from skillneurons.findings import (
+    SeveralClasses,
     compare_places,
     cross_perturbation,
     existence,
@@ -38,6 +39,7 @@ from skillneurons.plots import (
     plot_origin,
     plot_places,
     plot_robustness,
+    plot_serves,
     plot_several_classes,
     plot_stability,
     plot_task_similarity,
@@ -65,6 +67,14 @@ class ReproduceSettings:
         n_random: Most random sets for each cell.
         width: Half-width of the random sets' interval at which drawing stops.
         sigma: Of Gaussian noise.
+
+    Example:
+        >>> from skillneurons.reproduce_findings import ReproduceSettings
+        >>> ReproduceSettings(n_rows=50, kinds=("mean",)).fractions
+        (0.03, 0.1, 0.3)
+        >>> ReproduceSettings(fractions=(0.7,))
+        Traceback (most recent call last):
+        ValueError: `fractions` must lie above 0 and ...
     """
 
     n_prompt: int = 16
@@ -106,6 +116,8 @@ class Study:
 
 
 Compute = Callable[[Sequence[Study], ReproduceSettings], list[Part]]
+Need = tuple[str, Callable[[Task], bool]]
+"""What a task must have for a finding: in words, and as a check."""
 
 
 def named(table: pd.DataFrame, task: str) -> pd.DataFrame:
@@ -203,7 +215,9 @@ def _selectivity(studies: Sequence[Study], settings: ReproduceSettings) -> list[
     for study in studies:
         first = study.classifiers[0]
         result = word_selectivity(encoder_of(first), study.scores[0], first.verbalizer, fraction=settings.fraction)
-        table = named(result.to_dataframe(), study.scores[0].meta["task"])
+        shared = {f"label_words_{key}": result.overlap[key] for key in ("overlap", "expected", "p")}
+        table = result.to_dataframe().assign(**shared, label_words_rank_correlation=result.rank_correlation)
+        table = named(table, study.scores[0].meta["task"])
         parts.append((table, lambda ax, r=result: plot_word_selectivity(r, ax=ax)))
     return parts
 
@@ -227,8 +241,11 @@ def _retuning(studies: Sequence[Study], settings: ReproduceSettings) -> list[Par
         encoder_of(study.classifiers[0]),
         study.task,
         study.scores,
+        kinds=settings.kinds,
         fractions=settings.fractions,
         n_random=settings.n_random,
+        sigma=settings.sigma,
+        config=settings.tuning,
         rows=study.task.subset(settings.n_rows, splits=("test",)).test,
     )
     for method, result in results.items():
@@ -251,17 +268,31 @@ def _robustness(studies: Sequence[Study], settings: ReproduceSettings) -> list[P
     return parts
 
 
+def _union(study: Study, settings: ReproduceSettings) -> SeveralClasses:
+    fraction = 2 * settings.fraction
+    return several_classes(
+        study.classifiers, study.task, fraction=fraction, scores=study.scores, subtasks=study.subtasks
+    )
+
+
 def _several(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
     parts: list[Part] = []
     for study in studies:
-        if study.binary:
-            continue
-        found = several_classes(
-            study.classifiers, study.task, fraction=2 * settings.fraction, scores=study.scores, subtasks=study.subtasks
-        )
-        small = study.task.subset(settings.n_rows, splits=("test",))
-        table = serves(study.classifiers[0], small, found).to_dataframe()
-        parts.append((named(table, study.task.name), lambda ax, r=found: plot_several_classes(r, ax=ax)))
+        if not study.binary:
+            result = _union(study, settings)
+            table = named(result.to_dataframe(), study.task.name)
+            parts.append((table, lambda ax, r=result: plot_several_classes(r, ax=ax)))
+    return parts
+
+
+def _serves(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
+    parts: list[Part] = []
+    for study in studies:
+        if not study.binary:
+            small = study.task.subset(settings.n_rows, splits=("test",))
+            result = serves(study.classifiers[0], small, _union(study, settings), n_random=settings.n_random)
+            table = named(result.to_dataframe(), study.task.name)
+            parts.append((table, lambda ax, r=result: plot_serves(r, ax=ax)))
     return parts
 
 
@@ -278,4 +309,19 @@ FINDINGS: dict[str, Compute] = {
     "F7-retuning": _retuning,
     "F10-robustness": _robustness,
     "several-classes": _several,
+    "several-classes-serve": _serves,
+}
+
+_BINARY: Need = ("a task of two classes", lambda task: task.n_labels == 2)
+_SEVERAL: Need = ("a task of three classes or more", lambda task: task.n_labels > 2)
+NEEDS: dict[str, Need] = {
+    "F1-existence": _BINARY,
+    "F7-origin": _BINARY,
+    "F10-robustness": (
+        "a task of two classes with adversarial rows",
+        lambda task: task.n_labels == 2 and bool(task.adversarial),
+    ),
+    "several-classes": _SEVERAL,
+    "several-classes-serve": _SEVERAL,
+    "steering": _BINARY,
 }

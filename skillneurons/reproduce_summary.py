@@ -1,8 +1,8 @@
 """One line for each claim of the paper and each task: the effect, its interval, and whether the claim held.
 
 Effects are signed so that a positive one speaks for the claim. Intervals are those of the findings' tables, 95 % over
-rows (and over random sets where there are some); where two accuracies are compared, they are put together by Newcombe's
-hybrid method (1998, method 10, here with Clopper-Pearson ends), which is wide for accuracies on the same rows.
+rows (and over random sets where there are some); where two of them are compared, they are put together by Newcombe's
+hybrid method (1998, method 10, here with Clopper-Pearson ends), which is wide for numbers from the same rows.
 """
 
 import math
@@ -48,7 +48,7 @@ def summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def difference(one: Ends, other: Ends) -> Ends:
-    """One accuracy minus another: Newcombe's hybrid interval.
+    """One number minus another: Newcombe's hybrid interval.
 
     Example:
         >>> [round(end, 3) for end in difference((0.8, 0.7, 0.87), (0.6, 0.5, 0.7))]
@@ -85,7 +85,8 @@ def _stability(records: Sequence[Record]) -> Claims:
         extra = [one["overlap"] - one["expected_overlap"] for one in pairs]
         # No interval over rows: the range over pairs of seeds.
         ends = sum(extra) / len(extra), min(extra), max(extra)
-        yield task, "seeds share more top neurons than by chance (range of pairs)", ends
+        claim = "seeds share more top neurons than by chance (range of pairs, largest p)"
+        yield task, claim, ends, max(one["p"] for one in pairs)
 
 
 def _places(records: Sequence[Record]) -> Claims:
@@ -102,6 +103,24 @@ def _necessity(records: Sequence[Record]) -> Claims:
             gap, low, high = _ends(one, "margin_gap")
             how = f"{one['kind']} at {one['positions']} positions, top {largest:.0%}"
             yield one["task"], f"{how}: skill neurons cost more margin", (-gap, -high, -low)
+
+
+def _cross(records: Sequence[Record]) -> Claims:
+    for measured in dict.fromkeys(one["measured"] for one in records):
+        gaps = [one for one in records if one["measured"] == measured]
+        own = next(_ends(one, "margin_gap") for one in gaps if one["perturbed"] == measured)
+        others = [_ends(one, "margin_gap") for one in gaps if one["perturbed"] != measured]
+        mean = tuple(sum(ends) / len(others) for ends in zip(*others, strict=True))
+        yield measured, "its own neurons cost it more margin than other tasks' (mean)", difference(mean, own)
+
+
+def _retuning(records: Sequence[Record]) -> Claims:
+    largest = max(one["fraction"] for one in records)
+    for one in records:
+        if one["group"] == "skill" and one["fraction"] == largest:
+            gap, low, high = _ends(one, "margin_gap")
+            claim = f"{one['method']}, {one['kind']}, top {largest:.0%}: neurons that prompts found cost more margin"
+            yield one["task"], claim, (-gap, -high, -low)
 
 
 def _origin(records: Sequence[Record]) -> Claims:
@@ -151,7 +170,9 @@ CLAIMS: dict[str, Callable[[Sequence[Record]], Claims]] = {
     "F2-stability": _stability,
     "F3-prompts": _places,
     "F4-necessity": _necessity,
+    "F5-cross": _cross,
     "F7-origin": _origin,
+    "F7-retuning": _retuning,
     "F8-pruning": _pruning,
     "F9-indicators": _indicators,
     "F10-robustness": _robustness,

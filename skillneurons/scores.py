@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +50,9 @@ class NeuronScores(Shown):
         n_test: Test examples of each class.
         baseline: Mean activation on train, `[seed prompt layer neuron]`.
         meta: Provenance: model, task, seeds, positions, versions.
+
+    Example:
+        See `find_skill_neurons`, which makes it.
     """
 
     above: Int[Tensor, "seed label prompt layer neuron"]
@@ -90,9 +94,15 @@ class NeuronScores(Shown):
 
     @property
     def held_out_balanced(self) -> Float[Tensor, "layer neuron"]:
-        """As `held_out`, with both classes weighing the same: a constant neuron scores 1/2."""
-        balanced = torch.stack([balanced_accuracy_from_counts(above, self.n_test) for above in self.above_test])
-        return held_out_accuracy(self.accuracy, balanced).mean(dim=0)
+        """Balanced accuracy on test, at the position and in the direction that is best by it on validation.
+
+        Both classes weigh the same: a constant neuron scores 1/2. Averaged over seeds.
+        """
+        chosen, reported = (
+            torch.stack([balanced_accuracy_from_counts(above, n) for above in counts])
+            for counts, n in ((self.above, self.n), (self.above_test, self.n_test))
+        )
+        return held_out_accuracy(chosen, reported).mean(dim=0)
 
     @property
     def majority(self) -> float:
@@ -120,8 +130,8 @@ class NeuronScores(Shown):
 
         Args:
             rows: `"validation"`: the best position and direction are paid for, and test rows stay untouched.
-                `"test"`: one tail at the position and in the direction chosen on validation. Sharper, and not touched
-                by the prompt's early stopping, which saw the validation labels.
+                `"test"`: one tail at the position and in the direction chosen on validation; not touched by the
+                prompt's early stopping, which saw the validation labels.
             over_seeds: See `statistics.combine_seeds`.
         """
         if rows == "validation":
@@ -242,6 +252,8 @@ def union_of_top(scores: Sequence[NeuronScores], fraction: float, per_layer: boo
     """
     if not scores:
         raise ValueError("`scores` is empty; pass the scores of each subtask.")
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"`fraction` is a share of the neurons, from 0 to 1, not {fraction}.")
     union = scores[0].top(fraction / len(scores), per_layer)
     for other in scores[1:]:
         union = union | other.top(fraction / len(scores), per_layer)
@@ -276,12 +288,12 @@ def find_skill_neurons(
             lengths, or the layers of a pruned model differ in width.
 
     Example:
-        >>> from skillneurons import Classifier, HookedEncoder, Verbalizer, load_task, random_prompt
-        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(32)
-        >>> words = Verbalizer.from_words(model.tokenizer, task.label_words)
-        >>> scores = find_skill_neurons(Classifier(model, random_prompt(model, 3), words), task)
+        >>> from skillneurons import find_skill_neurons, load_example
+        >>> scores = find_skill_neurons(*load_example())
         >>> scores.predictivity.shape, len(scores.top(0.01, per_layer=False))
         (torch.Size([4, 768]), 31)
+        >>> scores.best(3).columns.tolist()
+        ['layer', 'neuron', 'predictivity', 'held_out', 'held_out_balanced']
     """
     classifiers = [classifiers] if isinstance(classifiers, Classifier) else list(classifiers)
     if not classifiers:
@@ -291,6 +303,13 @@ def find_skill_neurons(
             f"Predictivity needs two classes, but {task.name!r} has {task.n_labels}: {', '.join(task.labels)}. "
             "Score each of `task.subtasks()`."
         )
+    if classifiers[0].layout.varies(positions):
+        raise ValueError(
+            f"Scores need the same positions in every row, and texts differ in length, but `positions` is "
+            f"{positions!r}. Use 'prompt', 'mask' or 'mask_and_prompt'; for words, `findings.prompts.place_scores`."
+        )
+    if any(torch.equal(one.prompt.vectors, other.prompt.vectors) for one, other in combinations(classifiers, 2)):
+        raise ValueError("A classifier is there twice, and would count as two seeds. Pass each once.")
     lengths = {len(c.prompt) for c in classifiers}
     models = {c.prompt.model for c in classifiers}
     if len(lengths) > 1 or len(models) > 1:

@@ -8,7 +8,7 @@ largest of the paper's seven.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
@@ -99,7 +99,10 @@ class Task(Shown):
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of all rows and label words."""
+        """First 16 hex digits of the SHA-256 of the three splits' rows and of the label words.
+
+        Not of adversarial rows: scores of neurons do not depend on them.
+        """
         content = [self.label_words, self.labels, *([dict(row) for row in getattr(self, split)] for split in SPLITS)]
         # NumPy's integers are valid labels, and are written as plain ones.
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=int).encode()).hexdigest()[:16]
@@ -153,22 +156,36 @@ class Task(Shown):
             f"{self.name}:{label}-vs-rest", new_label, ("rest", label), ("other", self.label_words[index])
         )
 
-    def subtasks(self, kind: Literal["auto", "pairs", "one_vs_rest"] = "auto") -> list["Task"]:
+    def subtasks(self, kind: Literal["auto", "pairs", "one_vs_rest"] = "auto", *, balance: bool = True) -> list["Task"]:
         """The binary tasks into which a task of several classes splits (Wang et al. 2022, section 3.2).
 
-        `"auto"`: with a class named "neutral", the other classes in pairs and neutral against the rest; without one,
-        each class against the rest. A binary task is its own only subtask.
+        Args:
+            kind: `"auto"`: with a class named "neutral", the other classes in pairs and neutral against the rest;
+                without one, each class against the rest. A binary task is its own only subtask.
+            balance: Cut every split to as many rows of each class. Against the rest, predictivity ranks neurons that
+                always answer "rest" first otherwise.
+
+        Raises:
+            ValueError: An unknown `kind`.
+
+        Example:
+            >>> from skillneurons import load_task
+            >>> business = load_task("news").subtasks()[1]
+            >>> business.labels, np.bincount(business.test.labels).tolist()
+            (('rest', 'business'), [300, 300])
         """
         if self.n_labels == 2:
             return [self]
         if kind == "auto" and "neutral" in self.labels:
             others = [label for label in self.labels if label != "neutral"]
-            return [self.binary(a, b) for a, b in combinations(others, 2)] + [self.one_vs_rest("neutral")]
-        if kind == "pairs":
-            return [self.binary(a, b) for a, b in combinations(self.labels, 2)]
-        if kind in ("auto", "one_vs_rest"):
-            return [self.one_vs_rest(label) for label in self.labels]
-        raise ValueError(f"`kind` is 'auto', 'pairs' or 'one_vs_rest', not {kind!r}.")
+            views = [self.binary(a, b) for a, b in combinations(others, 2)] + [self.one_vs_rest("neutral")]
+        elif kind == "pairs":
+            views = [self.binary(a, b) for a, b in combinations(self.labels, 2)]
+        elif kind in ("auto", "one_vs_rest"):
+            views = [self.one_vs_rest(label) for label in self.labels]
+        else:
+            raise ValueError(f"`kind` is 'auto', 'pairs' or 'one_vs_rest', not {kind!r}.")
+        return [view.balanced() for view in views] if balance else views
 
     def balanced(self, seed: int = 0) -> "Task":
         """Every split cut to the same number of rows of each class, drawn by `seed`."""
@@ -219,11 +236,20 @@ class Task(Shown):
 def _check_rows(where: str, rows: Rows, labels: Sequence[str]) -> None:
     if not rows:
         raise ValueError(f"{where} has no rows; each split needs examples of every class.")
+    if not all(isinstance(row, Mapping) for row in rows):
+        raise ValueError(
+            f"{where} needs rows like {{'text': …, 'label': 0}}, but its first is {rows[0]!r}. Of a DataFrame, pass "
+            "`table.to_dict('records')`."
+        )
     fields = ("text_a", "text_b") if "text_a" in rows[0] else ("text",)
     for i, row in enumerate(rows):
         for name in fields:
             if not isinstance(row.get(name), str):
-                raise ValueError(f"{where}, row {i} needs a string in {name!r}, but has fields {sorted(row)}.")
+                came = f"{row[name]!r} there" if name in row else f"fields {sorted(map(str, row))}"
+                raise ValueError(
+                    f"{where}, row {i} needs a string in {name!r}, but has {came}. Rows have 'text', or 'text_a' and "
+                    "'text_b' for pairs."
+                )
         label = row.get("label")
         if isinstance(label, bool) or not isinstance(label, int | np.integer) or not 0 <= label < len(labels):
             raise ValueError(

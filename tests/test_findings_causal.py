@@ -10,7 +10,7 @@ import torch
 from planted import N_SIGNALS, planted_classifier
 from scipy import stats
 
-from skillneurons import evaluate, find_skill_neurons, mean, zero
+from skillneurons import evaluate, find_skill_neurons, mean, perturbation_curve, zero
 from skillneurons.activations import LabelSums, collect
 from skillneurons.findings import (
     cross_perturbation,
@@ -26,6 +26,7 @@ from skillneurons.pruning_report import pruning_report
 from skillneurons.rivals.compare import compare_scores
 from skillneurons.rivals.table import RivalScores
 from skillneurons.steering import steering_curve
+from skillneurons.sweeps import logits_many
 
 FOUR_OF_ALL = 4 / 87
 
@@ -38,6 +39,18 @@ def planted():
 @pytest.fixture(scope="module")
 def scores(planted):
     return [find_skill_neurons(one.classifier, one.task) for one in planted]
+
+
+@pytest.fixture
+def no_pass(monkeypatch):
+    """Fails a test in which a model is run."""
+
+    def refuse(*args, **options):
+        raise AssertionError("a pass began")
+
+    monkeypatch.setattr("skillneurons.classifier.label_logits", refuse)
+    for module in ("activations", "sweeps"):
+        monkeypatch.setattr(f"skillneurons.{module}.label_logits", refuse)
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +166,45 @@ def test_label_word_neurons_are_no_rival_here(planted, scores):
         ({"scope": "some"}, "not 'some'"),
         ({"n_random": 1}, "is 1"),
         ({"rivals": {"wide": torch.zeros(3, 31)}}, r"'wide'.*\(3, 29\).*\(3, 31\)"),
+        ({"rivals": {"holes": torch.full((3, 29), torch.nan)}}, "'holes' holds NaN"),
+        ({"rows": [{"text": "word1"}, {"text": "word2", "label": 1}]}, "run from -1 to 1"),
+        ({"rows": [{"text": "word1", "label": 7}, {"text": "word2", "label": 1}]}, "run from 1 to 7"),
+        ({"rows": [{"text": "word1", "label": 1}]}, "two rows or more"),
     ],
 )
-def test_bad_settings_are_refused_before_any_work(planted, scores, changes, message, unchecked_types):
+def test_bad_settings_are_refused_before_any_work(planted, scores, changes, message, unchecked_types, no_pass):
     with pytest.raises(ValueError, match=message):
         necessity(planted[0].classifier, planted[0].task, scores[0], **changes)
+
+
+def test_too_few_neurons_left_to_draw_from_are_seen_before_any_work(planted, scores, no_pass):
+    one_layer = replace(scores[0], above=scores[0].above.clone())
+    one_layer.above[:, :, :, (0, 2)] = one_layer.n[None, :, None, None, None] // 2
+    with pytest.raises(ValueError, match="disjoint random set needs 26 neurons"):
+        necessity(planted[0].classifier, planted[0].task, one_layer, fractions=(0.3,), per_layer=False)
+
+
+@pytest.mark.parametrize("n_random", [4, 7])
+def test_a_sweep_costs_the_passes_that_it_says(planted, scores, n_random, monkeypatch):
+    """1 + kinds x fractions x (1 + rivals + draws), each pass over all rows; likewise a curve, without rivals."""
+    counted = []
+
+    def count(classifier, rows, interventions, **options):
+        counted.append(len(interventions))
+        return logits_many(classifier, rows, interventions, **options)
+
+    monkeypatch.setattr(sys.modules["skillneurons.findings.necessity"], "logits_many", count)
+    monkeypatch.setattr("skillneurons.evaluation.logits_many", count)
+    settings = {"fractions": (0.1, 0.2, 0.3), "n_random": n_random}
+    classifier, task = planted[0].classifier, planted[0].task
+    rivals = {"selective": planted[0].selective.mask.float()}
+    found = necessity(classifier, task, scores[0], kinds=("zero", "mean"), rivals=rivals, **settings)
+    assert sum(counted) == 1 + 2 * 3 * (1 + 1 + n_random)
+    counted.clear()
+    curve = perturbation_curve(classifier, task, scores[0], kind="zero", **settings)
+    assert sum(counted) == 1 + 3 * (1 + n_random)
+    plain = evaluate(classifier, task.test)
+    assert curve.unperturbed == plain and found.unperturbed == plain
 
 
 def test_scores_of_another_model_are_refused(planted, scores):
@@ -209,6 +256,25 @@ def test_cross_perturbation_needs_the_same_tasks_everywhere(planted, scores):
         )
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"swap": True}, "Scores of 'signal0' .* are needed, but came for 'signal1'"),
+        ({"fraction": 0.0}, r"are \(0.0,\)"),
+    ],
+)
+def test_cross_perturbation_refuses_what_would_measure_nothing(planted, scores, changes, message, no_pass):
+    pair = {"a": planted[0], "b": planted[1]}
+    order = (1, 0) if changes.pop("swap", False) else (0, 1)
+    with pytest.raises(ValueError, match=message):
+        cross_perturbation(
+            {name: one.classifier for name, one in pair.items()},
+            {name: one.task for name, one in pair.items()},
+            {"a": scores[order[0]], "b": scores[order[1]]},
+            **changes,
+        )
+
+
 def test_each_subtasks_neurons_serve_its_class():
     topics = planted_classifier("topics", n_train=53, n_validation=97, n_test=67)
     found = several_classes(topics.classifier, topics.task, fraction=3 * FOUR_OF_ALL, per_layer=False)
@@ -223,6 +289,8 @@ def test_each_subtasks_neurons_serve_its_class():
     logits = topics.classifier.logits(rows, mean(skill, values, positions=where))
     assert result.recall[0, 1] == pytest.approx((logits.argmax(1) == 1).double().mean().item())
     assert len(result.to_dataframe()) == 9 and len(plot_serves(result).texts) == 9
+    with pytest.raises(ValueError, match=r"are \(0.0,\)"):
+        serves(topics.classifier, topics.task, found, fraction=0.0)
     plt.close("all")
 
 
@@ -333,7 +401,7 @@ def test_a_classifier_of_other_classes_is_refused_wherever_a_task_is_measured(pl
     with pytest.raises(ValueError, match=message):
         serves(topics.classifier, view, classes)
     few = replace(topics.task, test=[row for row in topics.task.test if row["label"] < 2])
-    with pytest.raises(ValueError, match="'third' has none"):
+    with pytest.raises(ValueError, match="two test rows, but 'third' has fewer"):
         serves(topics.classifier, few, classes)
     # The same classes by their words will do.
     unnamed = replace(planted[0].classifier, labels=("no0", "yes0"))

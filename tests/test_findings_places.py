@@ -12,7 +12,7 @@ from skillneurons import Examples, TuningConfig, collect, evaluate, find_skill_n
 from skillneurons.findings import compare_places, existence, origin, random_model, robustness, shuffled_task
 from skillneurons.findings.common import held_out_interval
 from skillneurons.findings.existence import ShuffledCounts, shuffled_labels
-from skillneurons.findings.prompts import pooled_scores
+from skillneurons.findings.prompts import PLACES, place_scores
 from skillneurons.plots import plot_existence, plot_existence_null, plot_origin, plot_places, plot_robustness
 from skillneurons.predictivity import accuracy, baseline_activation
 
@@ -98,8 +98,11 @@ def test_a_planted_neuron_does_as_well_as_prompt_and_probe(planted, classifiers,
 def test_existence_refuses_what_does_not_belong_together(classifiers, task, scores):
     with pytest.raises(ValueError, match=r"seeds \[5, 2\], but `scores` \[2, 5\]"):
         existence(classifiers[::-1], task, scores)
-    with pytest.raises(ValueError, match=r"`scores` are of 'signal0', `task` is .*'signal1'"):
+    with pytest.raises(ValueError, match=r"`scores` are of 'signal0', but not of these rows of 'signal1'"):
         existence(classifiers, planted_classifier(1, **SIZES).task, scores)
+    for finding in (existence, robustness):
+        with pytest.raises(ValueError, match="`classifiers` is empty"):
+            finding([], task, scores)
     with pytest.raises(ValueError, match="not 0"):
         shuffled_labels(torch.tensor([0, 1]), 0, seed=0)
 
@@ -108,7 +111,7 @@ def test_existence_refuses_what_does_not_belong_together(classifiers, task, scor
 
 
 def test_pooled_scores_are_those_of_each_rows_pooled_activation(classifiers, task):
-    scores = pooled_scores(classifiers[:1], task, positions="prompt", pool="mean")
+    [scores] = place_scores(classifiers[:1], task, [("prompt", "mean")])
     pooled = {}
     for split in ("train", "validation"):
         rows = getattr(task, split)
@@ -118,6 +121,19 @@ def test_pooled_scores_are_those_of_each_rows_pooled_activation(classifiers, tas
     # A tie with the baseline may fall either way by rounding.
     assert (scores.accuracy[0].float() - wanted).abs().max() < 2.5 / len(task.validation)
     assert scores.accuracy.shape == (1, 1, 3, 29)
+
+
+def test_places_that_share_a_pass_are_scored_as_each_by_itself(classifiers, task):
+    together = place_scores(classifiers, task, tuple(PLACES.values()))
+    for (positions, pool), scores in zip(PLACES.values(), together, strict=True):
+        if pool is None:
+            alone = find_skill_neurons(classifiers, task, positions=positions)
+        else:
+            [alone] = place_scores(classifiers, task, [(positions, pool)])
+        # The last block is computed at more positions: a tie with the baseline may fall either way by rounding.
+        assert (scores.above - alone.above).abs().max() <= 1 and (scores.above_test - alone.above_test).abs().max() <= 1
+        assert scores.n.equal(alone.n) and scores.seeds == alone.seeds
+        assert torch.allclose(scores.baseline, alone.baseline, atol=1e-5)
 
 
 def test_planted_neurons_tell_at_every_place(classifiers, task, scores):
@@ -132,10 +148,15 @@ def test_planted_neurons_tell_at_every_place(classifiers, task, scores):
 
 def test_places_refuse_scores_of_another_task(classifiers, task, scores):
     foreign = replace(scores, meta=scores.meta | {"task_fingerprint": "x", "task": "other"})
-    with pytest.raises(ValueError, match="of task 'other'"):
+    with pytest.raises(ValueError, match="are of 'other', but not of these rows of 'signal0'"):
         compare_places(classifiers, task, scores=foreign)
+    with pytest.raises(ValueError, match=r"seeds \[2\], but `scores` \[2, 5\]"):
+        compare_places(classifiers[:1], task, scores=scores)
+    mask = replace(scores, meta=scores.meta | {"positions": "mask"})
+    with pytest.raises(ValueError, match="are of 'mask' positions"):
+        compare_places(classifiers, task, scores=mask)
     with pytest.raises(ValueError, match="has 3"):
-        pooled_scores(classifiers, planted_classifier("topics", **SIZES).task)
+        place_scores(classifiers, planted_classifier("topics", **SIZES).task, [("mask", None)])
 
 
 # Origin
@@ -188,6 +209,16 @@ def test_origin_starts_with_the_tuned_prompt(classifiers, task):
         origin(classifiers, task, conditions=("random prompt",))
     with pytest.raises(ValueError, match="is empty"):
         origin([], task)
+
+
+def test_origin_refuses_scores_of_other_rows_or_seeds(classifiers, task, scores):
+    other = planted_classifier(1, **SIZES)
+    with pytest.raises(ValueError, match="but not of these rows of 'signal0'"):
+        origin(
+            classifiers, task, scores=replace(scores, meta=scores.meta | {"task_fingerprint": other.task.fingerprint})
+        )
+    with pytest.raises(ValueError, match=r"seeds \[2\], but `scores` \[2, 5\]"):
+        origin(classifiers[:1], task, scores=scores)
 
 
 # Robustness

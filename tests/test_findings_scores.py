@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted import N_SIGNALS, planted_classifier
-from scipy.stats import spearmanr
+from planted import N_SIGNALS, planted_classifier, planted_task
+from scipy.stats import binomtest, spearmanr
 
-from skillneurons import Classifier, NeuronScores, NeuronSet, Task, Verbalizer, find_skill_neurons, prune
+from skillneurons import Classifier, NeuronScores, NeuronSet, Task, Verbalizer, find_skill_neurons, prune, top_neurons
 from skillneurons.findings import (
     label_word_selectivity,
     nearest_tokens,
@@ -21,7 +21,7 @@ from skillneurons.findings import (
     task_similarity,
     word_selectivity,
 )
-from skillneurons.findings.common import overlap_test, paired_gap, spearman
+from skillneurons.findings.common import overlap_test, paired_gap, spearman, spread
 from skillneurons.plots import plot_several_classes, plot_stability, plot_task_similarity, plot_word_selectivity
 
 FOUR_OF_ALL = 4 / 87
@@ -76,29 +76,59 @@ def test_overlap_of_an_empty_set_is_an_error():
 def test_paired_gap_follows_the_formula():
     generator = torch.Generator().manual_seed(0)
     one, many = torch.randn(23, generator=generator), torch.randn(5, 23, generator=generator)
-    gap, low, high = paired_gap(one, many)
+    gap, low, high = paired_gap(one, many, 1.5)
     differences = [float(one[i]) - sum(float(many[r, i]) for r in range(5)) / 5 for i in range(23)]
     rows = np.var(differences, ddof=1) / 23
-    draws = np.var([float(many[r].double().mean()) for r in range(5)], ddof=1) / 5
+    draws = np.var([float(many[r].double().mean()) for r in range(5)], ddof=1) * (1.5 + 1 / 5)
     assert gap == pytest.approx(np.mean(differences), rel=1e-6)
     assert (low + high) / 2 == pytest.approx(gap)
     # Between the quantiles of the normal and of t with the fewer degrees of freedom.
     assert 1.95 * (rows + draws) ** 0.5 < high - gap < 2.78 * (rows + draws) ** 0.5
 
 
-def test_paired_gap_covers_the_truth_about_as_often_as_it_says():
+@pytest.mark.parametrize("n_rows", [40, 2000])
+def test_a_random_set_differs_from_the_others_about_as_seldom_as_it_says(n_rows):
+    """However many rows there are: a set that is one random set among others has an effect of its own too."""
     generator = torch.Generator().manual_seed(1)
-    covered = 0
+    excluded = 0
     for _ in range(300):
-        row, draw = torch.randn(40, generator=generator), 0.3 * torch.randn(6, 1, generator=generator)
-        noise = torch.randn(7, 40, generator=generator)
-        _, low, high = paired_gap(row + noise[0], row + draw + noise[1:])
-        covered += low <= 0 <= high
-    assert covered / 300 > 0.92
+        row, effect = torch.randn(n_rows, generator=generator), 0.3 * torch.randn(7, 1, generator=generator)
+        values = row + effect + torch.randn(7, n_rows, generator=generator)
+        _, low, high = paired_gap(values[0], values[1:])
+        excluded += not low <= 0 <= high
+    assert binomtest(excluded, 300, 0.05).pvalue > 0.01
 
 
-def test_paired_gap_of_equal_values_has_no_width():
+@pytest.mark.parametrize("fraction", [0.03, 0.3, 0.45])
+def test_disjoint_draws_are_compared_by_how_much_a_random_set_would_vary(fraction):
+    """Effects that add up over neurons, chosen sets that are random: sets disjoint from one are too alike."""
+    generator, excluded, narrow = torch.Generator().manual_seed(2), 0, 0
+    for i in range(300):
+        effect = torch.randn(2, 100, generator=generator)
+        chosen = top_neurons(torch.rand(2, 100, generator=generator), fraction)
+        sets = [chosen, *(chosen.random_like(seed=100 * i + draw) for draw in range(8))]
+        values = torch.stack([effect[one.mask].sum() + 0.01 * torch.randn(30, generator=generator) for one in sets])
+        gaps = [paired_gap(values[0], values[1:], factor) for factor in (spread(chosen), 1.0)]
+        excluded += not gaps[0][1] <= 0 <= gaps[0][2]
+        narrow += not gaps[1][1] <= 0 <= gaps[1][2]
+    assert binomtest(excluded, 300, 0.05).pvalue > 0.01
+    assert narrow / 300 > 0.15 or fraction < 0.1
+
+
+def test_spread_pays_for_what_is_excluded_too():
+    chosen = NeuronSet(torch.tensor([[True] * 10 + [False] * 90]))
+    others = NeuronSet(torch.tensor([[False] * 10 + [True] * 40 + [False] * 50]))
+    assert spread(chosen) == pytest.approx((90 + 10) / (90 - 10))
+    assert spread(chosen, others) == pytest.approx((50 + 10) / (50 - 10))
+    with pytest.raises(ValueError, match="less than half"):
+        spread(NeuronSet(torch.tensor([[True, False]])))
+
+
+def test_paired_gap_of_equal_values_has_no_width_and_one_row_has_no_interval():
     assert paired_gap(torch.ones(7), torch.ones(3, 7)) == (0, 0, 0)
+    for one, many in ((torch.ones(1), torch.ones(3, 1)), (torch.ones(7), torch.ones(1, 7))):
+        with pytest.raises(ValueError, match="two rows and two draws"):
+            paired_gap(one, many)
 
 
 @given(st.lists(st.integers(0, 5), min_size=3, max_size=11), st.randoms())
@@ -258,8 +288,48 @@ def test_each_planted_neuron_serves_its_own_class(topics, found):
 def test_two_classes_or_foreign_scores_are_errors(planted, topics, found):
     with pytest.raises(ValueError, match="'signal0' has 2 classes"):
         several_classes(planted[0].classifier, planted[0].task)
-    with pytest.raises(ValueError, match=r"third-vs-rest'.*but the subtasks are.*'topics:first-vs-rest'"):
+    with pytest.raises(ValueError, match=r"third-vs-rest', but not of these rows of 'topics:first-vs-rest'"):
         several_classes(topics.classifier, topics.task, scores=found.scores[::-1])
+    fewer = planted_classifier("topics", n_validation=40)
+    others = [find_skill_neurons(fewer.classifier, subtask) for subtask in fewer.task.subtasks()]
+    with pytest.raises(ValueError, match="but not of these rows"):
+        several_classes(topics.classifier, topics.task, scores=others)
+    with pytest.raises(ValueError, match="one for each of the 3 subtasks, but has 2"):
+        several_classes(topics.classifier, topics.task, scores=found.scores[:2])
+    with pytest.raises(ValueError, match=r"from 0 to 1, not 1\.5"):
+        several_classes(topics.classifier, topics.task, scores=found.scores, fraction=1.5)
+
+
+def test_neurons_of_a_rare_class_come_before_those_that_never_answer_it(topics):
+    """One row in fifteen, and some of the others look like it: plain accuracy would rank constant neurons first."""
+
+    def rare(rows):
+        return [dict(row) | {"label": 1 if row["label"] == 0 and i % 5 else row["label"]} for i, row in enumerate(rows)]
+
+    base = planted_task("topics", n_train=300, n_validation=300, n_test=300)
+    task = replace(base, **{split: rare(getattr(base, split)) for split in ("train", "validation", "test")})
+    found = several_classes(topics.classifier, task, fraction=3 * FOUR_OF_ALL, per_layer=False)
+    own = planted_classifier(0).neurons
+    assert NeuronSet(found.member[0], own.model) == own
+    plain = find_skill_neurons(topics.classifier, task.subtasks(balance=False)[0])
+    assert len(plain.top(FOUR_OF_ALL, per_layer=False) & own) < 4
+
+
+def test_which_class_a_neuron_serves_is_not_chosen_on_the_rows_that_report_it(topics):
+    """Fourteen classes that mean nothing: the best of fourteen test accuracies would lie above one half."""
+    rng = np.random.default_rng(0)
+
+    def meaningless(rows):
+        return [dict(row) | {"label": label} for row, label in zip(rows, rng.integers(0, 14, len(rows)), strict=True)]
+
+    base = planted_task("topics", n_train=400, n_validation=400, n_test=400)
+    names = [f"word{i}" for i in range(14)]
+    splits = {split: meaningless(getattr(base, split)) for split in ("train", "validation", "test")}
+    classifier = topics.classifier
+    words = Verbalizer.from_words(classifier.model.tokenizer, names)
+    task = Task("none", label_words=names, **splits)
+    table = several_classes(Classifier(classifier.model, classifier.prompt, words), task, fraction=0.9).to_dataframe()
+    assert abs(table["held_out_balanced"].mean() - 0.5) < 0.02
 
 
 @pytest.mark.parametrize("n_labels", [4, 14])
@@ -280,7 +350,7 @@ def test_tasks_of_many_classes_are_the_union_over_their_subtasks(planted, n_labe
     assert found.subtasks == tuple(f"{name}-vs-rest" for name in names)
     union = torch.zeros(3, 29).bool()
     for k in range(n_labels):
-        one = find_skill_neurons(classifier, task.one_vs_rest(names[k])).predictivity
+        one = find_skill_neurons(classifier, task.one_vs_rest(names[k]).balanced()).predictivity
         mask = torch.stack([one[layer] == one[layer].max() for layer in range(3)])
         assert (found.member[k].sum(1) == 1).all() and bool((mask | ~found.member[k]).all())
         union |= found.member[k]
@@ -308,6 +378,14 @@ def test_a_task_whose_neurons_all_score_the_same_is_named(scores):
     flat = replace(one, above=torch.zeros_like(one.above), meta=one.meta | {"task": "flat"})
     with pytest.raises(ValueError, match="those of 'flat' are all the same"):
         task_similarity({**scores, "flat": flat})
+    with pytest.raises(ValueError, match="under seed 0 all are the same"):
+        stability(NeuronScores.merge_seeds([flat, flat]))
+
+
+def test_scores_of_other_positions_do_not_compare(planted, scores):
+    mask = find_skill_neurons(planted[1].classifier, planted[1].task, positions="mask")
+    with pytest.raises(ValueError, match=r"\['mask', 'prompt'\], do not compare"):
+        task_similarity({"signal0": scores["signal0"], "signal1": mask})
 
 
 def test_selectivity_of_a_pruned_model_is_an_error_that_says_so(planted):

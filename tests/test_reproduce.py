@@ -1,16 +1,19 @@
 """All findings in one folder: what is written, what is read again, and what is refused."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from planted import planted_model, planted_task
 from typer.testing import CliRunner
 
-from skillneurons import TuningConfig
+from skillneurons import TuningConfig, find_skill_neurons
 from skillneurons.cli import app
 from skillneurons.reproduce import ALL, ReproduceSettings, reproduce
 from skillneurons.reproduce_summary import CLAIMS
 from skillneurons.runs import RunFolderError
+from skillneurons.trials import Trial, run_trial
 
 SETTINGS = ReproduceSettings(
     n_prompt=3,
@@ -56,7 +59,8 @@ def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, 
     assert sum(event.endswith(": tuning") for event in events) == 4
     assert set(tables["F4-necessity"]["positions"]) == {"prompt", "all"}
     assert set(tables["F4-necessity"]["group"]) == {"skill", "label words"}
-    assert set(tables["several-classes"]["task"]) == {"topics"}
+    assert set(tables["several-classes"]["task"]) == {"topics"} == set(tables["several-classes-serve"]["task"])
+    assert "label_words_overlap" in tables["F6-selectivity"]
     assert set(tables["F1-existence"]["task"]) == {"signal0"}
     claims = pd.read_csv(tmp_path / "summary.csv")
     assert set(claims["finding"]) == set(CLAIMS) & set(tables) and claims["effect"].notna().all()
@@ -81,6 +85,30 @@ def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, 
     with pytest.raises(RunFolderError, match=r"seeds \[0, 1\], but \[0, 2\]"):
         reproduce(tasks, model=model, seeds=(0, 2), out=tmp_path, settings=SETTINGS)
 
+    # Adversarial rows are not in a task's fingerprint, but F10 depends on them.
+    turned = [dict(row) | {"label": 1 - row["label"]} for row in tasks[0].adversarial]
+    with pytest.raises(RunFolderError, match="holds results with adversarial"):
+        reproduce(
+            [replace(tasks[0], adversarial=turned), tasks[1]], model=model, seeds=2, out=tmp_path, settings=SETTINGS
+        )
+
+    # The summary is of everything in the folder, whichever findings are asked for.
+    reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS, findings=("F3-prompts",))
+    assert pd.read_csv(tmp_path / "summary.csv").equals(claims)
+
+
+@pytest.mark.filterwarnings("ignore:Tuning on")
+def test_scores_of_other_rows_are_not_read_again(model, tmp_path):
+    """A trial's folder whose subtask has other rows now, as after a change of how subtasks are cut."""
+    task = planted_task("topics", **SIZES)
+    trial = Trial(task, 0, tmp_path, SETTINGS.n_prompt, SETTINGS.tuning)
+    first = run_trial(trial, model)
+    find_skill_neurons(first.classifier, task.subtasks(balance=False)[1]).save(tmp_path / "scores-1")
+    with pytest.warns(UserWarning, match="scores-1 holds scores with task_fingerprint"):
+        again = run_trial(trial, model)
+    assert again.reused == ("classifier", "scores-0", "scores-2")
+    assert again.scores[1].above.equal(first.scores[1].above)
+
 
 @pytest.mark.parametrize(
     ("changes", "message"),
@@ -90,6 +118,8 @@ def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, 
         ({"findings": ("F9",)}, r"not \['F9'\]"),
         ({"seeds": (1, 1)}, r"\(1, 1\)"),
         ({"tasks": ("movies", "movies"), "findings": ("F1-existence",)}, r"\['movies', 'movies'\]"),
+        ({"findings": ("several-classes",)}, r"several-classes needs a task of three .* movies \(2 classes\), rest"),
+        ({"findings": ("F7-origin",), "tasks": ("news",)}, r"F7-origin needs a task of two .* news \(4 classes\)"),
     ],
 )
 def test_too_little_for_a_finding_is_refused_before_any_work(tmp_path, changes, message):

@@ -54,6 +54,35 @@ def test_the_words_are_compared_with_the_prompts_best_position():
     assert found["effect"].tolist() == pytest.approx([-0.25]) and found["held"].tolist() == ["no"]
 
 
+def test_seeds_that_share_no_more_than_chance_are_open_whatever_the_range_of_pairs():
+    lines = [("t", 0, 1, 0.1, 0.076, p) for p in (0.058, 0.01)]
+    tables = [
+        pd.DataFrame([line], columns=["task", "seed", "other_seed", "overlap", "expected_overlap", "p"])
+        for line in lines
+    ]
+    assert [summary({"F2-stability": table})["held"].item() for table in tables] == ["open", "yes"]
+
+
+def test_a_tasks_own_neurons_are_compared_with_the_others_mean():
+    columns = ["perturbed", "measured", "margin_gap", "margin_gap_low", "margin_gap_high"]
+    lines = [("a", "a", -0.5, -0.6, -0.4), ("b", "a", -0.1, -0.2, 0.0), ("c", "a", -0.3, -0.4, -0.2)]
+    lines += [(one, "b", -0.1, -0.3, 0.1) for one in "abc"]
+    found = summary({"F5-cross": pd.DataFrame(lines, columns=columns)})
+    half = (0.1**2 + 0.1**2) ** 0.5
+    assert found[["effect", "low", "high"]].to_numpy()[0].tolist() == pytest.approx([0.3, 0.3 - half, 0.3 + half])
+    assert found["held"].tolist() == ["yes", "open"]
+
+
+def test_retuned_classifiers_are_named_by_method():
+    columns = ["task", "method", "kind", "group", "fraction", "margin_gap", "margin_gap_low", "margin_gap_high"]
+    lines = [
+        ("t", "bitfit", "mean", "skill", 0.1, 9.0, 8.0, 10.0),
+        ("t", "bitfit", "mean", "skill", 0.3, -2.0, -3.0, -1.0),
+    ]
+    found = summary({"F7-retuning": pd.DataFrame(lines, columns=columns)})
+    assert found["claim"].item().startswith("bitfit, mean, top 30%") and found["held"].item() == "yes"
+
+
 def test_nothing_measured_is_an_empty_table():
     assert summary({}).empty and "held" in summary({"F6-selectivity": pd.DataFrame()})
     assert all(name[0] == "F" or name == "steering" for name in CLAIMS)

@@ -290,6 +290,18 @@ def test_a_binary_task_is_its_own_subtask_and_can_be_turned_round(tiny_task):
     assert turned.test.labels.tolist() == (1 - tiny_task.test.labels).tolist()
 
 
+def test_subtasks_have_as_many_rows_of_each_class_unless_asked_otherwise():
+    order = ["a", "b", "c", "d"]
+    rows = [{"text": f"{i}", "label": min(i % 9, 3)} for i in range(90)]
+    task = Task("many", rows, rows, rows, order)
+    for subtask, whole in zip(task.subtasks(), task.subtasks(balance=False), strict=True):
+        for split in ("train", "validation", "test"):
+            cut, full = getattr(subtask, split), getattr(whole, split)
+            assert cut.labels.sum() * 2 == len(cut) == 2 * min(full.labels.sum(), len(full) - full.labels.sum())
+            assert {row["text"] for row in cut} <= {row["text"] for row in full} and len(full) == 90
+    assert [one.fingerprint for one in task.subtasks()] == [one.fingerprint for one in task.subtasks()]
+
+
 def test_without_a_neutral_class_each_is_set_against_the_rest():
     rows = [{"text": str(i), "label": i % 3} for i in range(7)]
     task = Task("topics", rows, rows, rows, ["sports", "world", "business"])

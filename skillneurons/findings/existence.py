@@ -18,12 +18,12 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from skillneurons.activations import OneNeuron, collect
+from skillneurons.activations import OneNeuron, collect, widened
 from skillneurons.batching import Batch, Encoded
 from skillneurons.classifier import Classifier
 from skillneurons.display import Shown, drawn_by
 from skillneurons.evaluation import evaluate
-from skillneurons.findings.common import check_binary, check_same_model, held_out_interval
+from skillneurons.findings.common import check_binary, check_scored, held_out_interval
 from skillneurons.predictivity import accuracy_from_counts, best_position, held_out_accuracy, predictivity
 from skillneurons.scores import NeuronScores
 from skillneurons.tasks import Task
@@ -42,13 +42,16 @@ class Existence(Shown):
         top_held_out: Its accuracy on test, at the position and in the direction chosen on validation.
         prompt_accuracy: Of the classifier on test.
         probe_accuracy: Of a linear probe on all neurons (each averaged over prompt positions) on test; NaN without one.
-        predictivity: Of every neuron on validation, averaged over seeds.
+        predictivity: Of every neuron on validation, first seed: what the shuffled ones compare with.
         null_max: Highest predictivity of any neuron under shuffled validation labels, first seed.
         null: Predictivities under one shuffle, first seed.
         activations: Of the first seed's top neuron on test.
         labels: Class of each test row.
         baseline: Of that neuron.
         meta: Task, rows, settings.
+
+    Example:
+        See `existence`, which makes it.
     """
 
     seeds: tuple[int, ...]
@@ -105,7 +108,7 @@ class ShuffledCounts:
         if layer == len(self.totals):
             self.totals.append(torch.zeros(len(self.labels), *activations.shape[1:], device=activations.device))
             self.above.append(torch.zeros(activations.shape[1:], device=activations.device))
-        above = (activations > self.baseline[:, layer].to(activations)).float()
+        above = (widened(activations) > self.baseline[:, layer].to(activations.device)).float()
         chosen = self.labels[:, batch.index].to(above)
         self.totals[layer] += torch.einsum("mb,bpn->mpn", chosen, above)
         self.above[layer] += above.sum(dim=0)
@@ -147,26 +150,32 @@ def existence(
 
     Raises:
         ValueError: Classifiers and scores do not belong together, or the task has more than two classes.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, findings, load_example
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> result = findings.existence([classifier], task, scores, n_permutations=2)
+        >>> list(result.to_dataframe())
+        ['seed', 'layer', 'neuron', 'position', 'validation', 'held_out', 'held_out_low',
+         'held_out_high', 'prompt_accuracy', 'probe_accuracy', 'majority', 'null_max_95']
+        >>> bool(result.top_validation > result.top_held_out)  # validation overstates
+        True
     """
     classifiers = list(classifiers)
     check_binary(classifiers, task)
-    seeds = [classifier.prompt.seed for classifier in classifiers]
-    if seeds != list(scores.seeds):
-        raise ValueError(f"`classifiers` have seeds {seeds}, but `scores` {scores.seeds}. Pass those that were scored.")
-    if scores.meta["task_fingerprint"] != task.fingerprint:
-        raise ValueError(f"`scores` are of {scores.meta['task']!r}, `task` is {task!r}. Pass the task that was scored.")
-    check_same_model([scores], classifiers[0].prompt.model)
+    check_scored(scores, task, classifiers)
     encoded = {split: classifiers[0].encode(getattr(task, split)) for split in ("validation", "test")}
 
     by_seed = scores.predictivity_by_seed
     held_out = held_out_accuracy(scores.accuracy, scores.test_accuracy)
     position, _ = best_position(scores.accuracy)
     top = []
-    for i in range(len(seeds)):
+    for i in range(len(classifiers)):
         layer, neuron = divmod(int(by_seed[i].argmax()), by_seed.shape[2])
         top.append((layer, neuron, int(position[i, layer, neuron])))
     address = torch.tensor(top)
-    at_top = (torch.arange(len(seeds)), address[:, 0], address[:, 1])
+    at_top = (torch.arange(len(classifiers)), address[:, 0], address[:, 1])
 
     baseline = scores.baseline[0]
     null = collect(
@@ -189,7 +198,7 @@ def existence(
         probe_accuracy=torch.tensor(
             [float("nan") if rows is None else probe_accuracy(one, rows, encoded["test"]) for one in classifiers]
         ),
-        predictivity=scores.predictivity,
+        predictivity=by_seed[0],
         null_max=null_predictivity.amax(dim=(1, 2)),
         null=null_predictivity[0],
         activations=one.values,

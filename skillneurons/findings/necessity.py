@@ -11,8 +11,8 @@ Source: Wang et al. 2022, section 4.2. The intervention decides the verdict, so 
 At the soft prompt's positions the last layer's MLP feeds nothing that the mask reads, so perturbing it there has no
 effect at all. In the layers below, the mask reads the prompt's positions through attention only.
 
-Cost: `kinds x scopes x fractions x (1 + rivals + draws)` passes over the rows, each from its first perturbed layer on;
-what lies below is computed once for each batch and call. Fewer draws are made where `width` is reached early.
+Cost: `1 + kinds x scopes x fractions x (1 + rivals + draws)` passes over the rows, each from its first perturbed layer
+on; what lies below is computed once for each batch and call. Fewer draws are made where `width` is reached early.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,16 +35,17 @@ from skillneurons.evaluation import (
     Kind,
     check_fractions,
     check_kinds,
+    check_labels,
     evaluation_of,
     intervention,
     label_margin,
 )
-from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model, paired_gap
+from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model, paired_gap, spread
 from skillneurons.neurons import NeuronSet, top_like
 from skillneurons.scores import union_of_top
 from skillneurons.sweeps import kept, logits_many
 from skillneurons.tasks import Task
-from skillneurons.types import Row
+from skillneurons.types import FwdHooks, Row
 
 Scope: TypeAlias = Literal["all", "single", "cumulative"]
 KINDS: tuple[Kind, ...] = ("mean", "resample", "zero", "gaussian")
@@ -69,6 +70,9 @@ class Necessity(Shown):
         n_draws: Random sets that were drawn.
         unperturbed: The classifier as it is.
         meta: The settings.
+
+    Example:
+        See `necessity`, which makes it.
     """
 
     groups: tuple[str, ...]
@@ -142,7 +146,7 @@ def necessity(
         scores: Rank the neurons; a list for a task of several classes. They may come from other classifiers on the
             model.
         kinds: Interventions, see `evaluation.intervention`.
-        fractions: Shares of neurons, at most one half.
+        fractions: Shares of neurons, below one half.
         scope: Perturb in `"all"` layers at once, in each `"single"` layer, or `"cumulative"`: layers 0 to l, for each
             l.
         positions: `"prompt"`, `"text"`, `"all"` and so on.
@@ -162,8 +166,21 @@ def necessity(
         on_batch: Called with (rows done, rows), from 0 anew for each sweep.
 
     Raises:
-        ValueError: Scores of another model, a classifier of other classes, a fraction above one half, fewer than two
-            random sets, or an unknown kind or scope.
+        ValueError: Scores of another model, a classifier of other classes, rows without labels, a fraction above one
+            half, too few neurons left to draw from, fewer than two random sets or rows, or an unknown kind or scope.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example, necessity
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> settings = {"kinds": ["mean"], "fractions": (0.1, 0.3), "n_random": 2}
+        >>> result = necessity(classifier, task, scores, **settings)
+        >>> result.to_dataframe()[["group", "kind", "fraction", "n_neurons", "n_draws"]]
+           group  kind  fraction  n_neurons  n_draws
+        0  skill  mean       0.1        308        2
+        1  skill  mean       0.3        920        2
+        >>> result.accuracy_gap.shape  # group, kind, scope, fraction; gap, low, high
+        torch.Size([1, 1, 1, 2, 3])
     """
     model, ranked, rivals = classifier.model, as_list(scores), dict(rivals or {})
     check_same_model(ranked, classifier.prompt.model)
@@ -171,15 +188,21 @@ def necessity(
     check_sweep(kinds, fractions, scope, n_random, rivals, tuple(ranked[0].predictivity.shape))
     layer_sets = _layers(scope, model.cfg.n_layers)
     encoded = classifier.encode(task.test if rows is None else rows)
+    check_labels(encoded.labels, task.n_labels)
+    if len(encoded) < 2:
+        raise ValueError(f"Intervals over rows need two rows or more, but there is {len(encoded)}. Pass more `rows`.")
 
     skill = [union_of_top(ranked, fraction, per_layer) for fraction in fractions]
     groups = {"skill": skill} | {name: [top_like(score, one) for one in skill] for name, score in rivals.items()}
     stop = classifier.layout.positions(positions).stop
     cells = list(product(range(len(kinds)), range(len(layer_sets)), range(len(fractions))))
+    for one in skill:
+        one.random_like(seed=seed * 10_007)  # Refuses where too few neurons are left, before any pass.
     perturbs = [intervention(kind, classifier, task, positions=positions, sigma=sigma, seed=seed) for kind in kinds]
 
-    def run(name: str, wanted: Sequence[tuple[int, int, NeuronSet]]) -> Float[Tensor, "two intervention batch"]:
-        """Right or not, and margin, of each row under the plain classifier and under each wanted intervention."""
+    def run(
+        name: str, wanted: Sequence[tuple[int, int, NeuronSet]], plain: Sequence[FwdHooks] = ()
+    ) -> Float[Tensor, "intervention batch label"]:
         sets = [chosen.layers(*layer_sets[s][1]) for _, s, chosen in wanted]
         hooks = [perturbs[k](one) for (k, _, _), one in zip(wanted, sets, strict=True)]
 
@@ -187,15 +210,18 @@ def necessity(
             return logits_many(
                 classifier,
                 encoded,
-                [[], *hooks],
+                [*plain, *hooks],
                 last_block_to=stop,
                 tokens_per_batch=tokens_per_batch,
                 on_batch=on_batch,
             )
 
         settings = {"kinds": [kinds[k] for k, _, _ in wanted], "positions": positions, "sigma": sigma, "seed": seed}
-        settings["task"] = task.fingerprint
-        logits = kept(resume_in, name, classifier, encoded, sets, settings, compute)
+        settings |= {"task": task.fingerprint, "plain": len(plain)}
+        return kept(resume_in, name, classifier, encoded, sets, settings, compute)
+
+    def judged(logits: Tensor) -> Float[Tensor, "two intervention batch"]:
+        """Right or not, and margin, of each row."""
         right = (logits.argmax(dim=2) == encoded.labels).float()
         return torch.stack([right, torch.stack([label_margin(one, encoded.labels) for one in logits])])
 
@@ -204,14 +230,14 @@ def necessity(
         return [(k, s, skill[f].random_like(seed=seed * 10_007 + draw)) for draw in draws]
 
     chosen = [(k, s, sets[f]) for sets in groups.values() for k, s, f in cells]
-    values = run("chosen", chosen)
-    own = values[:, 1:].unflatten(1, (len(groups), len(cells)))
+    plain, *perturbed = run("chosen", chosen, plain=[[]])
+    own = judged(torch.stack(perturbed)).unflatten(1, (len(groups), len(cells)))
     random: list[list[Tensor]] = [[] for _ in cells]
     n_done, open_cells = 0, list(range(len(cells)))
     while open_cells and n_done < n_random:
         draws = range(n_done, min(n_random, n_done + FIRST_DRAWS))
         wanted = [one for c in open_cells for one in random_sets(draws, cells[c])]
-        drawn = run(f"draws-{draws.start}", wanted)[:, 1:].unflatten(1, (len(open_cells), len(draws)))
+        drawn = judged(run(f"draws-{draws.start}", wanted)).unflatten(1, (len(open_cells), len(draws)))
         for i, c in enumerate(open_cells):
             random[c].append(drawn[:, i])
         n_done = draws.stop
@@ -219,10 +245,13 @@ def necessity(
             open_cells = [c for c in open_cells if half_width(torch.cat(random[c], dim=1)[0].mean(dim=1)) > width]
     by_cell = [torch.cat(parts, dim=1) for parts in random]
 
-    shape = (len(kinds), len(layer_sets), len(fractions))
+    shape, spreads = (len(kinds), len(layer_sets), len(fractions)), [spread(one) for one in skill]
     gaps = torch.tensor(
         [
-            [[paired_gap(own[q, g, c], by_cell[c][q]) for c in range(len(cells))] for g in range(len(groups))]
+            [
+                [paired_gap(own[q, g, c], by_cell[c][q], spreads[cells[c][2]]) for c in range(len(cells))]
+                for g in range(len(groups))
+            ]
             for q in (0, 1)
         ],
         dtype=torch.float64,
@@ -241,7 +270,7 @@ def necessity(
         accuracy_gap=gaps[0],
         margin_gap=gaps[1],
         n_draws=torch.tensor([drawn.shape[1] for drawn in by_cell]).unflatten(0, shape),
-        unperturbed=evaluation_of(classifier.logits(encoded), encoded.labels),
+        unperturbed=evaluation_of(plain, encoded.labels),
         meta={
             "task": task.name,
             "positions": positions,
@@ -296,6 +325,8 @@ def check_sweep(
     if n_random < 2:
         raise ValueError(f"`n_random` is {n_random}; at least two random sets are needed to see how much they differ.")
     for name, score in rivals.items():
+        if bool(score.isnan().any()):
+            raise ValueError(f"Rival {name!r} holds NaN, which cannot be ranked.")
         if name == "skill" or tuple(score.shape) != shape:
             raise ValueError(
                 f"Rival {name!r} needs another name than 'skill' and a score of shape {shape}, but has "

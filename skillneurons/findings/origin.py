@@ -27,6 +27,7 @@ from skillneurons.findings.common import (
     as_list,
     check_binary,
     check_same_model,
+    check_scored,
     encoder_of,
     held_out_interval,
     spearman,
@@ -52,6 +53,9 @@ class Origin(Shown):
         majority: Share of the larger class on test.
         fraction: Share of neurons in a top set.
         meta: Task, seeds, settings, number of test rows.
+
+    Example:
+        See `origin`, which makes it.
     """
 
     conditions: tuple[str, ...]
@@ -126,7 +130,18 @@ def origin(
         on_condition: Called with the name of each condition that is done.
 
     Raises:
-        ValueError: No classifier, an unknown condition, or scores of another model.
+        ValueError: No classifier, an unknown condition, or scores of other classifiers or rows.
+
+    Example:
+        >>> from skillneurons import findings, load_example
+        >>> classifier, task = load_example()
+        >>> conditions = ("tuned prompt", "random prompt", "written prompt")
+        >>> result = findings.origin([classifier], task, conditions=conditions)
+        >>> result.predictivity.shape  # condition, layer, neuron
+        torch.Size([3, 4, 768])
+        >>> table = result.to_dataframe().set_index("condition")
+        >>> table["classifier_accuracy"].idxmax()
+        'tuned prompt'
     """
     classifiers = list(classifiers)
     if not classifiers:
@@ -138,7 +153,7 @@ def origin(
         )
     check_binary(classifiers, task)
     if scores is not None:
-        check_same_model([scores], classifiers[0].prompt.model)
+        check_scored(scores, task, classifiers)
     model, n_prompt = encoder_of(classifiers[0]), len(classifiers[0].prompt)
     seeds = [classifier.prompt.seed or 0 for classifier in classifiers]
 
@@ -182,6 +197,15 @@ def random_model(model: HookedEncoder, seed: int = 0) -> HookedEncoder:
     """An encoder of the same shape and tokenizer with freshly initialised weights, as before pre-training.
 
     Weights are normal with standard deviation 0.02, biases zero and LayerNorm scales one (Hugging Face's defaults).
+
+    Example:
+        >>> from skillneurons import HookedEncoder, findings
+        >>> model = HookedEncoder.from_pretrained("bundled")
+        >>> fresh = findings.random_model(model)
+        >>> fresh.cfg.source
+        "random weights of bundled's shape"
+        >>> fresh.W_E.shape == model.W_E.shape, round(fresh.W_E.std().item(), 2)
+        (True, 0.02)
     """
     fresh = HookedEncoder(replace(model.cfg, source=f"random weights of {model.cfg.source}'s shape"), model.tokenizer)
     generator = torch.Generator().manual_seed(seed)
@@ -220,6 +244,7 @@ def survives_retuning(
     kinds: Sequence[Kind] = ("mean", "zero"),
     fractions: Sequence[float] = (0.03, 0.1, 0.3),
     n_random: int = 10,
+    sigma: float = 0.1,
     seed: int = 0,
     config: TuningConfig | None = None,
     progress: bool = False,
@@ -237,6 +262,7 @@ def survives_retuning(
         kinds: See `necessity`.
         fractions: Shares of neurons.
         n_random: Random sets for each cell.
+        sigma: Of Gaussian noise.
         seed: Of tuning and of the random sets.
         config: How to tune.
         progress: Show progress bars of tuning.
@@ -247,6 +273,19 @@ def survives_retuning(
 
     Raises:
         ValueError: An unknown method, scores of another model, or settings that `necessity` would refuse.
+
+    Example:
+        >>> from skillneurons import TuningConfig, find_skill_neurons, load_example
+        >>> from skillneurons.findings import survives_retuning
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> settings = {"methods": ["bitfit"], "fractions": (0.1,), "n_random": 2}
+        >>> settings["config"] = TuningConfig(steps=10, eval_every=10)  # few: quick
+        >>> results = survives_retuning(classifier.model, task, scores, **settings)
+        >>> results["bitfit"].to_dataframe()[["positions", "kind", "n_neurons"]]
+          positions  kind  n_neurons
+        0       all  mean        308
+        1       all  zero        308
     """
     table = {"bitfit": tune_bitfit, "adapter": tune_adapter}
     if not methods or set(methods) - set(table):
@@ -264,6 +303,7 @@ def survives_retuning(
             fractions=fractions,
             positions="all",
             n_random=n_random,
+            sigma=sigma,
             seed=seed,
             rows=rows,
         )

@@ -3,9 +3,9 @@
 Source: Wang et al. 2022. The same neurons, read at five places: the best soft-prompt position (chosen on validation),
 the mean over soft-prompt positions, the mask, and the mean and the maximum over the text's words. The first chooses
 among positions, the others have nothing to choose; so compare held-out accuracies. Words are read with the prompt in
-front of them, which they can attend to.
+front of them, which they can attend to. A decoder has no mask, and its words do not see the prompt behind them.
 
-Cost: one pass over each split for each place and classifier; memory does not grow with the rows.
+Cost: one pass over each split for each classifier, which all places share; memory does not grow with the rows.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skillneurons.activations import AboveCounts, LabelSums, collect
+from skillneurons.batching import Encoded
 from skillneurons.classifier import Classifier
 from skillneurons.display import Shown, drawn_by
-from skillneurons.findings.common import check_same_model, held_out_interval, spearman
+from skillneurons.findings.common import check_scored, held_out_interval, spearman
 from skillneurons.neurons import top_neurons
-from skillneurons.pooling import Pool, Pooled
-from skillneurons.scores import NeuronScores, find_skill_neurons
+from skillneurons.pooling import Pool, Pooled, Together
+from skillneurons.scores import NeuronScores
 from skillneurons.tasks import Task
 
 PLACES: dict[str, tuple[str, Pool | None]] = {
@@ -45,6 +46,9 @@ class PromptComparison(Shown):
         held_out: On test, at the position and in the direction chosen on validation.
         fraction: Share of neurons in a top set.
         meta: Task, model, seeds, number of test rows.
+
+    Example:
+        See `compare_places`, which makes it.
     """
 
     places: tuple[str, ...]
@@ -93,7 +97,7 @@ def compare_places(
     scores: NeuronScores | None = None,
     fraction: float = 0.01,
 ) -> PromptComparison:
-    """Predictivity of every neuron at the soft prompt, the mask and the words.
+    """Predictivity of every neuron at the soft prompt, the mask (of encoders) and the words.
 
     Args:
         classifiers: Of one or several seeds.
@@ -102,28 +106,34 @@ def compare_places(
         fraction: Share of all neurons in a top set.
 
     Raises:
-        ValueError: `scores` are of another model or task, or see `find_skill_neurons`.
+        ValueError: `scores` are of other classifiers, rows or positions, or see `find_skill_neurons`.
+
+    Example:
+        >>> from skillneurons import findings, load_example
+        >>> result = findings.compare_places(*load_example())
+        >>> result.held_out.shape  # place, layer, neuron
+        torch.Size([5, 4, 768])
+        >>> list(result.to_dataframe()["place"])
+        ['soft prompt, best position', 'soft prompt, mean', 'mask', 'words, mean',
+         'words, maximum']
     """
     classifiers = [classifiers] if isinstance(classifiers, Classifier) else list(classifiers)
     if not classifiers:
         raise ValueError("`classifiers` is empty; pass at least one, from `tune_prompt` for example.")
     if scores is not None:
-        check_same_model([scores], classifiers[0].prompt.model)
-        if scores.meta["task_fingerprint"] != task.fingerprint or scores.meta["positions"] != "prompt":
+        check_scored(scores, task, classifiers)
+        if scores.meta["positions"] != "prompt":
             raise ValueError(
-                f"`scores` are of task {scores.meta['task']!r} at {scores.meta['positions']!r}, but those of "
-                f"{task.name!r} at 'prompt' are needed. Leave `scores` out to compute them."
+                f"`scores` are of {scores.meta['positions']!r} positions, but those at the 'prompt' are needed. Leave "
+                "`scores` out to compute them."
             )
-    by_place = []
-    for positions, pool in PLACES.values():
-        if positions == "prompt" and pool is None and scores is not None:
-            by_place.append(scores)
-        elif pool is None:
-            by_place.append(find_skill_neurons(classifiers, task, positions=positions))
-        else:
-            by_place.append(pooled_scores(classifiers, task, positions=positions, pool=pool))
+    after_text = classifiers[0].layout.after_text
+    places = {place: how for place, how in PLACES.items() if not (after_text and place == "mask")}
+    wanted = {place: how for place, how in places.items() if scores is None or how != ("prompt", None)}
+    found = dict(zip(wanted, place_scores(classifiers, task, tuple(wanted.values())), strict=True))
+    by_place = [found.get(place, scores) for place in places]
     return PromptComparison(
-        places=tuple(PLACES),
+        places=tuple(places),
         predictivity=torch.stack([one.predictivity for one in by_place]),
         held_out=torch.stack([one.held_out for one in by_place]),
         fraction=fraction,
@@ -131,49 +141,69 @@ def compare_places(
     )
 
 
-def pooled_scores(
-    classifiers: Sequence[Classifier], task: Task, *, positions: str = "text", pool: Pool = "mean"
-) -> NeuronScores:
-    """As `find_skill_neurons`, with each neuron's activation pooled over positions, so that there is one to read.
+def place_scores(
+    classifiers: Sequence[Classifier], task: Task, places: Sequence[tuple[str, Pool | None]]
+) -> list[NeuronScores]:
+    """As `find_skill_neurons`, at several places that share each pass.
 
     Args:
         classifiers: Of one or several seeds, on one model.
         task: Two classes.
-        positions: `"text"` (padding left out) or `"prompt"`.
-        pool: `"mean"` or `"max"`.
+        places: Positions by name, and how each row's activations there are pooled: `"mean"`, `"max"`, or None for each
+            position by itself. Texts differ in length, so `"text"` needs pooling; padding is left out.
 
     Returns:
-        Scores whose `prompt` axis has length 1.
+        For each place; where it is pooled, the `prompt` axis has length 1.
 
     Raises:
         ValueError: The task has more than two classes.
     """
     if task.n_labels != 2:
-        raise ValueError(f"Predictivity needs two classes, but {task.name!r} has {task.n_labels}. Score its subtasks.")
-    splits = {split: classifiers[0].encode(getattr(task, split)) for split in ("train", "validation", "test")}
-    parts = []
-    for classifier in classifiers:
-        sums = collect(classifier, splits["train"], Pooled(LabelSums(2), pool), positions=positions)
-        baseline = sums.inner.mean
-        counts = {
-            split: collect(classifier, splits[split], Pooled(AboveCounts(baseline, 2), pool), positions=positions).inner
-            for split in ("validation", "test")
-        }
-        meta = {
-            "model": classifier.prompt.model,
-            "task": task.name,
-            "task_fingerprint": task.fingerprint,
-            "seeds": [classifier.prompt.seed],
-            "positions": f"{positions}, {pool}",
-        }
-        parts.append(
-            NeuronScores(
-                above=counts["validation"].above[None],
-                n=counts["validation"].n,
-                above_test=counts["test"].above[None],
-                n_test=counts["test"].n,
-                baseline=baseline.float()[None],
-                meta=meta,
-            )
+        raise ValueError(
+            f"Predictivity needs two classes, but {task.name!r} has {task.n_labels}: {', '.join(task.labels)}. Score "
+            "each of `task.subtasks()`."
         )
-    return NeuronScores.merge_seeds(parts)
+    splits = {split: classifiers[0].encode(getattr(task, split)) for split in ("train", "validation", "test")}
+    parts: list[list[NeuronScores]] = [[] for _ in places]
+    for classifier in classifiers:
+        sums = [LabelSums(2) for _ in places]
+        _collect(classifier, splits["train"], places, sums)
+        baselines = [one.mean for one in sums]
+        counts = {}
+        for split in ("validation", "test"):
+            counts[split] = [AboveCounts(baseline, 2) for baseline in baselines]
+            _collect(classifier, splits[split], places, counts[split])
+        for i, (positions, pool) in enumerate(places):
+            meta = {
+                "model": classifier.prompt.model,
+                "task": task.name,
+                "task_fingerprint": task.fingerprint,
+                "seeds": [classifier.prompt.seed],
+                "positions": positions if pool is None else f"{positions}, {pool}",
+            }
+            validation, test = counts["validation"][i], counts["test"][i]
+            parts[i].append(
+                NeuronScores(
+                    above=validation.above[None],
+                    n=validation.n,
+                    above_test=test.above[None],
+                    n_test=test.n,
+                    baseline=baselines[i].float()[None],
+                    meta=meta,
+                )
+            )
+    return [NeuronScores.merge_seeds(of_place) for of_place in parts]
+
+
+def _collect(
+    classifier: Classifier,
+    rows: Encoded,
+    places: Sequence[tuple[str, Pool | None]],
+    statistics: Sequence[LabelSums | AboveCounts],
+) -> None:
+    """Fill a statistic for each place in one pass."""
+    parts = [
+        (classifier.layout.positions(positions), one if pool is None else Pooled(one, pool))
+        for (positions, pool), one in zip(places, statistics, strict=True)
+    ]
+    collect(classifier, rows, Together(parts), positions="all")

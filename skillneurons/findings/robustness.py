@@ -19,7 +19,7 @@ from skillneurons.activations import AboveCounts, collect
 from skillneurons.classifier import Classifier
 from skillneurons.display import Shown, drawn_by
 from skillneurons.evaluation import Evaluation, evaluate
-from skillneurons.findings.common import check_binary, check_same_model, held_out_interval, overlap_test, spearman
+from skillneurons.findings.common import check_binary, check_scored, held_out_interval, overlap_test, spearman
 from skillneurons.neurons import NeuronSet, top_neurons
 from skillneurons.predictivity import accuracy_from_counts, held_out_accuracy, predictivity
 from skillneurons.scores import NeuronScores
@@ -41,6 +41,9 @@ class Robustness(Shown):
         adversarial_accuracy: Of each classifier on the adversarial rows.
         fraction: Share of neurons in a top set.
         meta: Task, number of rows.
+
+    Example:
+        See `robustness`, which makes it.
     """
 
     seeds: tuple[int, ...]
@@ -110,6 +113,18 @@ def robustness(
 
     Raises:
         ValueError: The task has no adversarial rows, or classifiers and scores do not belong together.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, findings, load_example
+        >>> classifier, task = load_example()  # with all its adversarial rows
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> result = findings.robustness([classifier], task, scores)
+        >>> result.to_dataframe()[["rows", "n"]]
+                  rows    n
+        0        clean   32
+        1  adversarial  400
+        >>> result.adversarial_accuracy[0].accuracy < result.clean_accuracy[0].accuracy
+        True
     """
     classifiers = list(classifiers)
     check_binary(classifiers, task)
@@ -118,14 +133,7 @@ def robustness(
             f"Task {task.name!r} has no adversarial rows. Give it some: `dataclasses.replace(task, adversarial=rows)`, "
             "or an adversarial.jsonl beside its other files."
         )
-    seeds = [classifier.prompt.seed for classifier in classifiers]
-    if seeds != list(scores.seeds):
-        raise ValueError(f"`classifiers` have seeds {seeds}, but `scores` {scores.seeds}. Pass those that were scored.")
-    check_same_model([scores], classifiers[0].prompt.model)
-    if scores.meta["task_fingerprint"] != task.fingerprint:
-        raise ValueError(
-            f"`scores` are of {scores.meta['task']!r}, not of these rows of {task.name!r}. Score it first."
-        )
+    check_scored(scores, task, classifiers)
 
     encoded, positions = classifiers[0].encode(task.adversarial), scores.meta["positions"]
     attacked = []

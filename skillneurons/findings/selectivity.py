@@ -40,6 +40,9 @@ class WordSelectivity(Shown):
         overlap: Overlap of the skill set with an equally large set of label-word-selective neurons, against chance.
         rank_correlation: Spearman correlation of predictivity with label-word selectivity, over all neurons.
         meta: Settings.
+
+    Example:
+        See `word_selectivity`, which makes it.
     """
 
     neurons: Int[Tensor, "chosen 2"]
@@ -83,6 +86,18 @@ def word_selectivity(
 
     Raises:
         ValueError: The scores are of another model.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, findings, load_example
+        >>> classifier, task = load_example()
+        >>> model, words = classifier.model, classifier.verbalizer
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> result = findings.word_selectivity(model, scores, words, n_nearest=3)
+        >>> len(result.neurons), result.n_with_label_word  # none has one nearby
+        (31, 0)
+        >>> list(result.to_dataframe())
+        ['layer', 'neuron', 'input_words', 'input_cosine', 'output_words',
+         'output_cosine']
     """
     check_same_model([scores], model.fingerprint())
     skill = scores.top(fraction, per_layer=False)
@@ -100,7 +115,12 @@ def word_selectivity(
         n_with_label_word=int(hit.sum()),
         overlap=overlap_test(skill, rivals),
         rank_correlation=spearman(scores.predictivity.flatten().double(), rival.flatten().double()),
-        meta={"task": scores.meta.get("task"), "fraction": fraction, "label_words": list(verbalizer.words)},
+        meta={
+            "task": scores.meta.get("task"),
+            "seeds": scores.seeds,
+            "fraction": fraction,
+            "label_words": list(verbalizer.words),
+        },
     )
 
 
@@ -118,6 +138,16 @@ def nearest_tokens(
 
     Returns:
         Ids and signed cosines, the largest in size first.
+
+    Example:
+        >>> from skillneurons import HookedEncoder, NeuronSet, findings
+        >>> model = HookedEncoder.from_pretrained("bundled")
+        >>> neurons = NeuronSet.from_pairs([(0, 6), (2, 740)], n_layers=4, d_mlp=768)
+        >>> tokens, cosine = findings.nearest_tokens(model, neurons, "input", 2)
+        >>> [model.to_string(row) for row in tokens]
+        [' have has', ' was were']
+        >>> cosine.shape  # neuron, nearest
+        torch.Size([2, 2])
     """
     words = F.normalize(model.W_E, dim=1)
     weights = torch.cat([_weights(model, layer, side)[neurons.indices(layer)] for layer in range(model.cfg.n_layers)])
@@ -152,6 +182,15 @@ def label_word_selectivity(
 
     Returns:
         In [0, 1].
+
+    Example:
+        >>> from skillneurons import findings, load_example
+        >>> classifier, _ = load_example()
+        >>> classifier.verbalizer.words
+        ('terrible', 'great')
+        >>> score = findings.label_word_selectivity(classifier.model, classifier.verbalizer)
+        >>> score.shape, bool(score.max() < 0.5)  # layer, neuron; none is near to 1
+        (torch.Size([4, 768]), True)
     """
     words = F.normalize(model.W_E[torch.tensor(verbalizer.token_ids, device=model.device)], dim=1)
     layers = [

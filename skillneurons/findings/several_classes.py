@@ -2,7 +2,7 @@
 
 Source: Wang et al. 2022, section 3.2. Subtasks come from label names (`Task.subtasks`); each gets an equal share.
 
-Cost: the passes of `find_skill_neurons` for each subtask; `serves` adds `subtasks x (1 + n_random)` passes over test.
+Cost: the passes of `find_skill_neurons` for each subtask; `serves` adds `1 + subtasks x (1 + n_random)` over test.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from skillneurons.classifier import Classifier, check_answers
 from skillneurons.display import Shown, drawn_by
-from skillneurons.evaluation import Kind, intervention
-from skillneurons.findings.common import check_same_model, overlap_test, paired_gap, spearman
+from skillneurons.evaluation import Kind, check_fractions, intervention
+from skillneurons.findings.common import check_same_model, check_same_rows, overlap_test, paired_gap, spearman, spread
 from skillneurons.neurons import NeuronSet
 from skillneurons.scores import NeuronScores, find_skill_neurons, union_of_top
 from skillneurons.sweeps import logits_many
@@ -38,6 +38,9 @@ class SeveralClasses(Shown):
         overlap: Share of two subtasks' top sets that is shared.
         expected_overlap: Share that random sets of these sizes have in common.
         meta: Settings.
+
+    Example:
+        See `several_classes`, which makes it.
     """
 
     subtasks: tuple[str, ...]
@@ -55,15 +58,16 @@ class SeveralClasses(Shown):
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each neuron of the union: where it is a member, the subtask it serves best, and how well.
 
-        Subtasks are compared by held-out balanced accuracy, for which a constant neuron scores 1/2 on each.
+        Which one it serves is chosen by predictivity, on validation; how well is balanced accuracy on test, for which
+        a constant neuron scores 1/2.
         """
         rows = []
         for layer, neuron in self.neurons:
-            accuracy = self.held_out[:, layer, neuron]
-            best = int(accuracy.argmax())
+            best = int(torch.stack([one.predictivity[layer, neuron] for one in self.scores]).argmax())
             members = [name for name, one in zip(self.subtasks, self.member[:, layer, neuron], strict=True) if one]
             row: dict[str, Any] = {"layer": layer, "neuron": neuron, "member_of": ", ".join(members)}
-            rows.append(row | {"serves": self.subtasks[best], "held_out_balanced": accuracy[best].item()})
+            row |= {"serves": self.subtasks[best], "held_out_balanced": self.held_out[best, layer, neuron].item()}
+            rows.append(row)
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
@@ -92,6 +96,16 @@ def several_classes(
 
     Raises:
         ValueError: The task has two classes, or the scores are not those of the subtasks.
+
+    Example:
+        >>> from skillneurons import findings, load_example
+        >>> found = findings.several_classes(*load_example("news"))
+        >>> found.subtasks
+        ('sports-vs-rest', 'business-vs-rest', 'science-vs-rest', 'politics-vs-rest')
+        >>> found.member.sum(dim=(1, 2)).tolist()  # an equal share for each subtask
+        [16, 16, 16, 16]
+        >>> list(found.to_dataframe())
+        ['layer', 'neuron', 'member_of', 'serves', 'held_out_balanced']
     """
     if task.n_labels < 3:
         raise ValueError(f"{task.name!r} has {task.n_labels} classes; use `find_skill_neurons` for two.")
@@ -99,11 +113,10 @@ def several_classes(
     if scores is None:
         scores = [find_skill_neurons(classifiers, subtask) for subtask in subtasks]
     check_same_model(list(scores))
-    if [one.meta["task"] for one in scores] != [subtask.name for subtask in subtasks]:
-        raise ValueError(
-            f"`scores` are of {[one.meta['task'] for one in scores]}, but the subtasks are "
-            f"{[subtask.name for subtask in subtasks]}. Score each, in this order."
-        )
+    if len(scores) != len(subtasks):
+        raise ValueError(f"`scores` needs one for each of the {len(subtasks)} subtasks, but has {len(scores)}.")
+    for one, subtask in zip(scores, subtasks, strict=True):
+        check_same_rows(one, subtask)
     sets = [one.top(fraction / len(scores), per_layer) for one in scores]
     n = len(sets)
     correlation, overlap, expected = (torch.eye(n).double() for _ in range(3))
@@ -138,6 +151,9 @@ class Serves(Shown):
         logit_gap: The class's own logit, relative to the mean of all labels, on its own rows, minus that under random
             sets: gap, and ends of its 95 % interval.
         meta: Settings.
+
+    Example:
+        See `serves`, which makes it.
     """
 
     subtasks: tuple[str, ...]
@@ -189,14 +205,27 @@ def serves(
         seed: Of random sets, noise and resampling.
 
     Raises:
-        ValueError: The scores are of another model, the classifier answers other classes, a class has no test rows, or
-            there are fewer than two random sets.
+        ValueError: The scores are of another model, the classifier answers other classes, a class has fewer than
+            two test rows, a fraction that is not between 0 and one half, or there are fewer than two random sets.
+
+    Example:
+        >>> from skillneurons import findings, load_example
+        >>> classifier, task = load_example("news")
+        >>> found = findings.several_classes(classifier, task)
+        >>> result = findings.serves(classifier, task, found, n_random=2)
+        >>> result.logit_gap.shape  # subtask, class; gap, low, high
+        torch.Size([4, 4, 3])
+        >>> result.to_dataframe()[["perturbed", "label"]].head(2)
+                perturbed     label
+        0  sports-vs-rest    sports
+        1  sports-vs-rest  business
     """
     check_same_model(list(found.scores), classifier.prompt.model)
     check_answers(classifier, task)
-    present = {row["label"] for row in task.test}
-    if absent := [label for i, label in enumerate(task.labels) if i not in present]:
-        raise ValueError(f"Every class needs test rows, but {absent[0]!r} has none. Pass a task with more test rows.")
+    counts = task.test.labels.tolist()
+    if few := [label for i, label in enumerate(task.labels) if counts.count(i) < 2]:
+        raise ValueError(f"Every class needs two test rows, but {few[0]!r} has fewer. Pass a task with more test rows.")
+    check_fractions((fraction,))
     if n_random < 2:
         raise ValueError(f"`n_random` is {n_random}; at least two random sets are needed to see how much they differ.")
     sets = [one.top(fraction, found.meta["per_layer"]) for one in found.scores]
@@ -217,6 +246,6 @@ def serves(
         for i in range(n):
             drawn = own[n + 1 + i * n_random : n + 1 + (i + 1) * n_random]
             recall[i, label] = right[1 + i, of_class].mean()
-            gap[i, label] = torch.tensor(paired_gap(own[1 + i, of_class], drawn[:, of_class]))
+            gap[i, label] = torch.tensor(paired_gap(own[1 + i, of_class], drawn[:, of_class], spread(sets[i])))
     meta = {"task": task.name, "fraction": fraction, "kind": kind, "positions": positions, "n_random": n_random}
     return Serves(found.subtasks, tuple(task.labels), recall, unperturbed, gap, meta | {"seed": seed})

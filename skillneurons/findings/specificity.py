@@ -18,14 +18,16 @@ from torch import Tensor
 
 from skillneurons.classifier import Classifier, check_answers
 from skillneurons.display import Shown, drawn_by
-from skillneurons.evaluation import Kind, intervention, label_margin
+from skillneurons.evaluation import Kind, check_fractions, intervention, label_margin
 from skillneurons.findings.common import (
     ScoresOfTask,
     as_list,
     check_same_model,
+    check_task,
     overlap_test,
     paired_gap,
     spearman,
+    spread,
     task_predictivity,
 )
 from skillneurons.scores import union_of_top
@@ -46,6 +48,9 @@ class TaskSimilarity(Shown):
         p: Chance that random sets share as many.
         merges: SciPy linkage matrix of average-linkage clustering with distance 1 - correlation.
         meta: Settings.
+
+    Example:
+        See `task_similarity`, which makes it.
     """
 
     tasks: tuple[str, ...]
@@ -90,12 +95,26 @@ def task_similarity(
         per_layer: Of each layer, or of the whole model.
 
     Raises:
-        ValueError: Fewer than two tasks, scores of different models, or a task whose neurons all score the same.
+        ValueError: Fewer than two tasks, scores of different models or positions, or a task whose neurons all score
+            the same.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example, task_similarity
+        >>> names = ("movies", "restaurants", "replies")
+        >>> scores = {name: find_skill_neurons(*load_example(name)) for name in names}
+        >>> result = task_similarity(scores)
+        >>> [result.tasks[i] for i in result.order]  # neighbours are alike
+        ['replies', 'movies', 'restaurants']
+        >>> list(result.to_dataframe())
+        ['task', 'other_task', 'correlation', 'overlap', 'expected_overlap', 'p']
     """
     tasks = tuple(scores)
     if len(tasks) < 2:
         raise ValueError(f"Specificity compares tasks, but `scores` has {len(tasks)}. Pass scores of two or more.")
-    check_same_model([one for task in tasks for one in as_list(scores[task])])
+    flat = [one for task in tasks for one in as_list(scores[task])]
+    check_same_model(flat)
+    if len(positions := {one.meta["positions"] for one in flat}) > 1:
+        raise ValueError(f"Scores of different positions, {sorted(positions)}, do not compare. Score all at the same.")
     values = [task_predictivity(scores[task]) for task in tasks]
     if constant := [task for task, value in zip(tasks, values, strict=True) if len(value.unique()) == 1]:
         raise ValueError(
@@ -117,7 +136,7 @@ def task_similarity(
                     by_layer[layer, a, b] = spearman(values[i][layer], values[j][layer])
     distance = np.clip(1 - correlation.numpy(), 0, None)
     merges = linkage(squareform(distance, checks=False), method="average")
-    meta = {"fraction": fraction, "per_layer": per_layer}
+    meta = {"fraction": fraction, "per_layer": per_layer, "seeds": max(len(one.seeds) for one in flat)}
     return TaskSimilarity(tasks, correlation, by_layer, overlap, expected, p, merges, meta)
 
 
@@ -132,6 +151,9 @@ class CrossPerturbation(Shown):
         accuracy_gap: Accuracy minus that under random sets of the same size: gap, and ends of its 95 % interval.
         margin_gap: The same for the right label's logit margin, in standard deviations of the unperturbed margin.
         meta: Settings.
+
+    Example:
+        See `cross_perturbation`, which makes it.
     """
 
     tasks: tuple[str, ...]
@@ -186,7 +208,7 @@ def cross_perturbation(
     """Perturb task A's skill neurons and measure task B, for all A and B.
 
     Random sets are disjoint from every task's skill neurons where enough neurons are left, and in any case from A's.
-    Costs, for each task, `tasks x (1 + n_random)` passes over its test rows.
+    Costs, for each task, `1 + tasks x (1 + n_random)` passes over its test rows.
 
     Args:
         classifiers: For each task, on one model.
@@ -203,8 +225,21 @@ def cross_perturbation(
         on_task: Called with the name of each task that was measured.
 
     Raises:
-        ValueError: Fewer than two tasks, names that differ between arguments, scores of different models, or a
-            classifier of other classes than its task.
+        ValueError: Fewer than two tasks, names that differ between arguments, scores of different models or of another
+            task, a classifier of other classes than its task, a fraction that is not between 0 and one half, or fewer
+            than two random sets.
+
+    Example:
+        >>> from skillneurons import cross_perturbation, find_skill_neurons, load_example
+        >>> pairs = {name: load_example(name) for name in ("movies", "restaurants")}
+        >>> scores = {name: find_skill_neurons(*pair) for name, pair in pairs.items()}
+        >>> classifiers = {name: classifier for name, (classifier, _) in pairs.items()}
+        >>> tasks = {name: task for name, (_, task) in pairs.items()}
+        >>> result = cross_perturbation(classifiers, tasks, scores, n_random=2)
+        >>> result.margin_gap.shape  # perturbed task, measured task; gap, low, high
+        torch.Size([2, 2, 3])
+        >>> list(result.to_dataframe()["measured"])
+        ['movies', 'restaurants', 'movies', 'restaurants']
     """
     names = tuple(tasks)
     if len(names) < 2 or set(names) != set(classifiers) or set(names) != set(scores):
@@ -216,6 +251,8 @@ def cross_perturbation(
     for name in names:
         check_same_model(flat, classifiers[name].prompt.model)
         check_answers(classifiers[name], tasks[name])
+        check_task(scores[name], tasks[name])
+    check_fractions((fraction,))
     if n_random < 2:
         raise ValueError(f"`n_random` is {n_random}; at least two random sets are needed to see how much they differ.")
     skill = [union_of_top(as_list(scores[name]), fraction, per_layer) for name in names]
@@ -223,12 +260,10 @@ def cross_perturbation(
     for one in skill[1:]:
         everything = everything | one
     width = everything.mask.shape[1]
-    spare = bool((everything.per_layer + torch.stack([s.per_layer for s in skill]).amax(0) <= width).all())
-    random = [
-        one.random_like(seed=seed * 10_007 + draw, exclude=everything if spare else None)
-        for one in skill
-        for draw in range(n_random)
-    ]
+    spare = bool((everything.per_layer + torch.stack([s.per_layer for s in skill]).amax(0) < width).all())
+    exclude = everything if spare else None
+    random = [one.random_like(seed=seed * 10_007 + draw, exclude=exclude) for one in skill for draw in range(n_random)]
+    spreads = [spread(one, exclude) for one in skill]
 
     n = len(names)
     accuracy, unperturbed = torch.zeros(n, n).double(), torch.zeros(n).double()
@@ -246,9 +281,10 @@ def cross_perturbation(
         unperturbed[j], accuracy[:, j] = right[0].mean(), right[1 : n + 1].mean(dim=1)
         for i in range(n):
             drawn = slice(n + 1 + i * n_random, n + 1 + (i + 1) * n_random)
-            accuracy_gap[i, j] = torch.tensor(paired_gap(right[1 + i], right[drawn]))
-            margin_gap[i, j] = torch.tensor(paired_gap(margins[1 + i], margins[drawn]))
+            accuracy_gap[i, j] = torch.tensor(paired_gap(right[1 + i], right[drawn], spreads[i]))
+            margin_gap[i, j] = torch.tensor(paired_gap(margins[1 + i], margins[drawn], spreads[i]))
         if on_task is not None:
             on_task(name)
     meta = {"fraction": fraction, "kind": kind, "positions": positions, "n_random": n_random, "seed": seed}
+    meta["n_rows"] = n_rows
     return CrossPerturbation(names, accuracy, unperturbed, accuracy_gap, margin_gap, meta)

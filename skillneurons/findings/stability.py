@@ -30,6 +30,9 @@ class Stability(Shown):
         expected_overlap: Share that random sets of these sizes have in common.
         p: Chance that random sets share as many.
         meta: Task and fraction.
+
+    Example:
+        See `stability`, which makes it.
     """
 
     seeds: tuple[int, ...]
@@ -65,11 +68,25 @@ def stability(scores: NeuronScores, fraction: float = 0.01, *, per_layer: bool =
         per_layer: Of each layer, or of the whole model.
 
     Raises:
-        ValueError: There are fewer than two seeds.
+        ValueError: There are fewer than two seeds, or all neurons score the same under one.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, findings, load_example
+        >>> (first, task), (second, _) = load_example(seed=0), load_example(seed=1)
+        >>> result = findings.stability(find_skill_neurons([first, second], task))
+        >>> list(result.to_dataframe())
+        ['seed', 'other_seed', 'correlation', 'overlap', 'expected_overlap', 'p']
+        >>> bool(result.correlation[0, 1] > 0)
+        True
     """
     by_seed, n = scores.predictivity_by_seed.double(), len(scores.seeds)
     if n < 2:
         raise ValueError(f"Stability compares seeds, but `scores` has {n}. Score classifiers of two seeds or more.")
+    if constant := [seed for seed, one in zip(scores.seeds, by_seed, strict=True) if len(one.unique()) == 1]:
+        raise ValueError(
+            f"Ranks need predictivities that differ between neurons, but under seed {constant[0]} all are the same. "
+            "Leave this seed out, or score more rows."
+        )
     sets = [top_neurons(one, fraction, per_layer=per_layer) for one in by_seed]
     correlation, overlap, expected = torch.eye(n).double(), torch.eye(n).double(), torch.eye(n).double()
     p = torch.full((n, n), float("nan")).double()

@@ -24,6 +24,16 @@ def plot_pruning(
         report: From `pruning_report`.
         when: Right after pruning, or after the prompt was tuned again; by default the latter where the report has it.
         ax: Where to draw.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example
+        >>> from skillneurons import plot_pruning, pruning_report
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> report = pruning_report(classifier, task, scores, fractions=(0.3,), n_random=2)
+        >>> ax = plot_pruning(report)
+        >>> ax.get_title(loc="left"), ax.get_ylabel()
+        ('movies, right after pruning', 'accuracy on 32 test rows')
     """
     has_retuned = not bool(report.retuned.isnan().all())
     when = when or ("retuned" if has_retuned else "pruned")
@@ -77,6 +87,18 @@ def plot_steering(
         curve: From `steering_curve`.
         quantity: `"flips"`: answers that turn to the label right of 0, and away from it left of 0; or `"shift"`.
         ax: Where to draw.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example
+        >>> from skillneurons import plot_steering, steering_curve
+        >>> classifier, task = load_example()
+        >>> skill = find_skill_neurons(classifier, task).top(0.1)
+        >>> curve = steering_curve(
+        ...     classifier, task, skill, "positive", strengths=(-4.0, 4.0), n_random=2
+        ... )
+        >>> ax = plot_steering(curve)
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['2 random sets (mean, range)', 'skill neurons']
     """
     if quantity not in ("flips", "shift"):
         raise ValueError(f"`quantity` is 'flips' or 'shift', not {quantity!r}.")
@@ -116,7 +138,16 @@ def plot_steering(
 def plot_transfer(
     transfer: TransferMatrix, *, quantity: Literal["relative", "accuracy"] = "relative", ax: Axes | None = None
 ) -> Axes:
-    """Zero-shot transfer of each task's prompt (row) to each task (column), mean over seeds; crossed if undefined."""
+    """Zero-shot transfer of each task's prompt (row) to each task (column), mean over seeds; crossed if undefined.
+
+    Example:
+        >>> from skillneurons import load_example, plot_transfer, transfer_matrix
+        >>> examples = [load_example("movies"), load_example("products")]
+        >>> classifiers = {task.name: [classifier] for classifier, task in examples}
+        >>> ax = plot_transfer(transfer_matrix(classifiers, [task for _, task in examples]))
+        >>> ax.texts[1].get_text()  # two classes cannot answer three
+        '×'
+    """
     if quantity not in ("relative", "accuracy"):
         raise ValueError(f"`quantity` is 'relative' or 'accuracy', not {quantity!r}.")
     ax = axes_or_new(ax)
@@ -140,7 +171,25 @@ def plot_transfer(
 
 @styled
 def plot_indicators(test: IndicatorTest, *, ax: Axes | None = None) -> Axes:
-    """Rank correlation of each indicator with transfer, with its bootstrap interval and p-value."""
+    """Rank correlation of each indicator with transfer, with its bootstrap interval and p-value.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, indicator_test, load_example
+        >>> from skillneurons import plots, transfer_indicators, transfer_matrix
+        >>> loaded = [load_example(name) for name in ("movies", "restaurants", "products")]
+        >>> tuned = {task.name: [classifier] for classifier, task in loaded}
+        >>> skill = {
+        ...     task.name: find_skill_neurons(
+        ...         classifier, task.binary("negative", "positive")
+        ...     ).top(0.05)
+        ...     for classifier, task in loaded
+        ... }
+        >>> moved = transfer_matrix(tuned, [task for _, task in loaded])
+        >>> test = indicator_test(moved, transfer_indicators(tuned, skill), n_bootstrap=99)
+        >>> ax = plots.plot_indicators(test)
+        >>> [tick.get_text() for tick in ax.get_yticklabels()]
+        ['shared skill neurons', 'activated skill neurons', 'activated neurons', 'Euclidean', 'cosine']
+    """
     ax = axes_or_new(ax)
     n_seeds = test.meta["n_seeds"]
     table = test.to_dataframe().iloc[::-1]
@@ -164,7 +213,17 @@ def plot_indicators(test: IndicatorTest, *, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_warm_start(result: WarmStart, *, ax: Axes | None = None) -> Axes:
-    """Validation accuracy while tuning from other tasks' prompts and from random ones: means over seeds, and range."""
+    """Validation accuracy while tuning from other tasks' prompts and from random ones: means over seeds, and range.
+
+    Example:
+        >>> from skillneurons import TuningConfig, load_example, plots, warm_start
+        >>> (_, task), (source, _) = load_example("movies"), load_example("restaurants")
+        >>> config = TuningConfig(steps=2, eval_every=2)
+        >>> curves = warm_start({"restaurants": [source]}, task, level=0.8, config=config)
+        >>> ax = plots.plot_warm_start(curves)
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['random start', 'restaurants', 'level to reach']
+    """
     ax = axes_or_new(ax)
     colours, markers = iter(COLOURS), iter(MARKERS * len(result.sources))
     # A tuning that stopped early keeps the best accuracy it had reached.

@@ -31,6 +31,17 @@ def plot_necessity(
         group: `"skill"`, or the name of a rival.
         scope: One of `result.scopes`; the last by default.
         ax: Where to draw.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, findings, load_example, plots
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> effects = findings.necessity(
+        ...     classifier, task, scores, kinds=("mean",), fractions=(0.1, 0.3), n_random=2
+        ... )
+        >>> ax = plots.plot_necessity(effects)
+        >>> ax.get_ylabel()
+        'logit margin: skill minus random'
     """
     ax = axes_or_new(ax)
     gap = _gap(result, quantity)[_index(result.groups, group, "group")]
@@ -51,7 +62,7 @@ def plot_necessity(
     ax.minorticks_off()
     what = "logit margin" if quantity == "margin" else "accuracy"
     ax.set(
-        xlabel=f"neurons perturbed in each layer, {scope} (%)",
+        xlabel=f"neurons perturbed in {'each layer' if result.meta['per_layer'] else 'the model'}, {scope} (%)",
         ylabel=f"{what}: {group} minus random",
         title=f"{result.meta['task']}, {result.meta['positions'].replace('_', ' ')} positions, "
         f"{result.meta['n_rows']:,} test rows, 1 seed",
@@ -71,6 +82,16 @@ def plot_necessity_by_layer(
         kind: One of `result.kinds`; the first by default.
         quantity: `"accuracy"` or `"margin"`.
         ax: Where to draw.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, findings, load_example, plots
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> few = {"kinds": ("mean",), "fractions": (0.1,), "n_random": 2}
+        >>> effects = findings.necessity(classifier, task, scores, scope="single", **few)
+        >>> ax = plots.plot_necessity_by_layer(effects)
+        >>> bool(abs(ax.lines[0].get_ydata()[-1]) < 1e-6)  # the last layer has no say
+        True
     """
     ax = axes_or_new(ax)
     kind = kind or result.kinds[0]
@@ -107,13 +128,25 @@ def plot_cross_perturbation(result: CrossPerturbation, *, quantity: str = "margi
     """What each task loses, beyond random neurons, under each task's perturbation (F5).
 
     A star marks an interval that lies below zero.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, findings, load_example, plots
+        >>> examples = {name: load_example(name) for name in ("movies", "restaurants")}
+        >>> tuned = {name: classifier for name, (classifier, _) in examples.items()}
+        >>> tasks = {name: task for name, (_, task) in examples.items()}
+        >>> scores = {name: find_skill_neurons(tuned[name], tasks[name]) for name in tasks}
+        >>> lost = findings.cross_perturbation(tuned, tasks, scores, n_random=2, n_rows=16)
+        >>> ax = plots.plot_cross_perturbation(lost)
+        >>> ax.get_ylabel(), ax.get_xlabel()
+        ('neurons of', 'task measured')
     """
     n = len(result.tasks)
     ax = axes_or_new(ax, figsize=(2.8 + 0.6 * n, 1.9 + 0.5 * n))
     gap = _gap(result, quantity)
     marks = [["*" if gap[i, j, 2] < 0 else "" for j in range(n)] for i in range(n)]
     unit = "margin, skill minus random (sd)" if quantity == "margin" else "accuracy, skill minus random"
-    title = f"top {100 * result.meta['fraction']:.3g} % perturbed ({result.meta['kind']})"
+    title = f"top {100 * result.meta['fraction']:.3g} % perturbed ({result.meta['kind']}), 1 seed"
+    title += "" if result.meta["n_rows"] is None else f", at most {result.meta['n_rows']:,} test rows"
     ax = matrix(gap[..., 0], list(result.tasks), list(result.tasks), unit, title, ax, marks=marks)
     ax.set(xlabel="task measured", ylabel="neurons of")
     return ax
@@ -121,11 +154,22 @@ def plot_cross_perturbation(result: CrossPerturbation, *, quantity: str = "margi
 
 @styled
 def plot_serves(result: Serves, *, ax: Axes | None = None) -> Axes:
-    """What each class's logit loses, beyond random neurons, when each subtask's neurons are perturbed."""
+    """What each class's logit loses, beyond random neurons, when each subtask's neurons are perturbed.
+
+    Example:
+        >>> from skillneurons import findings, load_example, plots
+        >>> classifier, task = load_example("news", n_rows=16)
+        >>> found = findings.several_classes(classifier, task)
+        >>> ax = plots.plot_serves(findings.serves(classifier, task, found, n_random=2))
+        >>> [tick.get_text() for tick in ax.get_xticklabels()]
+        ['sports', 'business', 'science', 'politics']
+    """
     ax = axes_or_new(ax, figsize=(3.0 + 0.6 * len(result.labels), 1.9 + 0.5 * len(result.subtasks)))
     marks = [["*" if one[2] < 0 else "" for one in row] for row in result.logit_gap.tolist()]
     names = [name.replace("-", " ") for name in result.subtasks]
-    title = f"{result.meta['task']}: top {100 * result.meta['fraction']:.3g} % perturbed ({result.meta['kind']})"
+    title = (
+        f"{result.meta['task']}: top {100 * result.meta['fraction']:.3g} % perturbed ({result.meta['kind']}), 1 seed"
+    )
     ax = matrix(
         result.logit_gap[..., 0], names, list(result.labels), "own logit, skill minus random", title, ax, marks=marks
     )

@@ -43,6 +43,18 @@ def plot_activation_histogram(
         label_names: Names of the classes.
         title: Which neuron, position and seed.
         ax: Where to draw.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, findings, load_example
+        >>> from skillneurons import plot_activation_histogram
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> best = findings.existence([classifier], task, scores, probe=False)
+        >>> ax = plot_activation_histogram(
+        ...     best.activations, best.labels, best.baseline, task.labels
+        ... )
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['negative (n = 16)', 'positive (n = 16)', 'baseline activation']
     """
     ax = axes_or_new(ax)
     values, classes = activations.numpy(), labels.numpy()
@@ -70,7 +82,17 @@ def plot_activation_histogram(
 
 @styled
 def plot_predictivity_by_layer(scores: NeuronScores, *, n_ranks: int = 200, ax: Axes | None = None) -> Axes:
-    """Predictivity of each layer's neurons in order of rank: where in the model the skill is."""
+    """Predictivity of each layer's neurons in order of rank: where in the model the skill is.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example
+        >>> from skillneurons import plot_predictivity_by_layer
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> ax = plot_predictivity_by_layer(scores, n_ranks=50)
+        >>> ax.get_ylabel(), ax.images[0].get_array().shape
+        ('layer', (4, 50))
+    """
     ax = axes_or_new(ax)
     ranked = scores.predictivity.sort(dim=1, descending=True).values[:, :n_ranks].numpy()
     extent = (0.5, ranked.shape[1] + 0.5, len(ranked) - 0.5, -0.5)
@@ -95,6 +117,18 @@ def plot_perturbation(curve: PerturbationCurve, *, quantity: str = "accuracy", a
         curve: From `perturbation_curve`.
         quantity: `"accuracy"` or `"margin"`.
         ax: Where to draw.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example
+        >>> from skillneurons import perturbation_curve, plot_perturbation
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> curve = perturbation_curve(
+        ...     classifier, task, scores, fractions=(0.1, 0.3), n_random=2
+        ... )
+        >>> ax = plot_perturbation(curve, quantity="margin")
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['2 random sets, lowest to highest', 'random sets, mean', 'skill neurons', 'unperturbed']
     """
     if quantity not in ("accuracy", "margin"):
         raise ValueError(f"`quantity` is 'accuracy' or 'margin', not {quantity!r}.")
@@ -127,7 +161,7 @@ def plot_perturbation(curve: PerturbationCurve, *, quantity: str = "accuracy", a
     if len(x) < 9:
         ax.set_xticks(x)
     ax.set(
-        xlabel="neurons perturbed in each layer (%)",
+        xlabel=f"neurons perturbed in {'each layer' if curve.meta['per_layer'] else 'the model'} (%)",
         ylabel="logit margin of the right label" if margin else f"accuracy on {curve.meta['n_rows']} test rows",
         title=f"{kind}, at {curve.meta['positions'].replace('_', ' ')} positions, seed {curve.meta['classifier_seed']}",
     )
@@ -136,7 +170,17 @@ def plot_perturbation(curve: PerturbationCurve, *, quantity: str = "accuracy", a
 
 
 def save_figure(ax: Axes, stem: Any) -> None:
-    """Write the figure that holds `ax` as PNG and SVG, and close it."""
+    """Write the figure that holds `ax` as PNG and SVG, and close it.
+
+    Example:
+        >>> import os, tempfile
+        >>> from skillneurons import plots
+        >>> ax = plots.plot_false_positives({"permutations": (3, 50)})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     plots.save_figure(ax, f"{folder}/rates")
+        ...     sorted(os.listdir(folder))
+        ['rates.png', 'rates.svg']
+    """
     figure = ax.get_figure(root=True)
     assert figure is not None, "axes belong to a figure"
     with style():

@@ -17,12 +17,32 @@ from skillneurons.findings.selectivity import WordSelectivity
 from skillneurons.findings.several_classes import SeveralClasses
 from skillneurons.findings.specificity import TaskSimilarity
 from skillneurons.findings.stability import Stability
-from skillneurons.plots.style import COLOURS, DIVERGING, RANDOM, REFERENCE, SKILL, axes_or_new, legend_below, styled
+from skillneurons.plots.style import (
+    COLOURS,
+    DIVERGING,
+    PATTERNS,
+    RANDOM,
+    REFERENCE,
+    SKILL,
+    axes_or_new,
+    legend_below,
+    styled,
+)
 
 
 @styled
 def plot_existence(result: Existence, *, ax: Axes | None = None) -> Axes:
-    """The best neuron's held-out accuracy beside prompt tuning and a probe of all neurons, for each seed (F1)."""
+    """The best neuron's held-out accuracy beside prompt tuning and a probe of all neurons, for each seed (F1).
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, findings, load_example, plots
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> found = findings.existence([classifier], task, scores, n_permutations=2)
+        >>> ax = plots.plot_existence(found)
+        >>> [tick.get_text() for tick in ax.get_xticklabels()]
+        ['tuned prompt', 'probe of all neurons', 'best neuron']
+    """
     ax = axes_or_new(ax)
     table = result.to_dataframe()
     names = {"prompt_accuracy": "tuned prompt", "probe_accuracy": "probe of all neurons", "held_out": "best neuron"}
@@ -48,12 +68,22 @@ def plot_existence(result: Existence, *, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_existence_null(result: Existence, *, ax: Axes | None = None) -> Axes:
-    """Predictivities of all neurons on validation, and the same under shuffled labels (F1)."""
+    """Predictivities of all neurons on validation, and the same under shuffled labels (F1).
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, findings, load_example, plots
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> found = findings.existence([classifier], task, scores, probe=False)
+        >>> ax = plots.plot_existence_null(found)
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['labels shuffled', 'seed 0', '95 % of best neurons by chance lie below']
+    """
     ax = axes_or_new(ax)
     observed, null = result.predictivity.flatten().numpy(), result.null.flatten().numpy()
     bins = np.linspace(0.5, max(observed.max(), result.null_max.max().item()) + 0.01, 60)
     ax.hist(null, bins, color=RANDOM, alpha=0.5, label="labels shuffled")
-    ax.hist(observed, bins, color=SKILL, histtype="step", linewidth=1.5, label=_seeds(len(result.seeds), "mean of "))
+    ax.hist(observed, bins, color=SKILL, histtype="step", linewidth=1.5, label=f"seed {result.seeds[0]}")
     bar = result.null_max.quantile(0.95).item()
     ax.axvline(bar, color=REFERENCE, linestyle=":", linewidth=1, label="95 % of best neurons by chance lie below")
     ax.set(
@@ -68,7 +98,16 @@ def plot_existence_null(result: Existence, *, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_stability(result: Stability, *, ax: Axes | None = None) -> Axes:
-    """Overlap of top neurons between every two seeds, with the overlap of random sets (F2)."""
+    """Overlap of top neurons between every two seeds, with the overlap of random sets (F2).
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, findings, load_example, plots
+        >>> (first, task), (second, _) = load_example(), load_example(seed=1)
+        >>> scores = find_skill_neurons([first, second], task)
+        >>> ax = plots.plot_stability(findings.stability(scores, fraction=0.05))
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['rank correlation, all neurons', 'top 5 %', 'random sets']
+    """
     ax = axes_or_new(ax)
     table = result.to_dataframe()
     places = np.arange(len(table))
@@ -84,7 +123,16 @@ def plot_stability(result: Stability, *, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_places(result: PromptComparison, *, ax: Axes | None = None) -> Axes:
-    """Held-out accuracy of the best and of the top neurons, read at each place (F3)."""
+    """Held-out accuracy of the best and of the top neurons, read at each place (F3).
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, findings, load_example, plots
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> ax = plots.plot_places(findings.compare_places(classifier, task, scores=scores))
+        >>> [tick.get_text() for tick in ax.get_yticklabels()]
+        ['soft prompt, best position', 'soft prompt, mean', 'mask', 'words, mean', 'words, maximum']
+    """
     table = result.to_dataframe()
     title = f"{result.meta['task']}, {_seeds(len(result.meta['seeds']), 'mean of ')}"
     return _dots(table, "place", result.fraction, title, axes_or_new(ax))
@@ -92,7 +140,18 @@ def plot_places(result: PromptComparison, *, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_origin(result: Origin, *, ax: Axes | None = None) -> Axes:
-    """Held-out accuracy of the best and of the top neurons under each condition (F7)."""
+    """Held-out accuracy of the best and of the top neurons under each condition (F7).
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, findings, load_example, plots
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> names = ["tuned prompt", "random prompt"]
+        >>> found = findings.origin([classifier], task, scores=scores, conditions=names)
+        >>> ax = plots.plot_origin(found)
+        >>> [tick.get_text() for tick in ax.get_yticklabels()]
+        ['tuned prompt', 'random prompt']
+    """
     ax = axes_or_new(ax)
     title = f"{result.meta['task']}, {_seeds(len(result.meta['seeds']), 'mean of ')}"
     ax = _dots(result.to_dataframe(), "condition", result.fraction, title, ax)
@@ -133,39 +192,68 @@ def plot_task_similarity(result: TaskSimilarity, *, layer: int | None = None, ax
         result: From `task_similarity`.
         layer: One layer only; all by default.
         ax: Where to draw.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, findings, load_example, plots
+        >>> examples = [load_example("movies"), load_example("restaurants")]
+        >>> scores = {task.name: find_skill_neurons(one, task) for one, task in examples}
+        >>> ax = plots.plot_task_similarity(findings.task_similarity(scores))
+        >>> [tick.get_text() for tick in ax.get_xticklabels()]
+        ['movies', 'restaurants']
     """
     ax = axes_or_new(ax, figsize=_square(len(result.tasks)))
     values = result.correlation if layer is None else result.layer_correlation[layer]
     order = result.order
     names = [result.tasks[i] for i in order]
-    title = "all layers" if layer is None else f"layer {layer}"
+    where = "all layers" if layer is None else f"layer {layer}"
+    title = f"{where}, {_seeds(result.meta['seeds'], 'mean of ')} for each task"
     return matrix(values[order][:, order], names, names, "Spearman correlation", title, ax, limit=1.0)
 
 
 @styled
 def plot_several_classes(result: SeveralClasses, *, ax: Axes | None = None) -> Axes:
-    """How many neurons of each layer serve each subtask best."""
+    """How many neurons of each layer serve each subtask best.
+
+    Example:
+        >>> from skillneurons import findings, load_example, plots
+        >>> classifier, task = load_example("news")
+        >>> ax = plots.plot_several_classes(findings.several_classes(classifier, task))
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['sports vs rest', 'business vs rest', 'science vs rest', 'politics vs rest']
+    """
     ax = axes_or_new(ax)
     table, n_layers = result.to_dataframe(), result.member.shape[1]
     bottom = np.zeros(n_layers)
     for i, name in enumerate(result.subtasks):
         n = np.bincount(table.loc[table["serves"] == name, "layer"], minlength=n_layers)
-        ax.bar(range(n_layers), n, bottom=bottom, color=COLOURS[i % len(COLOURS)], label=name.replace("-", " "))
+        # With more subtasks than colours, patterns tell them apart.
+        look = {"color": COLOURS[i % len(COLOURS)], "hatch": PATTERNS[i // len(COLOURS) % len(PATTERNS)]}
+        ax.bar(range(n_layers), n, bottom=bottom, label=name.replace("-", " "), edgecolor="white", linewidth=0, **look)
         bottom = bottom + n
     ax.set_xticks(range(n_layers))
     ax.set(
         xlabel="layer",
         ylabel="skill neurons",
-        title=f"{result.meta['task']}: subtask served best, held out",
-        ylim=(0, 1.35 * bottom.max()),
+        title=f"{result.meta['task']}: subtask served best (validation), {_seeds(len(result.scores[0].seeds))}",
     )
-    ax.legend(loc="upper center", ncols=2)
+    legend_below(ax)
     return ax
 
 
 @styled
 def plot_word_selectivity(result: WordSelectivity, *, ax: Axes | None = None) -> Axes:
-    """Cosine of each skill neuron's input and output weights with the nearest word's embedding (F6)."""
+    """Cosine of each skill neuron's input and output weights with the nearest word's embedding (F6).
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, findings, load_example, plots
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> model, label_words = classifier.model, classifier.verbalizer
+        >>> nearest = findings.word_selectivity(model, scores, label_words)
+        >>> ax = plots.plot_word_selectivity(nearest)
+        >>> ax.get_xlabel()
+        "largest absolute cosine with a word's embedding"
+    """
     ax = axes_or_new(ax)
     size = result.cosine[..., 0].abs().numpy()
     bins = np.linspace(0, max(0.5, size.max() + 0.02), 30).tolist()
@@ -175,8 +263,8 @@ def plot_word_selectivity(result: WordSelectivity, *, ax: Axes | None = None) ->
     ax.set(
         xlabel="largest absolute cosine with a word's embedding",
         ylabel="skill neurons",
-        title=f"{result.meta['task']}: overlap with label-word neurons {shared['overlap']:.2f}, "
-        f"by chance {shared['expected']:.2f}",
+        title=f"{result.meta['task']}, {_seeds(len(result.meta['seeds']))}: overlap with label-word neurons "
+        f"{shared['overlap']:.2f}, by chance {shared['expected']:.2f}",
     )
     ax.legend()
     return ax
@@ -184,7 +272,16 @@ def plot_word_selectivity(result: WordSelectivity, *, ax: Axes | None = None) ->
 
 @styled
 def plot_robustness(result: Robustness, *, ax: Axes | None = None) -> Axes:
-    """Accuracy of classifier and neurons on clean and on adversarial rows (F10)."""
+    """Accuracy of classifier and neurons on clean and on adversarial rows (F10).
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, findings, load_example, plots
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> ax = plots.plot_robustness(findings.robustness([classifier], task, scores))
+        >>> [tick.get_text() for tick in ax.get_xticklabels()]
+        ['clean (n = 32)', 'adversarial (n = 400)']
+    """
     ax = axes_or_new(ax)
     table = result.to_dataframe()
     names = {"classifier_accuracy": "tuned prompt", "best_neuron": "best neuron"}
@@ -193,13 +290,14 @@ def plot_robustness(result: Robustness, *, ax: Axes | None = None) -> Axes:
     for (column, name), (marker, line, colour) in zip(names.items(), styles, strict=True):
         ax.plot([0, 1], table[column], marker=marker, linestyle=line, color=colour, label=name)
     ax.vlines([0, 1], table["best_neuron_low"], table["best_neuron_high"], color=SKILL, linewidth=1.2)
-    ax.axhline(0.5, color=REFERENCE, linewidth=0.8, linestyle=":", label="chance")
+    majorities = [result.clean_accuracy[0].majority, result.adversarial_accuracy[0].majority]
+    ax.plot([0, 1], majorities, color=REFERENCE, linewidth=0.8, linestyle=":", label="majority class")
     ax.set_xticks([0, 1], [f"{row} (n = {n:,})" for row, n in zip(table["rows"], table["n"], strict=True)])
     ax.set(
         xlim=(-0.25, 1.25),
         ylabel="accuracy",
-        title=f"{result.meta['task']}: overlap with adversarial top neurons {table['overlap'][1]:.2f}, "
-        f"clean {table['overlap'][0]:.2f}",
+        title=f"{result.meta['task']}, {_seeds(len(result.seeds))}: top neurons that are top ones there too:\n"
+        f"{table['overlap'][1]:.2f} on adversarial rows, {table['overlap'][0]:.2f} on clean ones",
     )
     ax.legend()
     return ax

@@ -26,6 +26,15 @@ def plot_neuron_card(card: NeuronCard, *, n_examples: int = 5) -> Figure:
     Args:
         card: From `neuron_card`.
         n_examples: Texts of highest and of lowest activation.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example, neuron_card, plots
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> card = neuron_card(classifier, task, scores, (3, 287), n_random=2)
+        >>> figure = plots.plot_neuron_card(card, n_examples=2)
+        >>> figure.get_suptitle()
+        'movies: layer 3, neuron 287, prompt of seed 0'
     """
     n_examples = min(n_examples, len(card.texts) // 2)
     figure = plt.figure(figsize=(9.6, 3.2 + 0.36 * n_examples), layout="constrained")
@@ -146,6 +155,13 @@ def plot_text_heat(heat: TextHeat, *, width: int = 80, ax: Axes | None = None) -
         heat: From `text_heat`.
         width: Characters in a line.
         ax: Where to draw.
+
+    Example:
+        >>> from skillneurons import load_example, plots, text_heat
+        >>> classifier, _ = load_example()
+        >>> ax = plots.plot_text_heat(text_heat(classifier, ["A fine film."], (3, 287)))
+        >>> [word.get_text() for word in ax.texts]
+        ['A', 'fine', 'film', '.']
     """
     boxes: list[tuple[float, float, str, float]] = []  # column, line, word, shade
     line = 0.0

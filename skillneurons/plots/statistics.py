@@ -19,6 +19,16 @@ def plot_null(test: PermutationTest, *, alpha: float = 0.05, ax: Axes | None = N
         test: From `permutation_test`.
         alpha: Family-wise error rate of the threshold.
         ax: Where to draw.
+
+    Example:
+        >>> from skillneurons import Decisions, collect, find_skill_neurons, load_example
+        >>> from skillneurons import permutation_test, plots
+        >>> classifier, task = load_example()
+        >>> baseline = find_skill_neurons(classifier, task).baseline[0]
+        >>> decisions = collect(classifier, task.validation, Decisions(baseline, 32))
+        >>> ax = plots.plot_null(permutation_test(decisions, n_permutations=99))
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['3,072 neurons', 'best of them, 99 permutations', 'family-wise 5 %: ... neurons lie above']
     """
     ax = axes_or_new(ax)
     observed, null = test.observed.flatten().numpy(), test.null_max.numpy()
@@ -62,6 +72,13 @@ def plot_claims(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Args:
         table: From `controls.claims`.
         ax: Where to draw.
+
+    Example:
+        >>> from skillneurons import claims, find_skill_neurons, load_example, plots
+        >>> classifier, task = load_example()
+        >>> ax = plots.plot_claims(claims(find_skill_neurons(classifier, task), 3))
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['validation, where chosen', 'majority class', 'test, with interval']
     """
     ax = axes_or_new(ax)
     y = np.arange(len(table))[::-1]
@@ -85,7 +102,18 @@ def plot_claims(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_score_effects(comparison: ScoreComparison, *, ax: Axes | None = None) -> Axes:
-    """For each score, how much more its top neurons' ablation hurts than random ones', the best on top."""
+    """For each score, how much more its top neurons' ablation hurts than random ones', the best on top.
+
+    Example:
+        >>> from skillneurons import compare_scores, load_example, plots, rival_scores
+        >>> classifier, task = load_example()
+        >>> scores = rival_scores(classifier, task, ["predictivity", "auroc"])
+        >>> few = {"fractions": (0.1,), "n_random": 2}
+        >>> comparison = compare_scores(classifier, task, scores, **few)
+        >>> ax = plots.plot_score_effects(comparison)
+        >>> ax.get_xlabel().splitlines()
+        ['mean extra fall of the logit margin', '32 test rows']
+    """
     ax = axes_or_new(ax, figsize=(5.2, 3.8))
     table = comparison.to_dataframe()
     y = np.arange(len(table))[::-1]
@@ -110,7 +138,18 @@ def plot_score_effects(comparison: ScoreComparison, *, ax: Axes | None = None) -
 
 @styled
 def plot_score_agreement(comparison: ScoreComparison, *, ax: Axes | None = None) -> Axes:
-    """Spearman correlation of each two scores over all neurons."""
+    """Spearman correlation of each two scores over all neurons.
+
+    Example:
+        >>> from skillneurons import compare_scores, load_example, plots, rival_scores
+        >>> classifier, task = load_example()
+        >>> scores = rival_scores(classifier, task, ["predictivity", "auroc"])
+        >>> few = {"fractions": (0.1,), "n_random": 2}
+        >>> comparison = compare_scores(classifier, task, scores, **few)
+        >>> ax = plots.plot_score_agreement(comparison)
+        >>> [tick.get_text() for tick in ax.get_yticklabels()]
+        ['predictivity', 'AUROC']
+    """
     ax = axes_or_new(ax, figsize=(5.6, 4.6))
     values = comparison.agreement.numpy()
     image = ax.imshow(values, cmap=DIVERGING, vmin=-1, vmax=1)
@@ -134,6 +173,20 @@ def plot_false_positives(rates: dict[str, tuple[int, int]], *, alpha: float = 0.
         rates: For each method, data sets with a claim and data sets.
         alpha: The promised rate.
         ax: Where to draw.
+
+    Example:
+        >>> import torch
+        >>> from skillneurons import Decisions, permutation_test, plots
+        >>> labels, flips = torch.arange(30) % 2, torch.Generator().manual_seed(0)
+        >>> coins = torch.rand(50, 30, 1, 1, 9, generator=flips) > 0.5
+        >>> sets = [Decisions.of(above, labels) for above in coins]
+        >>> n_claimed = sum(
+        ...     len(permutation_test(one, n_permutations=99).significant()) > 0
+        ...     for one in sets
+        ... )
+        >>> ax = plots.plot_false_positives({"permutations": (n_claimed, 50)})
+        >>> ax.get_xlabel()
+        'share of 50 data sets without signal that yield a claim'
     """
     ax = axes_or_new(ax)
     y = np.arange(len(rates))[::-1]

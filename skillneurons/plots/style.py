@@ -14,6 +14,7 @@ R = TypeVar("R")
 
 # Okabe and Ito's palette, ordered so that neighbours also differ in lightness.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#444444")
+PATTERNS = ("", "//", "..")
 SKILL, RANDOM, REFERENCE = "#D55E00", "#7F7F7F", "#000000"
 LABEL_COLOURS = COLOURS
 SEQUENTIAL, DIVERGING = "cividis", "PuOr"
@@ -39,7 +40,16 @@ RC: dict[str, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Matplotlib settings of this package's figures, for the block only."""
+    """Matplotlib settings of this package's figures, for the block only.
+
+    Example:
+        >>> import matplotlib.pyplot as plt
+        >>> from skillneurons.plots import style
+        >>> with style():
+        ...     figure, ax = plt.subplots()
+        >>> ax.spines["top"].get_visible()
+        False
+    """
     interactive = matplotlib.is_interactive()
     try:
         with plt.rc_context(cast(Any, RC)):
