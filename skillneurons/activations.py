@@ -53,6 +53,27 @@ def stack_layers(parts: Sequence[Tensor], dim: int) -> Tensor:
     return torch.stack(list(parts), dim=dim)
 
 
+def widened(activations: Tensor) -> Tensor:
+    """The activations in float32 at least: in half precision, sums and thresholds would be rounded."""
+    return activations if activations.dtype == torch.float64 else activations.float()
+
+
+def add_sum(sums: list[Tensor], layer: int, activations: Tensor) -> None:
+    """Add to a layer's running sum, which is NaN or infinite at the end where an activation was.
+
+    For statistics whose own totals would hide it: NaN is not above a threshold. Reads nothing back from the device.
+    """
+    if layer == len(sums):
+        sums.append(torch.zeros((), dtype=activations.dtype, device=activations.device))
+    sums[layer] += activations.sum()
+
+
+def check_activations(totals: Sequence[Tensor]) -> None:
+    """Raise `FloatingPointError` where a layer's totals are not finite."""
+    for layer, total in enumerate(totals):
+        store.check_finite(f"activations of layer {layer}", total, "Check the model's weights and the prompt.")
+
+
 def check_even_layers(model: Any) -> None:
     """Raise where layers have different numbers of neurons, before a pass whose result would have a `layer` axis."""
     widths = getattr(model.cfg, "d_mlps", ())
@@ -63,11 +84,30 @@ def check_even_layers(model: Any) -> None:
         )
 
 
+def check_n_labels(statistic: Any, labels: Int[Tensor, " batch"]) -> int:
+    """How many labels a statistic counts; any that there are, if it does not say. Raises where a row has another."""
+    # A pooled statistic counts what the one inside does.
+    n_labels = getattr(getattr(statistic, "inner", statistic), "n_labels", int(labels.max()) + 1)
+    if not 0 <= int(labels.min()) <= int(labels.max()) < n_labels:
+        raise ValueError(
+            f"`labels` need to be 0 to {n_labels - 1}, but run from {int(labels.min())} to {int(labels.max())}. Give "
+            "each row an integer 'label', and the statistic as many labels as the task has."
+        )
+    return n_labels
+
+
 @dataclass(eq=False)
 class LabelSums:
     """Sum of the activations over the examples of each class.
 
     Sums within a batch are taken in the activations' precision (float32 at least), across batches in float64.
+
+    Example:
+        >>> from skillneurons import LabelSums, collect, load_example
+        >>> classifier, task = load_example()
+        >>> sums = collect(classifier, task.train, LabelSums(task.n_labels))
+        >>> sums.n.tolist(), sums.label_mean.shape
+        ([16, 16], torch.Size([2, 16, 4, 768]))
     """
 
     n_labels: int
@@ -80,8 +120,7 @@ class LabelSums:
         if layer == len(self.totals):
             shape = (self.n_labels, *activations.shape[1:])
             self.totals.append(torch.zeros(shape, dtype=torch.float64, device=activations.device))
-        wide = activations if activations.dtype == torch.float64 else activations.float()
-        for label, part in enumerate(wide.split(list(counts))):
+        for label, part in enumerate(widened(activations).split(list(counts))):
             if len(part):
                 self.totals[layer][label] += part.sum(dim=0)
         if layer == 0:
@@ -89,8 +128,7 @@ class LabelSums:
 
     def finish(self) -> None:
         self.totals = [total.cpu() for total in self.totals]
-        for layer, total in enumerate(self.totals):
-            store.check_finite(f"activations of layer {layer}", total, "Check the model's weights and the prompt.")
+        check_activations(self.totals)
 
     def merge(self, other: "LabelSums") -> "LabelSums":
         """The sums over both passes' examples."""
@@ -115,21 +153,33 @@ class AboveCounts:
     Args:
         baseline: Threshold of each position and neuron, `[prompt layer neuron]`.
         n_labels: Number of classes.
+
+    Example:
+        >>> from skillneurons import AboveCounts, LabelSums, collect, load_example
+        >>> classifier, task = load_example()
+        >>> baseline = collect(classifier, task.train, LabelSums(2)).mean
+        >>> counts = collect(classifier, task.validation, AboveCounts(baseline, 2))
+        >>> counts.n.tolist(), counts.above.shape
+        ([16, 16], torch.Size([2, 16, 4, 768]))
     """
 
     baseline: Float[Tensor, "prompt layer neuron"]
     n_labels: int
     totals: list[Tensor] = field(default_factory=list)
     n: Int[Tensor, " label"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    sums: list[Tensor] = field(default_factory=list, repr=False)
+    thresholds: list[Tensor] = field(default_factory=list, repr=False)
 
     def update(
         self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
     ) -> None:
+        wide = widened(activations)
         if layer == len(self.totals):
             shape = (self.n_labels, *activations.shape[1:])
             self.totals.append(torch.zeros(shape, dtype=torch.int32, device=activations.device))
-            self._thresholds = [*getattr(self, "_thresholds", []), self._threshold(layer, activations)]
-        above = activations > self._thresholds[layer]
+            self.thresholds.append(self._threshold(layer, wide))
+        add_sum(self.sums, layer, wide)
+        above = wide > self.thresholds[layer]
         for label, part in enumerate(above.split(list(counts))):
             if len(part):
                 self.totals[layer][label] += _count(part)
@@ -143,11 +193,12 @@ class AboveCounts:
                 f"`baseline` has {tuple(threshold.shape)} positions and neurons in layer {layer}, but the activations "
                 f"have {tuple(activations.shape[1:])}. Take it from the same prompt and positions."
             )
-        # Compare in the activations' own precision, so that a baseline saved in float64 cannot break ties anew.
+        # In the precision that is compared, so that a baseline saved in float64 cannot break ties anew.
         return threshold.to(activations)
 
     def finish(self) -> None:
         self.totals = [total.cpu() for total in self.totals]
+        check_activations(self.sums)
 
     def merge(self, other: "AboveCounts") -> "AboveCounts":
         """The counts over both passes' examples; exact, in any order."""
@@ -176,6 +227,14 @@ class OneNeuron:
         layer: The neuron's layer.
         neuron: Its index.
         position: Index into the positions that are collected.
+
+    Example:
+        >>> from skillneurons import collect, load_example
+        >>> from skillneurons.activations import OneNeuron
+        >>> classifier, task = load_example()
+        >>> n, neuron = len(task.test), {"layer": 2, "neuron": 648, "position": 0}
+        >>> collect(classifier, task.test, OneNeuron(n, **neuron)).values.shape
+        torch.Size([32])
     """
 
     n: int
@@ -198,7 +257,14 @@ class OneNeuron:
 
 @dataclass(eq=False)
 class Examples:
-    """The activations themselves, in the order of the rows. Memory: rows x positions x neurons; for small sets."""
+    """The activations themselves, in the order of the rows. Memory: rows x positions x neurons; for small sets.
+
+    Example:
+        >>> from skillneurons import Examples, collect, load_example
+        >>> classifier, task = load_example()
+        >>> collect(classifier, task.test, Examples(len(task.test))).values.shape
+        torch.Size([32, 16, 4, 768])
+    """
 
     n: int
     neurons: Any = None
@@ -252,26 +318,22 @@ def collect(
 
     Raises:
         TypeError: The statistic keeps rows, which processes cannot merge.
-        ValueError: A row has no label, the hook does not exist, or the model is in train mode.
+        ValueError: A row has no label, or one that the statistic does not count; the hook does not exist, the model is
+            in train mode, or processes were given different arguments.
         FloatingPointError: An activation is NaN or infinite.
 
     Example:
-        >>> from skillneurons import Classifier, HookedEncoder, Verbalizer, load_task, random_prompt
-        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(16)
-        >>> words = Verbalizer.from_words(model.tokenizer, task.label_words)
-        >>> classifier = Classifier(model, random_prompt(model, 3), words)
+        >>> from skillneurons import LabelSums, collect, load_example
+        >>> classifier, task = load_example()
         >>> collect(classifier, task.train, LabelSums(2)).mean.shape
-        torch.Size([3, 4, 768])
+        torch.Size([16, 4, 768])
     """
     model = classifier.model
     require_eval(model)
     if accelerator is not None:
         check_mergeable(statistic)
     encoded = classifier.encode(rows)
-    n_labels = int(encoded.labels.max()) + 1
-    if int(encoded.labels.min()) < 0:
-        raise ValueError("`rows` need labels for this statistic; give each row an integer 'label'.")
-    n_labels = max(n_labels, getattr(statistic, "n_labels", n_labels))
+    n_labels = check_n_labels(statistic, encoded.labels)
     where = classifier.layout.positions(positions)
     if classifier.layout.varies(positions) and isinstance(statistic, LabelSums | AboveCounts | Examples):
         raise ValueError(
@@ -296,4 +358,13 @@ def collect(
     statistic.finish()
     if accelerator is None:
         return statistic
-    return merged(statistic, classifier.prompt.vectors, encoded.tokens, encoded.offsets, encoded.labels)
+    return merged(
+        statistic,
+        len(encoded),
+        model=classifier.prompt.model,
+        prompt=classifier.prompt.vectors,
+        rows=(encoded.tokens, encoded.token_types, encoded.offsets, encoded.labels),
+        hook=hook,
+        positions=positions,
+        tokens_per_batch=tokens_per_batch,
+    )

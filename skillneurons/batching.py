@@ -3,7 +3,7 @@
 Token ids are kept flat, 5 bytes each with their segment: SST-2's 67,349 rows take 5 MB.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -74,6 +74,11 @@ def encode(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoded:
         rows: `text`, or `text_a` and `text_b`; `label` may be absent.
         max_length: Longer texts are cut to this many tokens, special tokens included.
     """
+    if isinstance(rows, str) or not all(isinstance(row, Mapping) for row in rows):
+        one = rows if isinstance(rows, str) else next(row for row in rows if not isinstance(row, Mapping))
+        raise TypeError(
+            f"`rows` are examples like {{'text': …}}, or with 'text_a' and 'text_b' for pairs, but there is {one!r}."
+        )
     if not rows:
         raise ValueError("`rows` is empty; pass at least one example.")
     if max_length < 8:

@@ -34,6 +34,18 @@ class Classifier:
 
     Raises:
         ValueError: The prompt was made for another model, or labels and label words differ in number.
+
+    Example:
+        >>> from skillneurons import Classifier, HookedEncoder, Verbalizer
+        >>> from skillneurons import load_example, written_prompt
+        >>> model = HookedEncoder.from_pretrained("bundled")
+        >>> words = Verbalizer.from_words(model.tokenizer, ["terrible", "great"])
+        >>> rows = [{"text": "A clever film."}, {"text": "Dull and far too long."}]
+        >>> Classifier(model, written_prompt(model, "It was"), words).logits(rows).shape
+        torch.Size([2, 2])
+        >>> tuned, _ = load_example()
+        >>> [tuned.labels[i] for i in tuned.predict(rows)]
+        ['positive', 'negative']
     """
 
     model: AnyModel
@@ -65,10 +77,21 @@ class Classifier:
         return [splice(self.prompt.vectors, self.layout.start), *self.extra_hooks]
 
     def encode(self, rows: Sequence[Row] | Encoded) -> Encoded:
-        """Tokenized rows; already tokenized ones are returned as they are."""
+        """Tokenized rows; already tokenized ones are returned as they are.
+
+        Raises:
+            ValueError: There are no rows, a token is not one of the model's, or rows that were tokenized for a shorter
+                prompt are too long beside this one.
+        """
+        room = self.model.cfg.n_ctx - self.layout.n_added
         if isinstance(rows, Encoded):
+            if bool((rows.lengths > room).any()):
+                raise ValueError(
+                    f"`rows` were encoded with up to {int(rows.lengths.max())} tokens, but beside this prompt of "
+                    f"{len(self.prompt)} vectors {room} fit. Encode them with this classifier."
+                )
             return rows
-        encoded = encode(self.model.tokenizer, rows, self.model.cfg.n_ctx - self.layout.n_added)
+        encoded = encode(self.model.tokenizer, rows, room)
         check_ids(encoded.tokens, self.model.cfg.d_vocab)
         return encoded
 

@@ -47,6 +47,11 @@ def _intervene(neurons: NeuronSet, positions: Positions, change: Change) -> list
 
 def _position_indices(positions: Positions, activations: Tensor) -> Tensor:
     n_pos = activations.shape[1]
+    if isinstance(positions, str):
+        raise TypeError(
+            f"`positions` are indices or a slice here, not {positions!r}. Of a classifier: "
+            f"`classifier.layout.positions({positions!r})`."
+        )
     if positions is None:
         return torch.arange(n_pos, device=activations.device)
     if isinstance(positions, slice):
@@ -54,6 +59,9 @@ def _position_indices(positions: Positions, activations: Tensor) -> Tensor:
         # Those of a prompt behind the text count from the end.
         start, stop = (n_pos + edge if edge < 0 else edge for edge in (start, stop))
         wanted = list(range(start, stop, positions.step or 1))
+        if start == stop == 0 and positions.stop:
+            # All before the prompt of a decoder, in rows that begin with it: those whose text has no tokens.
+            return torch.arange(0, device=activations.device)
     else:
         wanted = list(positions)
     if not wanted or min(wanted) < 0 or max(wanted) >= n_pos:
@@ -112,6 +120,18 @@ def mean(
 
     Raises:
         ValueError: The number of positions and of values differ.
+
+    Example:
+        >>> from skillneurons import LabelSums, NeuronSet, collect, load_example, mean
+        >>> classifier, task = load_example()
+        >>> means = collect(classifier, task.train, LabelSums(task.n_labels)).mean
+        >>> where = classifier.layout.positions("prompt")
+        >>> for layer in (0, 3):  # at the prompt, the last layer has no say
+        ...     neurons = NeuronSet.from_pairs([(layer, 7)], n_layers=4, d_mlp=768)
+        ...     logits = classifier.logits(task.test, mean(neurons, means, positions=where))
+        ...     print(layer, logits.allclose(classifier.logits(task.test)))
+        0 False
+        3 True
     """
     if values.ndim == 3 and positions is None:
         raise ValueError(
@@ -148,6 +168,16 @@ def gaussian(
         seed: Of the noise; the same batches in the same order get the same noise.
         positions: Where; everywhere by default.
         scale: Standard deviation of each neuron: `sigma` then counts in these.
+
+    Example:
+        >>> from skillneurons import evaluate, find_skill_neurons, gaussian, load_example
+        >>> classifier, task = load_example()
+        >>> skill = find_skill_neurons(classifier, task).top(0.1)
+        >>> where = classifier.layout.positions("prompt")
+        >>> noise = gaussian(skill, 1.0, seed=0, positions=where)
+        >>> before, after = (evaluate(classifier, task.test, on) for on in ([], noise))
+        >>> after.margin < before.margin
+        True
     """
     if sigma <= 0:
         raise ValueError(f"`sigma` must be positive, not {sigma}: noise of no size would change nothing.")
@@ -178,6 +208,17 @@ def resample(
         source: Activations of examples to draw from, at `positions`; see `activations.Examples`.
         seed: Of the draw.
         positions: The positions that `source` was taken at.
+
+    Example:
+        >>> from skillneurons import Examples, NeuronSet, collect, load_example, resample
+        >>> classifier, task = load_example()
+        >>> neurons = NeuronSet.from_pairs([(0, 7), (1, 5)], n_layers=4, d_mlp=768)
+        >>> source = collect(classifier, task.train, Examples(len(task.train))).values
+        >>> where = classifier.layout.positions("prompt")
+        >>> runs = [resample(neurons, source, seed=s, positions=where) for s in (0, 0, 1)]
+        >>> one, same, other = (classifier.logits(task.test, hooks) for hooks in runs)
+        >>> one.equal(same), one.equal(other)
+        (True, False)
     """
     generator_of = _generators(seed)
 
@@ -207,6 +248,19 @@ def resample_words(
         source: Activations at text positions to draw from; see `pooling.TextExamples`.
         seed: Of the draw.
         positions: Where; those of the text.
+
+    Example:
+        >>> from skillneurons import collect, evaluate, find_skill_neurons, load_example
+        >>> from skillneurons.interventions import resample_words
+        >>> from skillneurons.pooling import TextExamples
+        >>> classifier, task = load_example()
+        >>> skill = find_skill_neurons(classifier, task).top(0.1)
+        >>> source = collect(classifier, task.train, TextExamples(100), positions="text")
+        >>> where = classifier.layout.positions("text")
+        >>> drawn = resample_words(skill, source.values, seed=0, positions=where)
+        >>> before, after = (evaluate(classifier, task.test, on) for on in ([], drawn))
+        >>> source.values.shape, after.margin < before.margin
+        (torch.Size([100, 4, 768]), True)
     """
     generator_of = _generators(seed)
 
@@ -231,6 +285,18 @@ def steer(
         direction: Shift of each neuron at strength 1.
         strength: Factor; negative values steer to the other class.
         positions: Where; everywhere by default.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, label_direction
+        >>> from skillneurons import load_example, steer
+        >>> classifier, task = load_example()
+        >>> skill = find_skill_neurons(classifier, task).top(0.1)
+        >>> direction = label_direction(classifier, task.train, label=1)
+        >>> where = classifier.layout.positions("prompt")
+        >>> hooks = steer(skill, direction, strength=4.0, positions=where)
+        >>> shift = classifier.logits(task.test, hooks) - classifier.logits(task.test)
+        >>> bool((shift[:, 1] - shift[:, 0]).mean() > 0)
+        True
     """
 
     def change(activations: Tensor, layer: int, chosen: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skillneurons import store
-from skillneurons.activations import S, stack_layers
+from skillneurons.activations import S, Statistic, check_activations, stack_layers, widened
 from skillneurons.batching import Batch
 
 Pool: TypeAlias = Literal["mean", "max"]
@@ -62,6 +62,14 @@ class Pooled(Generic[S]):
     Args:
         inner: For example `LabelSums` or `AboveCounts`; it sees a `prompt` axis of length 1.
         how: `"mean"` or `"max"`, over the real positions.
+
+    Example:
+        >>> from skillneurons import LabelSums, collect, load_example
+        >>> from skillneurons.pooling import Pooled
+        >>> classifier, task = load_example()
+        >>> highest = Pooled(LabelSums(2), "max")
+        >>> collect(classifier, task.train, highest, positions="text").inner.mean.shape
+        torch.Size([1, 4, 768])
     """
 
     inner: S
@@ -70,11 +78,32 @@ class Pooled(Generic[S]):
     def update(
         self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
     ) -> None:
-        wide = activations if activations.dtype == torch.float64 else activations.float()
-        self.inner.update(layer, pool_positions(wide, real_positions(activations, batch), self.how), batch, counts)
+        pooled = pool_positions(widened(activations), real_positions(activations, batch), self.how)
+        self.inner.update(layer, pooled, batch, counts)
 
     def finish(self) -> None:
         self.inner.finish()
+
+
+@dataclass(eq=False)
+class Together:
+    """Shows several statistics their own positions of one pass, `collect(…, positions="all")`.
+
+    Args:
+        parts: Positions, and the statistic that sees them.
+    """
+
+    parts: Sequence[tuple[slice, Statistic]]
+
+    def update(
+        self, layer: int, activations: Float[Tensor, "batch pos neuron"], batch: Batch, counts: Sequence[int]
+    ) -> None:
+        for where, one in self.parts:
+            one.update(layer, activations[:, where], batch.at(where), counts)
+
+    def finish(self) -> None:
+        for _, one in self.parts:
+            one.finish()
 
 
 @dataclass(eq=False)
@@ -98,8 +127,7 @@ class TextSums:
     def finish(self) -> None:
         self.n = int(self.n)
         self.totals = [total.cpu() for total in self.totals]
-        for layer, total in enumerate(self.totals):
-            store.check_finite(f"activations of layer {layer}", total, "Check the model's weights and the prompt.")
+        check_activations(self.totals)
 
     def merge(self, other: "TextSums") -> "TextSums":
         """The sums over both passes' positions."""

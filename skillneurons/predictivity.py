@@ -120,6 +120,13 @@ def best_position(
     """The prompt position at which `predictivity` is reached, and whether "above" means label 1 there.
 
     The first position wins a tie.
+
+    Example:
+        >>> import torch
+        >>> from skillneurons.predictivity import best_position
+        >>> position, upward = best_position(torch.tensor([0.2, 0.6]).reshape(2, 1, 1))
+        >>> position.item(), upward.item()  # 0.2 upward is 0.8 downward
+        (0, False)
     """
     position = torch.maximum(accuracy, 1 - accuracy).argmax(dim=-3)
     at_best = accuracy.gather(-3, position.unsqueeze(-3)).squeeze(-3)

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import planted_classifier
 
-from skillneurons import AboveCounts, Examples, LabelSums, accuracy, baseline_activation, collect
+from skillneurons import AboveCounts, Examples, LabelSums, accuracy, baseline_activation, collect, random_prompt
 from skillneurons.activations import OneNeuron
+from skillneurons.pooling import Pooled
 from skillneurons.predictivity import accuracy_from_counts
 
 
@@ -118,12 +119,34 @@ def test_bad_input_to_a_pass_is_named(planted):
         collect(classifier, rows, AboveCounts(torch.zeros(4, 3, 29), 2))
     with pytest.raises(ValueError, match="'somewhere'"):
         collect(classifier, rows, LabelSums(2), positions="somewhere")
+    third = [*rows, {"text": "good0", "label": 2}]
+    for statistic in (LabelSums(2), AboveCounts(torch.zeros(5, 3, 29), 2), Pooled(LabelSums(2))):
+        with pytest.raises(ValueError, match="0 to 1, but run from 0 to 2"):
+            collect(classifier, third, statistic)
+    assert collect(classifier, third, LabelSums(3)).n[2] == 1
     planted.model.train()
     try:
         with pytest.raises(ValueError, match=r"model\.eval\(\)"):
             collect(classifier, rows, LabelSums(2))
     finally:
         planted.model.eval()
+
+
+def test_classes_without_rows_are_counted_in_a_pooled_statistic_too(planted):
+    rows = [row for row in planted.task.test[:9] if row["label"] == 0]
+    pooled = collect(planted.classifier, rows, Pooled(LabelSums(2)), positions="text")
+    assert pooled.inner.n.tolist() == [len(rows), 0]
+
+
+def test_rows_encoded_for_a_shorter_prompt_are_refused_where_they_do_not_fit(planted):
+    short, rows = planted.classifier, [{"text": "good0 " * 99, "label": 1}]
+    encoded = short.encode(rows)
+    longer = short.with_prompt(random_prompt(short.model, 7))
+    room = short.model.cfg.n_ctx - 6
+    with pytest.raises(ValueError, match=rf"up to {room} tokens, but beside this prompt of 7 vectors {room - 2} fit"):
+        collect(longer, encoded, LabelSums(2))
+    fitting = short.encode(planted.task.test[:3])
+    assert longer.encode(fitting) is fitting
 
 
 def test_nan_in_activations_is_named():

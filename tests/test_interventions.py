@@ -216,6 +216,18 @@ def test_an_intervention_that_cannot_happen_is_an_error(planted, means, hooks, m
         posts(planted, hooks(planted, means))
 
 
+def test_rows_whose_text_has_no_tokens_have_no_text_to_change():
+    neurons = NeuronSet(torch.ones(1, 29, dtype=torch.bool))
+    before_prompt = slice(0, -3)
+    for hooks in (zero(neurons, positions=before_prompt), mean(neurons, torch.zeros(1, 29), positions=before_prompt)):
+        [(_, change)] = hooks
+        longer, prompt_only = torch.ones(2, 5, 29), torch.ones(2, 3, 29)
+        assert change(longer).sum(dim=(0, 2)).tolist() == [0, 0, 58, 58, 58]
+        assert torch.equal(change(prompt_only), prompt_only)
+        with pytest.raises(ValueError, match=r"the 2 positions .*slice\(0, -3"):
+            change(torch.ones(2, 2, 29))
+
+
 def test_rows_without_labels_cannot_be_evaluated(planted):
     with pytest.raises(ValueError, match="run from -1"):
         evaluate(planted.classifier, [{"text": "good0"}, {"text": "bad0"}])
