@@ -1,5 +1,7 @@
 """Skill neurons of pretrained transformers: find them, test them, use them."""
 
+from importlib.metadata import version as _version
+
 from skillneurons.activation_store import StoredActivations as StoredActivations
 from skillneurons.activation_store import activations_size as activations_size
 from skillneurons.activation_store import write_activations as write_activations
@@ -94,6 +96,12 @@ from skillneurons.tuning import TuningConfig as TuningConfig
 from skillneurons.tuning import TuningWarning as TuningWarning
 from skillneurons.tuning import tune_prompt as tune_prompt
 
+__version__ = _version("skillneurons")
+
 
 def __dir__() -> list[str]:
     return _public_names(globals(), "findings", "plots", "rivals")
+
+
+# Of `from skillneurons import *`: no submodules, whose names (`scores`, `types`, …) readers use for their own.
+__all__ = __dir__()  # pyright: ignore[reportUnsupportedDunderAll]

@@ -1,6 +1,7 @@
 """The command line: `skillneurons find` and its siblings. Thin: it parses, calls the library and prints."""
 
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,8 +43,19 @@ Slurm = Annotated[
 ]
 
 
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(version("skillneurons"))
+        raise typer.Exit
+    return wanted
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Find, test and use skill neurons in pretrained transformers."""
 
 
@@ -99,7 +111,14 @@ def find(
         executor = _executor(folder, slurm, jobs)
         with progress_bars() as bars:
             result = runs.find(
-                encoder, data, folder, settings, progress=bar_updater(bars), jobs=jobs, executor=executor
+                encoder,
+                data,
+                folder,
+                settings,
+                progress=bar_updater(bars),
+                jobs=jobs,
+                executor=executor,
+                device=device,
             )
     print_find(result)
 
@@ -107,7 +126,7 @@ def find(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
-    out: Annotated[Path | None, typer.Option(help="The page [default: RUN/report.html].")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html by default.")] = None,
 ) -> None:
     """Write one self-contained HTML page of a run: figures inline, tables sortable, no network."""
     from skillneurons.report import write_report
@@ -179,7 +198,7 @@ def prune(
     run: Annotated[Path, typer.Argument(help="A folder that `skillneurons find` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for the pruned model and its prompt.")],
     fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of each layer's neurons to keep.")] = 0.02,
-    layers: Annotated[str | None, typer.Option(help="Layers to prune, comma-separated [default: all].")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers to prune, comma-separated; all by default.")] = None,
     seed: Annotated[int, typer.Option(help="Which of the run's prompts.")] = 0,
     source: Annotated[Path | None, typer.Option(help="Folder with the task's files, if the run had one.")] = None,
 ) -> None:
@@ -216,7 +235,7 @@ def perturb(
     rows: Annotated[int, typer.Option(min=8, help="Most test rows to evaluate on.")] = 300,
     seed: Annotated[int, typer.Option(help="Which of the run's prompts.")] = 0,
     source: Annotated[Path | None, typer.Option(help="Folder with the task's files, if the run had one.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for curves and figures [default: RUN/perturb].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for curves and figures; RUN/perturb by default.")] = None,
 ) -> None:
     """Perturb a finished run's skill neurons in other ways, at other positions, in other shares."""
     quiet_libraries()

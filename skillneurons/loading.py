@@ -217,7 +217,12 @@ def _label_names(tables: dict[str, list[dict[str, Any]]]) -> list[str]:
         return names
     numbers = [value for value in values if isinstance(value, int)]
     if len(numbers) == len(values):
-        return [str(i) for i in range(max(numbers) + 1)]
+        if sorted(numbers) != list(range(len(numbers))):
+            raise ValueError(
+                f"Labels that are numbers run from 0 without gaps, but train has {sorted(numbers)}. Number them anew, "
+                "or write names."
+            )
+        return [str(i) for i in numbers]
     raise ValueError(f"Labels must all be integers or all be names, but are {sorted(map(repr, values))[:6]}.")
 
 

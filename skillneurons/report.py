@@ -19,8 +19,8 @@ CAPTIONS = {
     "top-neuron": "Activation of the most predictive neuron on test rows, by class. The dotted line is its baseline, "
     "the mean over training rows.",
     "predictivity": "Predictivity of each layer's neurons on validation rows, in order of rank.",
-    "perturbation": "Skill neurons perturbed, beside random sets of the same size in each layer. Below the grey band, "
-    "the effect is owed to these neurons.",
+    "perturbation": "Skill neurons perturbed, beside random sets of the same size in each layer. The grey band holds "
+    "the random sets: a few, so that a point just below it may be chance.",
 }
 MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 
@@ -38,6 +38,20 @@ def write_report(folder: str | Path, *, path: str | Path | None = None) -> Path:
     Raises:
         FileNotFoundError: The folder has no `run.json`, as when the run was not finished.
         StoreError: `run.json` is damaged, or lacks what a run writes.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from skillneurons import TuningConfig, load_example
+        >>> from skillneurons.report import write_report
+        >>> from skillneurons.runs import FindSettings, find
+        >>> classifier, task = load_example()
+        >>> tuning = TuningConfig(lr=0.05, steps=10)
+        >>> small = FindSettings((0,), 2, tuning, kinds=("mean",), n_random=2)
+        >>> with TemporaryDirectory() as folder:
+        ...     result = find(classifier.model, task, folder, small)
+        ...     page = write_report(folder)
+        ...     print(page.name, "Top neurons of movies" in page.read_text())
+        report.html True
     """
     folder = Path(folder)
     source = folder / "run.json"
@@ -105,16 +119,13 @@ def _page(run: Mapping[str, Any], folder: Path) -> str:
     for kind, curve in run["perturbation"].items():
         before = curve["unperturbed"]
         columns = tuple(curve["rows"][0])
-        rows = [
-            (*(row[column] for column in columns), "yes" if below else "no")
-            for row, below in zip(curve["rows"], curve["below_all_random_sets"], strict=True)
-        ]
+        rows = [(*(row[column] for column in columns), _below(row)) for row in curve["rows"]]
         sections.append(
             _section(
                 f"Perturbation: {kind}",
                 f"Unperturbed, on {before['n']:,} test rows: accuracy {before['accuracy']:.3f}, margin "
-                f"{before['margin']:.3f}. The last column says whether accuracy or margin fell below that of every "
-                "random set.",
+                f"{before['margin']:.3f}. The last column says which of accuracy and margin fell below that of every "
+                "random set. With R random sets, chance alone brings that about for each once in R + 1 times or more.",
                 _table((*(column.replace("_", " ") for column in columns), "below all random sets"), rows),
             )
         )
@@ -133,6 +144,11 @@ def _page(run: Mapping[str, Any], folder: Path) -> str:
 
 def _section(title: str, text: str, table: str) -> str:
     return f"<section><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>{table}</section>"
+
+
+def _below(row: Mapping[str, Any]) -> str:
+    below = [name for name in ("accuracy", "margin") if row[f"skill_{name}"] < row[f"random_{name}_low"]]
+    return " and ".join(below) or "neither"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
