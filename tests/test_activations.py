@@ -155,3 +155,38 @@ def test_nan_in_activations_is_named():
         planted.model.blocks[1].mlp.input.bias[3] = torch.nan
     with pytest.raises(FloatingPointError, match=r"layer 1.*NaN"):
         collect(planted.classifier, planted.task.test, LabelSums(2))
+
+
+@pytest.mark.parametrize("statistic", ["sums", "counts"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_activations_that_are_not_finite_are_refused_whatever_is_counted(planted, statistic, value):
+    """NaN is not above a threshold: without a check it would count as below."""
+    rows = planted.task.test[:7]
+    baseline = collect(planted.classifier, rows, LabelSums(2)).mean
+
+    def spoil(activations, hook=None):
+        activations = activations.clone()
+        activations[0, 2, 3] = value
+        return activations
+
+    made = LabelSums(2) if statistic == "sums" else AboveCounts(baseline, 2)
+    with (
+        planted.model.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", spoil)]),
+        pytest.raises(FloatingPointError, match="activations of layer 1"),
+    ):
+        collect(planted.classifier, rows, made)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_activations_are_compared_with_thresholds_in_float32(dtype, unchecked_types):
+    """A threshold rounded to the activations' precision falls on one of them, and moves whole counts."""
+    generator = torch.Generator().manual_seed(0)
+    activations = (0.5 + 0.02 * torch.randn(40, 3, 5, generator=generator)).to(dtype)
+    baseline = activations.float().mean(dim=0)[:, None]
+    counts = AboveCounts(baseline, 2)
+    counts.update(0, activations, None, [20, 20])
+    counts.finish()
+    slow = torch.stack([(part.float() > baseline[:, 0]).sum(dim=0) for part in activations.split(20)])
+    assert counts.above[:, :, 0].equal(slow)
+    rounded = torch.stack([(part > baseline[:, 0].to(dtype)).sum(dim=0) for part in activations.split(20)])
+    assert not rounded.equal(slow)  # so that this test can fail

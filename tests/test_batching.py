@@ -149,3 +149,10 @@ def test_a_mask_that_someone_wrote_is_text():
     assert tokenizer.mask_token_id not in written
     assert [int((tokens == tokenizer.sep_token_id).sum()) for tokens in (written, plain)] == [1, 1]
     assert tokenizer.decode(written, skip_special_tokens=True).strip() == "a <mask> film</s>"
+
+
+@pytest.mark.parametrize("rows", ["a fine film", ["a fine film", "a dull one"], [{"text": "one"}, 3]])
+def test_rows_that_are_no_examples_are_named(rows, unchecked_types):
+    tokenizer = HookedEncoder.from_pretrained("bundled").tokenizer
+    with pytest.raises(TypeError, match=r"examples like \{'text': …\}.* but there is ('a fine film'|3)"):
+        encode(tokenizer, rows, 32)

@@ -1,5 +1,8 @@
 """The documentation: every public name has its place in the reference, and the site builds without a warning."""
 
+import contextlib
+import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -79,6 +82,27 @@ def test_the_command_line_page_says_the_defaults():
         "--label-words": "the task's",
     }
     assert said == {(name,): str(known[name].default) for (name,) in said}
+
+
+@pytest.mark.parametrize("name", sorted(set(documented())))
+def test_every_documented_name_has_an_example(name):
+    """A runnable one, or for a result the function that makes it, whose example shows it."""
+    module, value = name, None
+    while value is None:
+        module = module.rsplit(".", 1)[0]
+        with contextlib.suppress(ImportError):
+            value = importlib.import_module(module)
+    for part in name.removeprefix(f"{module}.").split("."):
+        value = getattr(value, part)
+    text = inspect.getdoc(value) or ""
+    if isinstance(value, ModuleType) or "Example:" not in text:
+        assert isinstance(value, ModuleType)
+    else:
+        assert ">>>" in text or (isinstance(value, type) and re.search(r"See `\w+`, which", text))
+
+
+def test_a_star_import_brings_the_public_names_and_no_others():
+    assert set(skillneurons.__all__) == set(dir(skillneurons)) and "scores" not in skillneurons.__all__
 
 
 @pytest.mark.docs

@@ -1,6 +1,8 @@
 """The main job as a run in a folder, and its command line: what is written, resumed, refused and kept."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import matplotlib
 import pytest
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 from skillneurons import NeuronScores, NeuronSet, TuningConfig, runs, trials
 from skillneurons.cli import app
 from skillneurons.runs import FindSettings, RunFolderError, find
+from skillneurons.store import StoreError
 
 matplotlib.use("Agg")
 
@@ -109,8 +112,6 @@ def test_an_interrupted_curve_goes_on_at_the_fraction_where_it_stopped(finished,
 
 
 def test_a_damaged_part_is_computed_anew_with_a_warning(finished, model, task, tmp_path):
-    import shutil
-
     folder = tmp_path / "d"
     shutil.copytree(finished.folder, folder)
     (folder / "seed-0" / "scores.safetensors").write_bytes(b"not tensors")
@@ -118,6 +119,30 @@ def test_a_damaged_part_is_computed_anew_with_a_warning(finished, model, task, t
         result = find(model, task, folder, SETTINGS)
     assert "seed-0/scores" not in result.reused
     assert torch.equal(result.scores[0].above, finished.scores[0].above)
+
+
+def test_a_part_of_another_seed_is_computed_anew(finished, model, task, tmp_path, monkeypatch):
+    folder = tmp_path / "d"
+    shutil.copytree(finished.folder, folder)
+    for path in (folder / "seed-1").iterdir():
+        shutil.copy(path, folder / "seed-0")
+    monkeypatch.setattr(runs, "save_figure", lambda axes, path: None)
+    with pytest.warns(UserWarning, match="computed anew") as warned:
+        result = find(model, task, folder, SETTINGS)
+    messages = " ".join(str(warning.message) for warning in warned)
+    assert "seed-0/classifier holds a prompt of seed 1, not 0. It is computed anew." in messages
+    assert "seed-0/scores holds scores with seeds [1], not [0]. It is computed anew." in messages
+    assert result.scores[0].seeds == [0, 1]
+    assert torch.equal(result.scores[0].above, finished.scores[0].above)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"[]", "holds a list"), (b"\xff", "not valid JSON"), (b"{}", "has no 'model'")]
+)
+def test_a_damaged_note_of_which_run_it_is_is_named(model, task, tmp_path, content, message):
+    (tmp_path / "settings.json").write_bytes(content)
+    with pytest.raises(StoreError, match=rf"settings\.json .*{message}"):
+        find(model, task, tmp_path, SETTINGS)
 
 
 def test_a_folder_of_another_run_is_refused_by_what_differs(finished, model, task, tmp_path):
@@ -174,3 +199,24 @@ def test_a_users_mistake_is_one_message_and_status_1(arguments, message, tmp_pat
     assert result.exit_code == 1
     assert message in " ".join(result.output.split())
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"positions": "every"}, "not 'every'"),
+        ({"sigma": -1.0}, "`sigma` and `n_random` must be positive, but are -1.0"),
+        ({"n_random": 0}, "and 0"),
+        ({"fractions": (0.5,)}, r"below 0\.5"),
+    ],
+)
+def test_settings_that_a_run_would_come_to_last_are_refused_first(changes, message):
+    with pytest.raises(ValueError, match=message):
+        FindSettings(**changes)
+
+
+def test_label_words_that_are_no_tokens_leave_the_folder_to_the_next_run(model, task, tmp_path):
+    typo = replace(task, label_words=("no0", "terible"), labels=task.labels)
+    with pytest.raises(ValueError, match="terible"):
+        find(model, typo, tmp_path / "run", SETTINGS)
+    assert not (tmp_path / "run").exists()

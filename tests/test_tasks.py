@@ -7,6 +7,7 @@ from collections import Counter
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 
 from skillneurons.loading import HUB_TASKS, bundled_tasks, load_task
@@ -436,3 +437,20 @@ def test_single_texts_and_pairs_do_not_mix():
     pairs = [{"text_a": row["text"], "text_b": "so it is", "label": row["label"]} for row in single]
     with pytest.raises(ValueError, match=r"All splits of 'mine' .* pairs are in \['test'\] only"):
         Task("mine", single, single, pairs, ["terrible", "great"])
+
+
+def test_rows_of_a_data_frame_are_refused_with_what_to_pass(unchecked_types):
+    table = pd.DataFrame([{"text": f"row {i}", "label": i % 2} for i in range(4)])
+    with pytest.raises(ValueError, match=r"its first is 'text'.*`table.to_dict\('records'\)`"):
+        Task("mine", list(table), list(table), list(table), ["a", "b"])
+    rows = table.to_dict("records")
+    assert len(Task("mine", rows, rows, rows, ["a", "b"]).train) == 4
+    with pytest.raises(ValueError, match=r"row 0 needs a string in 'text', but has nan there"):
+        Task("mine", [{"text": float("nan"), "label": 0}, *rows], rows, rows, ["a", "b"])
+
+
+def test_labels_with_gaps_are_refused(tmp_path):
+    for split in ("train", "validation", "test"):
+        write_jsonl(tmp_path / f"{split}.jsonl", [row | {"label": 1 + i % 2} for i, row in enumerate(rows_of(6))])
+    with pytest.raises(ValueError, match=r"run from 0 without gaps, but train has \[1, 2\]"):
+        load_task("mine", source=tmp_path)
