@@ -9,6 +9,7 @@ nothing, which is an error.
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from skillneurons.interop.cache import collect_cached
 from skillneurons.types import Row
 
 KIND = "Activations"
+OWN_FILES = re.compile(r"activations\.(json|safetensors)|shard-\d{5,}\.safetensors")
 # What a shard's header may take besides its tensors, for each layer and for the rest.
 HEADER_BYTES = 256
 
@@ -43,6 +45,9 @@ class StoredActivations(Shown):
         folder: Where the shards are.
         labels: Of each row.
         meta: Model, prompt, rows, positions, shape and versions.
+
+    Example:
+        See `write_activations`, which makes it.
     """
 
     folder: Path
@@ -51,7 +56,7 @@ class StoredActivations(Shown):
 
     @classmethod
     def load(cls, folder: str | Path) -> "StoredActivations":
-        """Open a folder; every shard's header is checked, its tensors are not read.
+        """Open a folder; every shard's header is checked, its tensors are not read (see `verify`).
 
         Raises:
             FileNotFoundError: Nothing was written there, or a shard is missing, as after an interruption.
@@ -62,6 +67,18 @@ class StoredActivations(Shown):
         for number in range(stored.n_shards):
             stored._check_shard(number)
         return stored
+
+    def verify(self) -> None:
+        """Read every shard and compare its activations with the checksum that was written with them.
+
+        Costs one read of the folder, and the memory of one shard.
+
+        Raises:
+            FileNotFoundError: A shard is missing.
+            StoreError: A shard is damaged, or another store's, or has no checksum; it is named.
+        """
+        for number in range(self.n_shards):
+            self._verify_shard(number)
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -145,9 +162,11 @@ class StoredActivations(Shown):
     def _shard(self, number: int) -> Path:
         return self.folder / f"shard-{number:05d}.safetensors"
 
-    def _check_shard(self, number: int) -> None:
+    def _check_shard(self, number: int) -> str:
+        """Raise unless a shard's header is that of these activations; returns its checksum, empty if it has none."""
         path = self._shard(number)
-        if not path.is_file():
+        store.check_no_directory(path)
+        if not path.exists():
             raise FileNotFoundError(
                 f"{self.folder} needs {self.n_shards} shards, but {path.name} does not exist. Call `write_activations` "
                 "with the same arguments: it writes those that are missing."
@@ -159,22 +178,30 @@ class StoredActivations(Shown):
         }
         try:
             with safe_open(path, framework="pt") as file:
-                owner = (file.metadata() or {}).get("store")
+                owner, _, checksum = (file.metadata() or {}).get("store", "").partition(" ")
                 shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise store.StoreError(f"{path} is damaged ({error}). Delete it and write it again.") from error
-        if owner != _identity(self.meta) or shapes != expected:
+        if owner != store.json_digest(self.meta) or shapes != expected:
             raise store.StoreError(f"{path} belongs to other activations. Delete it and write it again.")
+        return checksum
+
+    def _verify_shard(self, number: int) -> None:
+        expected, path = self._check_shard(number), self._shard(number)
+        with safe_open(path, framework="pt") as file:
+            found = _digest(*(file.get_tensor(f"layer.{layer}") for layer in range(len(self.meta["d_mlps"]))))
+        if found != expected:
+            came = "is damaged: it differs from its checksum" if expected else "was written without a checksum"
+            raise store.StoreError(f"{path} {came}. Call `write_activations` with the same arguments, or delete it.")
 
 
 def activations_size(classifier: Classifier, n_rows: int, *, positions: str = "prompt") -> int:
     """Bytes that `write_activations` takes: rows x positions x neurons x 2, and at most a few kB for each shard.
 
     Example:
-        >>> from skillneurons import Classifier, HookedEncoder, Verbalizer, random_prompt
-        >>> model = HookedEncoder.from_pretrained("bundled")
-        >>> words = Verbalizer.from_words(model.tokenizer, ["terrible", "great"])
-        >>> activations_size(Classifier(model, random_prompt(model, 16), words), 1000)  # 1000 * 16 * 4 * 768 * 2
+        >>> from skillneurons import activations_size, load_example
+        >>> classifier, _ = load_example()
+        >>> activations_size(classifier, 1000)  # 1000 * 16 * 4 * 768 * 2
         98304000
     """
     return _n_bytes(n_rows, _n_positions(classifier, positions), classifier.model.cfg.d_mlps)
@@ -192,21 +219,36 @@ def write_activations(
     """Run the classifier over the rows and keep every neuron's activation, in the order of the rows.
 
     A shard appears whole or not at all. Interrupted and called again with the same arguments, it goes on with the
-    shards that are missing. One process writes to a folder at a time.
+    shards that are missing or damaged, for which it reads those that are there. One process writes to a folder at a
+    time.
 
     Args:
         classifier: In eval mode, made of a model and a prompt.
         rows: Labelled examples.
-        folder: New, empty, or an earlier call's with the same arguments.
+        folder: New, empty (hidden files count too), or an earlier call's with the same arguments.
         positions: `"prompt"`, `"mask"` or `"mask_and_prompt"`.
         shard_bytes: Of one file; about three times as much is held in memory.
         tokens_per_batch: Padded positions in one forward pass.
 
     Raises:
-        OSError: The disk has less room than the missing shards take; nothing is written.
+        OSError: The disk has less room than the missing shards take, or a directory is where a file goes; nothing is
+            written.
         ValueError: `folder` holds other activations; `positions` differ in number from row to row; a row has no label;
             or the classifier has hooks of its own.
         FloatingPointError: An activation is NaN, infinite, or beyond 65,504.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from skillneurons import LabelSums, load_example, write_activations
+        >>> classifier, task = load_example()
+        >>> with TemporaryDirectory() as folder:
+        ...     stored = write_activations(classifier, task.test, folder, shard_bytes=2**20)
+        ...     print(stored.layer(0, slice(0, 8)).shape)
+        ...     print(stored.collect(LabelSums(2)).mean.shape)
+        torch.Size([8, 16, 768])
+        torch.Size([16, 4, 768])
+        >>> stored
+        StoredActivations(batch 32, prompt 16, layer 4, neuron 768; 0.00315 GB in 4 shards)
     """
     require_eval(classifier.model)
     folder, encoded = Path(folder), classifier.encode(rows)
@@ -215,8 +257,7 @@ def write_activations(
     begun = _is_begun(folder, meta)
     missing = [number for number in range(stored.n_shards) if not _is_whole(stored, number)]
     _check_room(stored, missing)
-    # What an interrupted call was writing.
-    for partial in folder.glob(".*.*"):
+    for partial in filter(_is_partial, folder.glob(".*")):
         partial.unlink()
     if not begun:
         store.save(folder / "activations", KIND, {"labels": encoded.labels}, meta)
@@ -225,7 +266,9 @@ def write_activations(
         part = _rows_of(encoded, first, min(first + meta["rows_per_shard"], len(encoded)))
         shard = collect(classifier, part, _Shard(len(part)), positions=positions, tokens_per_batch=tokens_per_batch)
         layers = {f"layer.{layer}": values for layer, values in enumerate(shard.parts)}
-        store.write_atomically(stored._shard(number), safetensors.torch.save(layers, {"store": _identity(meta)}))
+        # In one entry, since safetensors writes several in any order, and the same activations are to be the same file.
+        identity = {"store": f"{store.json_digest(meta)} {_digest(*shard.parts)}"}
+        store.write_atomically(stored._shard(number), safetensors.torch.save(layers, identity))
     return stored
 
 
@@ -303,14 +346,17 @@ def _n_bytes(n_rows: int, n_positions: int, d_mlps: Sequence[int]) -> int:
 
 
 def _digest(*tensors: Tensor) -> str:
+    """First 16 hex digits of the SHA-256 of all values."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()[:16]
 
 
-def _identity(meta: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+def _is_partial(path: Path) -> bool:
+    """Whether an interrupted call was writing this file; any other hidden file is someone's own."""
+    name = store.name_of_partial(path.name)
+    return name is not None and OWN_FILES.fullmatch(name) is not None and path.is_file()
 
 
 def _is_begun(folder: Path, meta: dict[str, Any]) -> bool:
@@ -318,7 +364,7 @@ def _is_begun(folder: Path, meta: dict[str, Any]) -> bool:
     try:
         _, found = store.load(folder / "activations", KIND)
     except FileNotFoundError as error:
-        names = [path.name for path in folder.glob("*") if not path.name.startswith((".", "activations."))]
+        names = sorted(path.name for path in folder.glob("*") if not _is_partial(path))
         if names:
             raise ValueError(
                 f"{folder} needs to be empty, but holds other files ({names[0]}). Choose a new folder."
@@ -336,7 +382,7 @@ def _is_begun(folder: Path, meta: dict[str, Any]) -> bool:
 
 def _is_whole(stored: StoredActivations, number: int) -> bool:
     try:
-        stored._check_shard(number)
+        stored._verify_shard(number)
     except (FileNotFoundError, store.StoreError):
         return False
     return True

@@ -11,10 +11,11 @@ with as many of them. Against another number of processes they differ by the ord
 """
 
 import hashlib
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from functools import reduce
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -49,25 +50,58 @@ def check_mergeable(statistic: Any) -> None:
         )
 
 
-def merged(statistic: S, *work: Tensor) -> S:
+def merged(statistic: S, n_rows: int, **work: Any) -> S:
     """The statistic over the shares of all processes, on each of them.
 
     Args:
         statistic: Of this process's share.
-        work: What all processes must have been given alike: the prompt, the rows.
+        n_rows: Of all shares.
+        work: What all processes must have been given alike, besides the statistic's settings: tensors, tuples of them,
+            or what `repr` tells from all else.
 
     Raises:
-        ValueError: They were not.
+        ValueError: They were not; or rows were counted twice, or not at all.
     """
-    digest = hashlib.sha256(b"".join(part.detach().cpu().contiguous().numpy().tobytes() for part in work)).hexdigest()
+    work |= {"statistic": type(statistic), **_settings(statistic)}
+    digests = {name: _digest(value) for name, value in work.items()}
     sums = {name: getattr(statistic, name) for name in SUMS if hasattr(statistic, name)}
-    gathered = gather_object([(digest, sums)])
-    different = [rank for rank, (other, _) in enumerate(gathered) if other != gathered[0][0]]
-    if different:
+    gathered = gather_object([(digests, sums)])
+    first, _ = gathered[0]
+    different = [{name for name in first if other.get(name) != first[name]} for other, _ in gathered]
+    if names := set().union(*different):
+        ranks = [rank for rank, found in enumerate(different) if found]
         raise ValueError(
-            f"All processes must be given the same rows and the same prompt, but those of ranks {different} are not "
-            "those of rank 0. Tune in one process, save, and load in all."
+            f"All processes must be given the same {' and '.join(sorted(names))}, but those of ranks {ranks} are not "
+            "those of rank 0. Pass the same arguments in all; a prompt is tuned in one, saved, and loaded in all."
         )
     # A process without a batch has no totals.
     parts = [replace(statistic, **one) for _, one in gathered if one["totals"]]  # type: ignore[type-var]
-    return reduce(lambda first, second: first.merge(second), parts)
+    result = reduce(lambda one, other: one.merge(other), parts)
+    # Of a statistic that counts rows, by class; some count positions, as one number.
+    counted = result.n.sum().item() if isinstance(getattr(result, "n", None), Tensor) else n_rows
+    if counted != n_rows:
+        raise ValueError(
+            f"{n_rows} rows were shared out, but {counted} were counted. Pass a statistic that has counted nothing yet."
+        )
+    return result
+
+
+def _settings(statistic: Any) -> dict[str, Any]:
+    """What a statistic was made with; whatever it gathers begins empty, by a default factory."""
+    return {
+        one.name: getattr(statistic, one.name)
+        for one in fields(statistic)
+        if one.default_factory is MISSING and one.name not in SUMS
+    }
+
+
+def _digest(value: Any) -> str:
+    digest = hashlib.sha256()
+    for part in value if isinstance(value, tuple) else (value,):
+        if isinstance(part, Tensor):
+            digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            # As bytes, since NumPy has no bfloat16.
+            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        else:
+            digest.update(repr(part).encode())
+    return digest.hexdigest()

@@ -1,15 +1,22 @@
 """A run's folder opened again: its model, task, prompts and scores, checked to be the ones the run had."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from skillneurons import store
+from skillneurons.bridge import AnyModel, Model, as_classifiable
 from skillneurons.classifier import Classifier
 from skillneurons.encoder import HookedEncoder
 from skillneurons.loading import load_task
+from skillneurons.runs import read_settings
 from skillneurons.scores import NeuronScores
 from skillneurons.tasks import Task
+from skillneurons.trials import load_classifier
+
+DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,14 +26,28 @@ class OpenedRun:
     Args:
         folder: The run's.
         settings: As `settings.json` holds them: `model`, `task`, `settings`.
-        model: The model, loaded again.
+        model: The model, loaded again or passed.
         classifiers: One for each seed.
         scores: Merged over seeds.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from skillneurons import TuningConfig, load_example
+        >>> from skillneurons.finished import open_run
+        >>> from skillneurons.runs import FindSettings, find
+        >>> classifier, task = load_example()
+        >>> tuning = TuningConfig(lr=0.05, steps=10)
+        >>> small = FindSettings((0,), 2, tuning, kinds=("mean",), n_random=2)
+        >>> with TemporaryDirectory() as folder:
+        ...     result = find(classifier.model, task, folder, small)
+        ...     run = open_run(folder)
+        >>> run.classifier(seed=0).prompt, run.task()
+        (SoftPrompt(2 vectors of 192, tuned, seed 0), Task('movies', negative / positive, 32 / 32 / 32 rows))
     """
 
     folder: Path
     settings: dict[str, Any]
-    model: HookedEncoder
+    model: Model
     classifiers: tuple[Classifier, ...]
     scores: tuple[NeuronScores, ...]
 
@@ -79,16 +100,17 @@ class OpenedRun:
         )
 
 
-def open_run(folder: str | Path, *, device: str = "cpu") -> OpenedRun:
+def open_run(folder: str | Path, *, model: AnyModel | None = None, device: str = "cpu") -> OpenedRun:
     """Open a folder that `find` wrote.
 
     Args:
         folder: A finished run's.
-        device: For the model.
+        model: The run's, where `HookedEncoder.from_pretrained` cannot load it: a TransformerBridge.
+        device: For the model that is loaded.
 
     Raises:
         FileNotFoundError: The folder holds no finished run.
-        ValueError: The model found is not the run's, or a file is damaged (`StoreError`).
+        ValueError: The model found is not the run's, or a file is damaged or of another seed (`StoreError`).
 
     Example:
         >>> open_run("runs/nothing")
@@ -98,25 +120,37 @@ def open_run(folder: str | Path, *, device: str = "cpu") -> OpenedRun:
     folder = Path(folder)
     if not (folder / "run.json").exists():
         raise FileNotFoundError(f"{folder} needs to hold a finished run, but has no run.json. Run `skillneurons find`.")
-    settings = json.loads((folder / "settings.json").read_text())
-    wanted = settings["model"]
-    model = HookedEncoder.from_pretrained(wanted["source"], revision=wanted["revision"], device=device)
+    settings, wanted, seeds = store.read(folder / "settings.json", _read_settings)
+    if model is None:
+        model = HookedEncoder.from_pretrained(
+            wanted["source"], revision=wanted["revision"], device=device, dtype=wanted["dtype"]
+        )
+    model = as_classifiable(model)
     if model.fingerprint() != wanted["fingerprint"]:
         raise ValueError(
             f"The run in {folder} had {wanted['source']!r} with fingerprint {wanted['fingerprint']}, but the model "
-            f"found there now has {model.fingerprint()}. Put the run's model back, or run `skillneurons find` again."
+            f"found now, {model.cfg.source!r}, has {model.fingerprint()}. Put the run's model back, pass it as `model` "
+            "if it was a TransformerBridge, or run `skillneurons find` again."
         )
-    seeds = settings["settings"]["seeds"]
     merged = [folder / "scores"]
     if not merged[0].with_suffix(".json").exists():
         merged = sorted((path.with_suffix("") for path in folder.glob("scores-*.json")), key=_number)
-    return OpenedRun(
-        folder,
-        settings,
-        model,
-        tuple(Classifier.load(folder / f"seed-{seed}" / "classifier", model) for seed in seeds),
-        tuple(NeuronScores.load(path) for path in merged),
-    )
+    classifiers = tuple(load_classifier(folder / f"seed-{seed}" / "classifier", model, seed) for seed in seeds)
+    return OpenedRun(folder, settings, model, classifiers, tuple(_scores(path, seeds) for path in merged))
+
+
+def _read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[int]]:
+    """A run's settings; of these, what names its model, and the seeds."""
+    settings = read_settings(path)
+    wanted = {key: settings["model"][key] for key in ("source", "revision", "fingerprint", "dtype")}
+    return settings, wanted | {"dtype": DTYPES[wanted["dtype"]]}, settings["settings"]["seeds"]
+
+
+def _scores(path: Path, seeds: list[int]) -> NeuronScores:
+    scores = store.read(path, NeuronScores.load)
+    if scores.meta["seeds"] != seeds:
+        raise store.StoreError(f"{path} holds scores of seeds {scores.meta['seeds']}, not {seeds}.")
+    return scores
 
 
 def _number(path: Path) -> int:

@@ -50,6 +50,18 @@ def run_jobs(
 
     Raises:
         ChildProcessError: Some did not finish; all others did.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from submitit import LocalExecutor
+        >>> from skillneurons.jobs import Job, run_jobs
+        >>> with TemporaryDirectory() as folder:
+        ...     paths = [Path(folder) / name for name in ("a", "b")]
+        ...     jobs = [Job(path.name, Path.touch, (path,)) for path in paths]
+        ...     run_jobs(jobs, executor=LocalExecutor(folder))
+        ...     print([path.exists() for path in paths])
+        [True, True]
     """
     if n_at_once < 1:
         raise ValueError(f"`n_at_once` is the number of processes at a time, 1 or more, not {n_at_once}.")
@@ -88,16 +100,18 @@ def _run_local(jobs: Sequence[Job], n_at_once: int, done: Callable[[str], None])
                 process = context.Process(target=_work, args=(job, n_threads, sender), name=job.name, daemon=True)
                 process.start()
                 sender.close()
-                running[process.sentinel] = (process, receiver)
-            for sentinel in wait(list(running)):
-                process, receiver = running.pop(sentinel)
+                running[receiver] = process
+            for receiver in wait(list(running)):
+                process = running[receiver]
+                # Read before the process is waited for: it does not end while the pipe is full of its message.
+                message = _message(receiver)
                 process.join()
+                del running[receiver]
                 if process.exitcode:
-                    failed[process.name] = _reason(process.exitcode, receiver)
-                receiver.close()
+                    failed[process.name] = message or _end(process.exitcode)
                 done(process.name)
     finally:
-        for process, _ in running.values():
+        for process in running.values():
             process.terminate()
     return failed
 
@@ -112,11 +126,17 @@ def _work(job: Job, n_threads: int, sender: Connection) -> None:
         raise
 
 
-def _reason(exitcode: int, receiver: Connection) -> str:
-    try:
-        return receiver.recv()
-    except EOFError:
-        return f"was killed by signal {-exitcode}" if exitcode < 0 else f"left with status {exitcode}"
+def _message(receiver: Any) -> str:
+    """What a process sent; empty if it ended, well or not, before it had sent something whole."""
+    with receiver:
+        try:
+            return receiver.recv()
+        except (EOFError, OSError):
+            return ""
+
+
+def _end(exitcode: int) -> str:
+    return f"was killed by signal {-exitcode}" if exitcode < 0 else f"left with status {exitcode}"
 
 
 def _run_submitted(jobs: Sequence[Job], executor: Any, done: Callable[[str], None]) -> dict[str, str]:
@@ -145,6 +165,12 @@ def slurm_executor(folder: str | Path, options: str = "", *, n_at_once: int | No
 
     Raises:
         ValueError: submitit is not installed, an option is not one of its, or there is no Slurm here.
+
+    Example:
+        >>> from skillneurons.jobs import slurm_executor
+        >>> slurm_executor("jobs", "slurm_partition=gpu,timeout_min")
+        Traceback (most recent call last):
+        ValueError: Options for Slurm are name=value, comma-separated, but one is 'timeout_min'.
     """
     try:
         import submitit

@@ -15,8 +15,8 @@ import torch
 
 from skillneurons import store
 from skillneurons.activations import OneNeuron, collect
+from skillneurons.bridge import AnyModel, Model, as_classifiable
 from skillneurons.classifier import Classifier
-from skillneurons.encoder import HookedEncoder
 from skillneurons.evaluation import (
     Evaluation,
     Kind,
@@ -28,6 +28,7 @@ from skillneurons.evaluation import (
 )
 from skillneurons.neurons import NeuronSet
 from skillneurons.plots import plot_activation_histogram, plot_perturbation, plot_predictivity_by_layer, save_figure
+from skillneurons.prompts import Layout, Verbalizer
 from skillneurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks import Task
 from skillneurons.trials import Progress, Trial, run_trials
@@ -49,6 +50,14 @@ class FindSettings:
         n_random: Random sets for each fraction.
         sigma: Of Gaussian noise.
         n_perturb_rows: Test rows (drawn by seed 0) on which perturbations are evaluated.
+
+    Example:
+        >>> from skillneurons.runs import FindSettings
+        >>> FindSettings(seeds=(0,), kinds=("mean",)).fractions
+        (0.1, 0.3)
+        >>> FindSettings(seeds=(0, 0))
+        Traceback (most recent call last):
+        ValueError: `seeds` needs at least one seed and none twice, but is (0, 0).
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -67,6 +76,10 @@ class FindSettings:
             raise ValueError(f"`seeds` needs at least one seed and none twice, but is {self.seeds}.")
         check_kinds(self.kinds)
         check_fractions(self.fractions)
+        # Refused here, since a run comes to them after all tuning.
+        Layout(self.n_prompt).positions(self.positions)
+        if self.sigma <= 0 or self.n_random < 1:
+            raise ValueError(f"`sigma` and `n_random` must be positive, but are {self.sigma} and {self.n_random}.")
 
 
 DEFAULTS = FindSettings()
@@ -74,7 +87,11 @@ DEFAULTS = FindSettings()
 
 @dataclass(frozen=True, eq=False)
 class FindResult:
-    """Everything a run found. `scores` has one entry for each subtask (one where the task has two classes)."""
+    """Everything a run found. `scores` has one entry for each subtask (one where the task has two classes).
+
+    Example:
+        See `find`, which makes it.
+    """
 
     task: Task
     settings: FindSettings
@@ -92,7 +109,7 @@ class RunFolderError(ValueError):
 
 
 def find(
-    model: HookedEncoder,
+    model: AnyModel,
     task: Task,
     out: str | Path,
     settings: FindSettings = DEFAULTS,
@@ -100,26 +117,46 @@ def find(
     progress: Progress = lambda what, done, total: None,
     jobs: int = 1,
     executor: Any = None,
+    device: str | None = None,
 ) -> FindResult:
     """Tune prompts, find the task's skill neurons, test them causally, and write it all to `out`.
 
     Args:
-        model: In eval mode.
+        model: In eval mode. With a TransformerBridge, `jobs` is 1.
         task: Two classes or more; several are scored by their binary subtasks.
         out: A folder. What an earlier run with the same arguments finished there is read, not computed again.
         settings: Seeds, prompt length and so on.
         progress: Called with (what is being done, steps done, steps).
         jobs: Seeds that are tuned and scored at a time, in processes that load the model anew.
         executor: Of submitit, for other machines; see `jobs.slurm_executor`.
+        device: Of the model in other processes; see `trials.run_trials`.
 
     Raises:
         ChildProcessError: One of several processes was killed or failed; what the others did is kept.
         RunFolderError: `out` holds a run of another model, task or settings.
+        ValueError: A label word is not one token of the model.
+        StoreError: `settings.json` there is damaged.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from skillneurons import TuningConfig, load_example
+        >>> from skillneurons.runs import FindSettings, find
+        >>> classifier, task = load_example()
+        >>> tuning = TuningConfig(lr=0.05, steps=10)
+        >>> small = FindSettings((0,), 2, tuning, kinds=("mean",), n_random=2)
+        >>> with TemporaryDirectory() as folder:
+        ...     result = find(classifier.model, task, folder, small)
+        ...     print(sorted(path.stem for path in result.folder.glob("*.json")))
+        ['curve-mean', 'run', 'scores', 'settings', 'skill']
+        >>> result.skill
+        NeuronSet(60 of 3,072 neurons; per layer [15, 15, 15, 15])
     """
-    folder = Path(out)
+    folder, model = Path(out), as_classifiable(model)
+    # Before the folder is claimed for these settings: label words that are no tokens would leave it to nobody.
+    Verbalizer.from_words(model.tokenizer, task.label_words)
     _claim(folder, model, task, settings)
     trials = [Trial(task, seed, folder / f"seed-{seed}", settings.n_prompt, settings.tuning) for seed in settings.seeds]
-    results = run_trials(trials, model, jobs=jobs, executor=executor, progress=progress)
+    results = run_trials(trials, model, jobs=jobs, executor=executor, device=device, progress=progress)
     reused = [trial.folder / name for trial, result in zip(trials, results, strict=True) for name in result.reused]
     classifiers = [result.classifier for result in results]
     evaluations = [evaluate(classifier, task.test) for classifier in classifiers]
@@ -160,7 +197,7 @@ def find(
     return result
 
 
-def _identity(model: HookedEncoder, task: Task, settings: FindSettings) -> dict[str, Any]:
+def _identity(model: Model, task: Task, settings: FindSettings) -> dict[str, Any]:
     """What two runs must share to be the same run, as JSON would give it back."""
     identity = {
         "model": {
@@ -182,7 +219,18 @@ def _identity(model: HookedEncoder, task: Task, settings: FindSettings) -> dict[
     return json.loads(json.dumps(identity))
 
 
-def _claim(folder: Path, model: HookedEncoder, task: Task, settings: FindSettings) -> None:
+def read_settings(path: Path) -> dict[str, Any]:
+    """Which run a folder holds, as its `settings.json` says: model, task and settings.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        StoreError: It is damaged.
+    """
+    groups = {"model": dict, "task": dict, "settings": dict}
+    return store.read_json(path, groups, "Choose a new folder for a new run.")
+
+
+def _claim(folder: Path, model: Model, task: Task, settings: FindSettings) -> None:
     """Note in the folder which run it is, or check that it is the same one."""
     wanted, path = _identity(model, task, settings), folder / "settings.json"
     if not path.exists():
@@ -190,15 +238,12 @@ def _claim(folder: Path, model: HookedEncoder, task: Task, settings: FindSetting
             raise RunFolderError(f"{folder} holds files that are not a run's. Choose an empty or a new folder.")
         store.write_json(path, wanted)
         return
-    try:
-        found = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise RunFolderError(f"{path} is damaged ({error}). Choose a new folder.") from error
+    found = read_settings(path)
     different = [
-        f"{group}.{key}: {found.get(group, {}).get(key)!r} there, {value!r} asked for"
+        f"{group}.{key}: {found[group].get(key)!r} there, {value!r} asked for"
         for group, values in wanted.items()
         for key, value in values.items()
-        if found.get(group, {}).get(key) != value
+        if found[group].get(key) != value
     ]
     if different:
         raise RunFolderError(

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import torch
 
 from skillneurons import store
+from skillneurons.bridge import BridgedModel, Model
 from skillneurons.classifier import Classifier
 from skillneurons.encoder import HookedEncoder
 from skillneurons.jobs import Job, run_jobs
@@ -35,6 +36,15 @@ class Trial:
         folder: Its own.
         n_prompt: Soft vectors.
         tuning: Learning rate, steps and so on.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from skillneurons import TuningConfig, load_example
+        >>> from skillneurons.trials import Trial
+        >>> _, task = load_example("news")
+        >>> trial = Trial(task, 0, Path("news/seed-0"), n_prompt=16, tuning=TuningConfig())
+        >>> trial.name, trial.parts
+        ('news, seed 0', ['classifier', 'scores-0', 'scores-1', 'scores-2', 'scores-3'])
     """
 
     task: Task
@@ -70,7 +80,7 @@ class TrialResult:
 
 def run_trial(
     trial: Trial,
-    model: HookedEncoder,
+    model: Model,
     *,
     tell: Tell = lambda line: None,
     progress: Progress = lambda what, done, total: None,
@@ -106,22 +116,44 @@ def run_trial(
 
         return find_skill_neurons(classifier, subtask, on_pass=on_pass)
 
+    def load_scores(subtask: Task, path: Path) -> NeuronScores:
+        loaded = NeuronScores.load(path)
+        wanted = {"model": classifier.prompt.model, "task_fingerprint": subtask.fingerprint, "seeds": [trial.seed]}
+        for key, value in wanted.items():
+            if loaded.meta[key] != value:
+                raise store.StoreError(f"{path} holds scores with {key} {loaded.meta[key]}, not {value}.")
+        return loaded
+
     prompt_name, *score_names = trial.parts
     reused, scores = [], []
-    classifier = store.read_or_compute(trial.folder / prompt_name, lambda p: Classifier.load(p, model), tune, reused)
+    load_own = partial(load_classifier, model=model, seed=trial.seed)
+    classifier = store.read_or_compute(trial.folder / prompt_name, load_own, tune, reused)
     for name, subtask in zip(score_names, trial.task.subtasks(), strict=True):
-        compute = partial(score, subtask)
-        scores.append(store.read_or_compute(trial.folder / name, NeuronScores.load, compute, reused))
+        load, compute = partial(load_scores, subtask), partial(score, subtask)
+        scores.append(store.read_or_compute(trial.folder / name, load, compute, reused))
     return TrialResult(classifier, tuple(scores), tuple(path.name for path in reused))
+
+
+def load_classifier(path: Path, model: Model, seed: int) -> Classifier:
+    """The classifier in a trial's folder.
+
+    Raises:
+        StoreError: It is damaged, or its prompt was tuned with another seed.
+    """
+    classifier = store.read(path, lambda path: Classifier.load(path, model))
+    if classifier.prompt.seed != seed:
+        raise store.StoreError(f"{path} holds a prompt of seed {classifier.prompt.seed}, not {seed}.")
+    return classifier
 
 
 def run_trials(
     trials: Sequence[Trial],
-    model: HookedEncoder,
+    model: Model,
     *,
     source: str | Path | None = None,
     jobs: int = 1,
     executor: Any = None,
+    device: str | None = None,
     tell: Tell = lambda line: None,
     progress: Progress = lambda what, done, total: None,
 ) -> list[TrialResult]:
@@ -129,16 +161,36 @@ def run_trials(
 
     Args:
         trials: Each with a folder of its own.
-        model: In eval mode. Other processes load it anew.
+        model: In eval mode. Other processes load it anew, which they cannot do with a bridge.
         source: Where they do, if not where it says that it came from.
         jobs: Local processes at a time.
         executor: Of submitit, instead; see `jobs.run_jobs`.
+        device: Of the model in other processes: `"cuda"` for all of a machine's GPUs in turn, `"cuda:1"` for that one.
+            Default: this model's, which is one of them.
         tell: See `run_trial`; with several processes, called as each ends.
         progress: Likewise.
 
     Raises:
         ChildProcessError: Some did not finish in their process. The others did, and are not computed again.
+        ValueError: Other processes are asked for, and the model is a bridge.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from skillneurons import TuningConfig, load_example
+        >>> from skillneurons.trials import Trial, run_trials
+        >>> classifier, task = load_example()
+        >>> with TemporaryDirectory() as folder:
+        ...     trials = [Trial(task, 0, Path(folder), 2, TuningConfig(lr=0.05, steps=10))]
+        ...     first, again = (run_trials(trials, classifier.model)[0] for _ in range(2))
+        >>> first.reused, again.reused
+        ((), ('classifier', 'scores'))
     """
+    if isinstance(model, BridgedModel) and (executor is not None or jobs > 1):
+        raise ValueError(
+            f"Other processes load the model by `HookedEncoder.from_pretrained`, but {model.cfg.source!r} is a bridge "
+            "here. Leave `jobs` at 1 and `executor` out."
+        )
     before = [trial.written() for trial in trials]
     unfinished = [trial for trial, written in zip(trials, before, strict=True) if written != trial.parts]
     if executor is not None or jobs > 1:
@@ -148,7 +200,13 @@ def run_trials(
             progress("tune and score", done, total)
 
         dtype = str(model.dtype).removeprefix("torch.")
-        known = (str(source or model.cfg.source), model.cfg.revision, model.fingerprint(), model.device.type, dtype)
+        known = (
+            str(source or model.cfg.source),
+            model.cfg.revision,
+            model.fingerprint(),
+            device or str(model.device),
+            dtype,
+        )
         calls = [Job(trial.name, _work, (trial, i, *known)) for i, trial in enumerate(unfinished)]
         run_jobs(calls, n_at_once=jobs, executor=executor, on_done=on_done)
     results = [run_trial(trial, model, tell=tell, progress=progress) for trial in trials]
@@ -161,7 +219,7 @@ def run_trials(
 def _work(
     trial: Trial, index: int, source: str, revision: str | None, fingerprint: str, device: str, dtype: str
 ) -> None:
-    """A trial in a process of its own, on one of this machine's GPUs where it has any."""
+    """A trial in a process of its own, on the given device; on `"cuda"`, the GPU whose turn it is."""
     if device == "cuda":
         device = f"cuda:{index % torch.cuda.device_count()}"
     model = HookedEncoder.from_pretrained(source, revision=revision, device=device, dtype=getattr(torch, dtype))

@@ -158,7 +158,7 @@ def test_a_killed_writer_leaves_whole_shards_only_and_goes_on(planted, written, 
     def die_at_the_fifth(source, target):
         n_moved.append(target)
         if len(n_moved) == 5:
-            shutil.copyfile(source, folder / ".shard-00002.safetensors.left")
+            shutil.copyfile(source, folder / ".shard-00002.safetensors.0a1b2c3d")
             raise KeyboardInterrupt
         replace(source, target)
 
@@ -187,6 +187,58 @@ def test_a_damaged_shard_is_refused_and_written_anew(planted, written, copied):
         StoredActivations.load(copied)
     write(planted, copied)
     assert shards_of(copied) == shards_of(written)
+
+
+def test_a_changed_value_is_found_when_verified_and_written_anew(planted, written, copied):
+    StoredActivations.load(copied).verify()
+    shard = copied / "shard-00003.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-50] ^= 0x40
+    shard.write_bytes(content)
+    stored = StoredActivations.load(copied)
+    with pytest.raises(StoreError, match=r"shard-00003\.safetensors is damaged: it differs from its checksum"):
+        stored.verify()
+    write(planted, copied)
+    assert shards_of(copied) == shards_of(written)
+
+
+def test_a_shard_without_a_checksum_is_read_but_not_verified(planted, written, copied):
+    path = copied / "shard-00001.safetensors"
+    with safe_open(path, framework="pt") as file:
+        owner, _ = file.metadata()["store"].split()
+    save_file(load_file(path), path, {"store": owner})
+    stored = StoredActivations.load(copied)
+    with pytest.raises(StoreError, match=r"shard-00001\.safetensors was written without a checksum"):
+        stored.verify()
+    assert torch.equal(stored.layer(1), StoredActivations.load(written).layer(1))
+
+
+@pytest.mark.parametrize("name", [".env.local", ".activations.json.backup", ".notes.0a1b2c3d", "activations.csv"])
+def test_files_of_someone_else_are_refused_or_left_but_never_deleted(planted, copied, tmp_path, name):
+    rows, folder = planted.task.validation[:3], tmp_path / "new"
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    with pytest.raises(ValueError, match=rf"other files \({name}\)"):
+        write(planted, folder, rows=rows)
+    assert [path.read_text() for path in folder.iterdir()] == ["mine"]
+    (copied / name).write_text("mine")
+    write(planted, copied)
+    assert (copied / name).read_text() == "mine"
+
+
+def test_what_a_killed_call_left_in_a_new_folder_goes(planted, tmp_path):
+    (tmp_path / ".activations.json.0a1b2c3d").write_text("half")
+    write(planted, tmp_path, rows=planted.task.validation[:3])
+    assert {path.name.partition(".")[0] for path in tmp_path.iterdir()} == {"activations", "shard-00000"}
+
+
+@pytest.mark.parametrize("name", ["shard-00001.safetensors", "activations.json"])
+def test_a_directory_in_the_place_of_a_file_is_named(planted, copied, name):
+    (copied / name).unlink()
+    (copied / name).mkdir()
+    for call in (lambda: write(planted, copied), lambda: StoredActivations.load(copied)):
+        with pytest.raises(IsADirectoryError, match=f"{name} needs to be a file"):
+            call()
 
 
 @pytest.mark.parametrize("change", ["owner", "shape"])

@@ -16,6 +16,7 @@ from skillneurons import (
     Classifier,
     HookedEncoder,
     LabelSums,
+    SoftPrompt,
     Task,
     Verbalizer,
     collect,
@@ -33,30 +34,33 @@ SCRIPT = """
 import sys
 import torch
 from accelerate import PartialState
-from test_distributed import measured
+import test_distributed
 
 torch.set_num_threads(1)
 ranks = PartialState(cpu=True)
 assert ranks.num_processes == 2 and torch.distributed.get_backend() == "gloo"
-found = measured(ranks)
-if sys.argv[2] == "unlike":
-    found = {"error": measured(ranks, seed=ranks.process_index)}
+found = getattr(test_distributed, sys.argv[2])(ranks)
 torch.save(found, f"{sys.argv[1]}/{ranks.process_index}.pt")
 ranks.destroy_process_group()
 """
 SMALL = {"tokens_per_batch": 64}
+WORK = ["prompt", "model", "rows", "hook", "positions", "tokens_per_batch", "n_labels", "baseline", "statistic"]
 
 
-def measured(ranks=None, seed=0):
-    """What a pass and a scoring find, on a tiny model; or the message of the error it ends in."""
+def made(model_seed=0, prompt_seed=0):
+    """A classifier on a tiny model, and a task. Its prompt is the same on all models."""
     tokenizer = make_roberta_tokenizer()
-    model = HookedEncoder.from_hf(make_hf("roberta", vocab_size=len(tokenizer)), tokenizer)
+    model = HookedEncoder.from_hf(make_hf("roberta", seed=model_seed, vocab_size=len(tokenizer)), tokenizer)
     task = Task("tiny", make_rows(61, 0), make_rows(35, 1), make_rows(27, 2), ["terrible", "great"])
-    classifier = Classifier(model, random_prompt(model, 3, seed), Verbalizer.from_words(tokenizer, task.label_words))
-    try:
-        sums = collect(classifier, task.train, LabelSums(2), accelerator=ranks, **SMALL)
-    except ValueError as error:
-        return str(error)
+    vectors = torch.randn(3, 16, generator=torch.Generator().manual_seed(prompt_seed))
+    prompt = SoftPrompt(vectors, model.fingerprint(), "random", 0)
+    return Classifier(model, prompt, Verbalizer.from_words(tokenizer, task.label_words)), task
+
+
+def measured(ranks=None):
+    """What a pass and a scoring find."""
+    classifier, task = made()
+    sums = collect(classifier, task.train, LabelSums(2), accelerator=ranks, **SMALL)
     fixed = torch.full((3, 2, 29), 0.1)
     counts = collect(classifier, task.train, AboveCounts(fixed, 2), accelerator=ranks, **SMALL)
     words = collect(classifier, task.train, TextSums(), positions="text", accelerator=ranks, **SMALL)
@@ -81,8 +85,34 @@ def measured(ranks=None, seed=0):
     }
 
 
-def in_two_processes(folder, how):
-    """What each of two processes saved."""
+def refused(ranks):
+    """The messages of passes whose processes were given different work, by what differs."""
+    rank, baseline = ranks.process_index, torch.zeros(3, 2, 29)
+    (classifier, task), (of_other_prompt, _), (of_other_model, _) = made(), made(prompt_seed=rank), made(rank)
+    work = {
+        "prompt": {"classifier": of_other_prompt},
+        "model": {"classifier": of_other_model},
+        "rows": {"rows": task.train[: 60 + rank]},
+        "hook": {"hook": ("mlp.hook_post", "mlp.hook_pre")[rank]},
+        "positions": {"positions": ("prompt", "mask")[rank]},
+        "tokens_per_batch": {"tokens_per_batch": 64 + 200 * rank},
+        "n_labels": {"statistic": LabelSums(2 + rank)},
+        "baseline": {"statistic": AboveCounts(baseline + rank, 2)},
+        "statistic": {"statistic": (LabelSums(2), LabelMoments(2))[rank]},
+        "rows, twice": {"statistic": LabelSums(2, n=torch.tensor([1, 0]))},
+    }
+    errors = {}
+    for name, changed in work.items():
+        options = {"classifier": classifier, "rows": task.train, "statistic": LabelSums(2)} | SMALL | changed
+        try:
+            collect(**options, accelerator=ranks)
+        except ValueError as error:
+            errors[name] = str(error)
+    return errors
+
+
+def in_two_processes(folder, what):
+    """What a function of this file gave in each of two processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -91,7 +121,7 @@ def in_two_processes(folder, how):
     shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), how],
+            [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), what],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
@@ -108,7 +138,7 @@ def runs(tmp_path_factory):
     """(one process, [rank 0, rank 1]), all with one thread: sums over more threads differ in their last digits."""
     with one_thread():
         alone = measured()
-    return alone, in_two_processes(tmp_path_factory.mktemp("ranks"), "alike")
+    return alone, in_two_processes(tmp_path_factory.mktemp("ranks"), "measured")
 
 
 def test_two_processes_count_as_one_does_bit_for_bit(runs):
@@ -144,9 +174,13 @@ def test_all_processes_end_with_the_same_bits(runs):
         assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs), name
 
 
-def test_processes_with_different_prompts_are_refused_in_all_of_them(tmp_path):
-    for found in in_two_processes(tmp_path, "unlike"):
-        assert "those of ranks [1] are not those of rank 0" in found["error"]
+def test_processes_with_different_work_are_refused_in_all_of_them(tmp_path):
+    for errors in in_two_processes(tmp_path, "refused"):
+        counted_twice = errors.pop("rows, twice")
+        assert list(errors) == WORK
+        for name, message in errors.items():
+            assert f"the same {name}, but those of ranks [1] are not those of rank 0" in message
+        assert "61 rows were shared out, but 63 were counted" in counted_twice
 
 
 def test_shares_hold_each_batch_once():

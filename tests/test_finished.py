@@ -2,16 +2,27 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import matplotlib
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from skillneurons import Classifier, HookedEncoder, PerturbationCurve, TuningConfig, load_task, perturbation_curve
+from skillneurons import (
+    Classifier,
+    HookedEncoder,
+    NeuronScores,
+    PerturbationCurve,
+    TuningConfig,
+    load_task,
+    perturbation_curve,
+    runs,
+)
 from skillneurons.cli import app
 from skillneurons.finished import open_run
 from skillneurons.runs import FindSettings, find
+from skillneurons.store import StoreError
 
 matplotlib.use("Agg")
 
@@ -57,10 +68,8 @@ def test_scores_of_ten_subtasks_and_more_keep_their_order(copied):
             shutil.copy(whole, copied / f"scores-{i}{ending}")
         whole.unlink()
     for i in range(11):
-        path = copied / f"scores-{i}.json"
-        header = json.loads(path.read_text())
-        header["meta"]["task"] = str(i)
-        path.write_text(json.dumps(header))
+        scores = NeuronScores.load(copied / f"scores-{i}")
+        replace(scores, meta=scores.meta | {"task": str(i)}).save(copied / f"scores-{i}")
     opened = open_run(copied)
     assert [scores.meta["task"] for scores in opened.scores] == [str(i) for i in range(11)]
     with pytest.raises(ValueError, match="task of two classes"):
@@ -78,7 +87,44 @@ def test_what_is_missing_or_changed_is_said(copied, tmp_path):
     with pytest.raises(ValueError, match="with fingerprint another, but the rows found have"):
         open_run(copied).task()
     (copied / "settings.json").write_text(json.dumps(settings | {"model": settings["model"] | {"fingerprint": "f"}}))
-    with pytest.raises(ValueError, match="with fingerprint f, but the model found there now"):
+    with pytest.raises(ValueError, match="with fingerprint f, but the model found now"):
+        open_run(copied)
+
+
+def test_a_run_in_another_precision_is_opened_in_it(finished, task, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "save_figure", lambda axes, path: None)
+    model = HookedEncoder.from_pretrained("bundled", dtype=torch.bfloat16)
+    run = find(model, task, tmp_path / "half", replace(QUICK, seeds=(0,)))
+    opened = open_run(run.folder)
+    assert opened.model.dtype == torch.bfloat16
+    assert torch.equal(opened.classifier(0).logits(task.test), run.classifiers[0].logits(task.test))
+
+
+@pytest.mark.parametrize(
+    ("group", "change", "message"),
+    [
+        (None, [], "json needs to hold an object, but holds a list"),
+        ("model", None, "its 'model' is a NoneType"),
+        ("model", {"source": "bundled", "revision": None}, "json is damaged .*'fingerprint'"),
+        ("model", {"source": "", "revision": "", "fingerprint": "", "dtype": "torch.load"}, "json is damaged .*load"),
+        ("settings", {}, "json is damaged .*'seeds'"),
+    ],
+)
+def test_damaged_settings_are_named(copied, group, change, message):
+    path = copied / "settings.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(change if group is None else settings | {group: change}))
+    with pytest.raises(StoreError, match=message):
+        open_run(copied)
+
+
+def test_parts_of_other_seeds_are_named(copied):
+    for ending in (".json", ".safetensors"):
+        shutil.copy(copied / "seed-3" / f"scores{ending}", copied / f"scores{ending}")
+    with pytest.raises(StoreError, match=r"scores holds scores of seeds \[3\], not \[0, 3\]"):
+        open_run(copied)
+    shutil.copytree(copied / "seed-0", copied / "seed-3", dirs_exist_ok=True)
+    with pytest.raises(StoreError, match="seed-3/classifier holds a prompt of seed 0, not 3"):
         open_run(copied)
 
 

@@ -20,6 +20,7 @@ from skillneurons import (
     Examples,
     LabelSums,
     NeuronSet,
+    SoftPrompt,
     TuningConfig,
     collect,
     collect_cached,
@@ -100,6 +101,18 @@ def test_an_adapter_read_again_is_the_same_prompt(saved, tmp_path):
     assert (prompt.model, prompt.origin, prompt.seed) == (classifier.prompt.model, "random", 0)
 
 
+@pytest.mark.parametrize("dtypes", [("bfloat16", "float32"), ("float16", "float32"), ("float32", "bfloat16")])
+def test_an_adapter_keeps_every_bit_where_model_and_prompt_differ_in_precision(saved, tmp_path, dtypes):
+    of_model, of_prompt = (getattr(torch, name) for name in dtypes)
+    model = HookedEncoder.from_pretrained(saved[0], dtype=of_model)
+    vectors = torch.randn(3, 16, generator=torch.Generator().manual_seed(0)).to(of_prompt)
+    classifier = make_classifier(model).with_prompt(SoftPrompt(vectors, model.fingerprint(), "tuned", 0))
+    save_peft(classifier, tmp_path / "adapter")
+    prompt = load_peft(tmp_path / "adapter", model)
+    assert prompt.vectors.dtype == torch.float32 and torch.equal(prompt.vectors, vectors.float())
+    assert torch.equal(classifier.with_prompt(prompt).logits(ROWS), classifier.logits(ROWS))
+
+
 def test_an_adapter_saved_again_by_peft_is_the_same_prompt(peft, saved, tmp_path):
     folder, classifier = saved
     save_peft(classifier, tmp_path / "ours")
@@ -176,6 +189,19 @@ def test_what_is_no_prompt_tuning_adapter_is_refused(saved, tmp_path):
     save_file({"other": torch.zeros(3, 16)}, weights)
     with pytest.raises(StoreError, match="'other'"):
         load_peft(folder, model)
+    vectors = {"prompt_embeddings": torch.zeros(3, 16)}
+    save_file({"prompt_embeddings": vectors["prompt_embeddings"].to(torch.int8)}, weights)
+    with pytest.raises(StoreError, match=r"floating-point.*torch\.int8"):
+        load_peft(folder, model, moved=True)
+    for provenance, message in (
+        ("{", "not valid JSON"),
+        ("[1]", "holds a list"),
+        ('{"origin": "tuned"}', "has no 'model'"),
+        ('{"model": "0", "origin": "tuned", "seed": "0"}', "its 'seed' is a str"),
+    ):
+        save_file(vectors, weights, {"skillneurons": provenance})
+        with pytest.raises(StoreError, match=rf"its provenance .*{message}"):
+            load_peft(folder, model, moved=True)
     weights.write_bytes(weights.read_bytes()[:-7])
     with pytest.raises(StoreError, match="not a whole safetensors file"):
         load_peft(folder, model)

@@ -109,6 +109,33 @@ def test_a_killed_process_and_a_failing_one_are_named_and_the_others_finish(tmp_
     assert [(done, total) for done, total, _ in ended] == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_a_message_that_no_pipe_holds_is_read():
+    with pytest.raises(ChildProcessError, match=r"long ended in ValueError: no (milk){100000} here"):
+        run_jobs([Job("long", refuse, ("milk" * 100_000,))])
+
+
+@pytest.mark.parametrize(("asked", "devices"), [("cuda:1", ["cuda:1"] * 3), ("cuda", ["cuda:0", "cuda:1", "cuda:0"])])
+def test_workers_spread_over_the_gpus_unless_one_is_named(model, task, tmp_path, monkeypatch, asked, devices):
+    def load(source, *, device, **options):
+        chosen.append(device)
+        return model
+
+    def in_this_process(jobs, **options):
+        for job in jobs:
+            job.function(*job.arguments)
+        raise KeyboardInterrupt  # nothing is to be read back
+
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(trials.HookedEncoder, "from_pretrained", load)
+    monkeypatch.setattr(trials, "run_trial", lambda trial, model: None)
+    monkeypatch.setattr(trials, "run_jobs", in_this_process)
+    for options in ({"device": asked}, {}):
+        with pytest.raises(KeyboardInterrupt):
+            run_trials(make_trials(task, tmp_path, (0, 1, 2)), model, jobs=2, **options)
+    assert chosen == [*devices, "cpu", "cpu", "cpu"]
+
+
 def test_a_killed_trial_is_all_that_is_lost_and_running_again_completes(
     model, saved, task, alone, tmp_path, monkeypatch
 ):

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import stat
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,12 +77,54 @@ def test_files_say_which_versions_made_them_and_can_be_read_by_others(saved):
         ({"sha256": "0" * 64}, "result.safetensors is damaged"),
         ({"meta": ...}, "has no 'meta'"),
         ({"format_version": ...}, "has no 'format_version'"),
+        ({"format_version": "1"}, "its 'format_version' is a str"),
+        ({"meta": None}, "its 'meta' is a NoneType"),
+        ({"versions": []}, "its 'versions' is a list"),
+        ({"format_version": 99, "versions": {}}, "99, .* up to 1"),
+        ({"meta": META | {"labels": ["positive", "negative"]}}, r"result\.json is damaged: its 'meta'"),
     ],
 )
 def test_a_file_of_another_kind_or_version_is_refused(saved, header, message):
     edit_header(saved, **header)
     with pytest.raises(StoreError, match=message):
         store.load(saved, "Scores")
+
+
+def test_files_of_releases_that_did_not_digest_the_meta_are_read(saved):
+    edit_header(saved, meta_sha256=...)
+    assert_is_result(saved)
+
+
+def test_meta_that_json_changes_comes_back_as_json_has_it(tmp_path):
+    store.save(tmp_path / "result", "Scores", TENSORS, {"by_seed": {10: (0.1, 1), 2: None}})
+    assert_is_result(tmp_path / "result", meta={"by_seed": {"10": [0.1, 1], "2": None}})
+
+
+@pytest.mark.parametrize("ending", [".json", ".safetensors"])
+def test_a_directory_in_the_place_of_a_file_is_named_before_anything_is_computed(saved, ending):
+    path = saved.with_suffix(ending)
+    path.unlink()
+    path.mkdir()
+    before = sorted(saved.parent.iterdir())
+    message = rf"result\{ending} needs to be a file, but is a directory"
+    with pytest.raises(IsADirectoryError, match=message):
+        store.read_or_compute(saved, lambda path: store.load(path, "Scores"), lambda: pytest.fail("computed"), [])
+    with pytest.raises(IsADirectoryError, match=message):
+        store.save(saved, "Scores", TENSORS, META)
+    assert sorted(saved.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("damage", [{"seed": 3}, {"seed": 3, "nested": 7}])
+def test_whole_files_that_lack_what_a_result_needs_are_computed_anew(saved, damage):
+    store.save(saved, "Scores", TENSORS, damage)
+
+    def load(path):
+        return store.load(path, "Scores")[1]["nested"]["x"]
+
+    computed, reused = SimpleNamespace(save=lambda path: None), []
+    with pytest.warns(UserWarning, match=r"result is damaged or of another release \((Key|Type)Error.*computed anew"):
+        assert store.read_or_compute(saved, load, lambda: computed, reused) is computed
+    assert reused == []
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff\xfe", b'{"format": "sk'])

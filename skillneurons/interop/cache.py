@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from skillneurons.activations import S
+from skillneurons.activations import S, check_n_labels
 from skillneurons.batching import Batch
 
 Cache: TypeAlias = ActivationCache | Mapping[str, Tensor]
@@ -41,8 +41,8 @@ def collect_cached(
         `statistic`.
 
     Raises:
-        ValueError: A cache lacks a layer, has no batch axis, other examples than labels, or fewer positions; or a label
-            is not one of the statistic's.
+        ValueError: A cache lacks a layer, has no batch axis, other examples than labels, or fewer positions; it is of
+            an encoder-decoder; or a label is not one of the statistic's.
         FloatingPointError: An activation is NaN or infinite.
 
     Example:
@@ -59,12 +59,7 @@ def collect_cached(
         )
     n_seen = 0
     for cache, labels in caches:
-        n_labels = getattr(statistic, "n_labels", int(labels.max()) + 1)
-        if not 0 <= int(labels.min()) <= int(labels.max()) < n_labels:
-            raise ValueError(
-                f"`labels` need to be 0 to {n_labels - 1}, but run from {int(labels.min())} to {int(labels.max())}. "
-                "Give the statistic as many labels as the task has."
-            )
+        n_labels = check_n_labels(statistic, labels)
         order = torch.argsort(labels, stable=True)
         counts = labels.bincount(minlength=n_labels).tolist()
         for layer, activations in enumerate(_layers(cache, hook)):
@@ -83,8 +78,14 @@ def collect_cached(
 
 def _layers(cache: Cache, hook: str) -> list[Tensor]:
     pattern = re.compile(rf"blocks\.(\d+)\.{re.escape(hook)}")
-    found = {int(match[1]) for match in map(pattern.fullmatch, cache.keys()) if match}
+    names = list(cache.keys())
+    found = {int(match[1]) for match in map(pattern.fullmatch, names) if match}
     known = getattr(getattr(getattr(cache, "model", None), "cfg", None), "n_layers", None)
+    if not found and any(name.startswith("decoder_blocks.") for name in names):
+        raise ValueError(
+            "The cache is of an encoder-decoder, whose two stacks have positions of their own, and `positions` are "
+            "those of one. Use `collect`, which shows the decoder's position at each of the prompt."
+        )
     missing = sorted(set(range(known or max(found, default=0) + 1)) - found)
     if missing:
         raise ValueError(

@@ -4,7 +4,6 @@
 not part of a run.
 """
 
-import json
 import os
 import re
 import shutil
@@ -37,6 +36,9 @@ class RunFiles(Shown):
         sizes: Bytes of each file, by its name in the folder and in the repository.
         left_out: Other files in the folder.
         url: Of the commit; None after a dry run.
+
+    Example:
+        See `push_run`, which makes it.
     """
 
     repo_id: str
@@ -76,6 +78,19 @@ def push_run(
         FileNotFoundError: The run is not finished.
         StoreError: One of its files is damaged or another run's.
         ValueError: A file lies outside the folder, behind a link.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from skillneurons import TuningConfig, load_example, push_run
+        >>> from skillneurons.runs import FindSettings, find
+        >>> classifier, task = load_example()
+        >>> tuning = TuningConfig(lr=0.05, steps=10)
+        >>> small = FindSettings((0,), 2, tuning, kinds=("mean",), n_random=2)
+        >>> with TemporaryDirectory() as folder:
+        ...     result = find(classifier.model, task, folder, small)
+        ...     files = push_run(folder, "me/movies", dry_run=True)
+        >>> files.to_dataframe().file[:3].tolist()
+        ['settings.json', 'run.json', 'skill.json']
     """
     folder = Path(folder)
     names = run_files(folder)
@@ -112,6 +127,16 @@ def pull_run(repo_id: str, folder: str | Path, *, revision: str | None = None, a
     Raises:
         RunFolderError: `folder` holds files.
         StoreError: The repository holds no finished run, or a damaged one.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from skillneurons import pull_run
+        >>> with TemporaryDirectory() as folder:
+        ...     n_characters = (Path(folder) / "notes.txt").write_text("mine")
+        ...     pull_run("me/movies", folder)
+        Traceback (most recent call last):
+        skillneurons.runs.RunFolderError: A downloaded run needs a folder of its own, but ...
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
@@ -161,11 +186,8 @@ def run_files(folder: str | Path) -> list[str]:
     parts |= {f"seed-{seed}/classifier": lambda path: store.load(path, "Classifier") for seed in seeds}
     parts |= {f"seed-{seed}/{name}": NeuronScores.load for seed in seeds for name in scores}
     parts |= dict.fromkeys(scores, NeuronScores.load) | {f"curve-{kind}": PerturbationCurve.load for kind in kinds}
-    for name, read in parts.items():
-        try:
-            read(folder / name)
-        except (KeyError, TypeError) as error:
-            raise store.StoreError(f"{folder / name} is damaged or of another release ({error!r}).") from error
+    for name, load in parts.items():
+        store.read(folder / name, load)
     figures = [path.name for path in (folder / "figures").glob("*") if FIGURE.fullmatch(path.name)]
     return [
         *("settings.json", "run.json"),
@@ -181,10 +203,4 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"A shared run needs to be finished, but {path} does not exist. Run `skillneurons find --out "
             f"{path.parent}` to its end."
         )
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise store.StoreError(f"{path} is not valid JSON ({error}). Run `skillneurons find` again.") from error
-    if not isinstance(content, dict):
-        raise store.StoreError(f"{path} needs to hold an object, but holds a {type(content).__name__}.")
-    return content
+    return store.read_json(path, {}, "Run `skillneurons find` again.")

@@ -24,6 +24,8 @@ from skillneurons.classifier import Classifier
 from skillneurons.prompts import SoftPrompt
 
 CONFIG, WEIGHTS, KEY = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
+PROVENANCE = {"model": str, "origin": str, "seed": int | None}
+REMEDY = "Save the adapter again."
 
 
 def save_peft(classifier: Classifier, folder: str | Path, *, moved: bool = False) -> Path:
@@ -45,15 +47,14 @@ def save_peft(classifier: Classifier, folder: str | Path, *, moved: bool = False
             False.
 
     Example:
-        >>> from tempfile import mkdtemp
-        >>> from skillneurons import Classifier, HookedEncoder, Verbalizer, random_prompt
-        >>> model = HookedEncoder.from_pretrained("bundled")
-        >>> words = Verbalizer.from_words(model.tokenizer, ["terrible", "great"])
-        >>> folder = mkdtemp()
-        >>> save_peft(Classifier(model, random_prompt(model, 3), words), folder).name
-        'adapter_config.json'
-        >>> load_peft(folder, model).vectors.shape
-        torch.Size([3, 192])
+        >>> from tempfile import TemporaryDirectory
+        >>> from skillneurons import load_example, load_peft, save_peft
+        >>> classifier, _ = load_example()
+        >>> with TemporaryDirectory() as folder:
+        ...     print(save_peft(classifier, folder).name)
+        ...     print(load_peft(folder, classifier.model).vectors.shape)
+        adapter_config.json
+        torch.Size([16, 192])
     """
     folder, model, prompt = Path(folder), classifier.model, classifier.prompt
     if classifier.extra_hooks:
@@ -70,7 +71,8 @@ def save_peft(classifier: Classifier, folder: str | Path, *, moved: bool = False
         raise ValueError(_moved("save", "stand behind the text in a decoder"))
     vectors = prompt.vectors.detach().cpu()
     if not behind:
-        vectors = torch.cat([_mask_vector(model).to(vectors), vectors])
+        # In the precision of the more precise of the two.
+        vectors = torch.cat([_mask_vector(model).cpu(), vectors])
     config = {
         "base_model_name_or_path": model.cfg.source,
         "inference_mode": True,
@@ -104,10 +106,23 @@ def load_peft(folder: str | Path, model: AnyModel, *, moved: bool = False) -> So
         moved: Accept that the vectors stand elsewhere here than in PEFT: behind a mask, where the adapter does not
             begin with one, or behind the text of a decoder. Activations are then not those that PEFT computes.
 
+    Returns:
+        Vectors in the precision of the file or of the model, whichever is higher: as they were saved, to the bit.
+
     Raises:
         FileNotFoundError: One of the files is missing.
-        StoreError: They are damaged, or hold another kind of adapter.
+        StoreError: They are damaged, or hold another kind of adapter, or vectors that are no floating-point numbers.
         ValueError: The adapter is another model's; or its vectors would stand elsewhere and `moved` is False.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from skillneurons import evaluate, load_example, load_peft, save_peft
+        >>> classifier, task = load_example()
+        >>> with TemporaryDirectory() as folder:
+        ...     path = save_peft(classifier, folder)
+        ...     loaded = classifier.with_prompt(load_peft(folder, classifier.model))
+        >>> evaluate(loaded, task.test) == evaluate(classifier, task.test)
+        True
     """
     folder, model = Path(folder), as_classifiable(model)
     config = _read_config(folder)
@@ -128,11 +143,11 @@ def load_peft(folder: str | Path, model: AnyModel, *, moved: bool = False) -> So
             f"The adapter in {folder} was trained on {base!r}, but the model is {model.cfg.source!r}. Load the "
             f"adapter's model; if it is the same, write its name as `base_model_name_or_path` in {CONFIG}."
         )
-    vectors = vectors.to(device=model.device, dtype=model.dtype)
+    vectors = vectors.to(device=model.device, dtype=torch.promote_types(vectors.dtype, model.dtype))
     if getattr(model.cfg, "after_text", False):
         if not moved:
             raise ValueError(_moved("load", "will stand behind the text in a decoder"))
-    elif len(vectors) > 1 and torch.equal(vectors[:1], _mask_vector(model).to(vectors)):
+    elif len(vectors) > 1 and torch.equal(vectors[:1].to(model.dtype), _mask_vector(model)):
         vectors = vectors[1:]
     elif not moved:
         raise ValueError(_moved("load", f"will stand behind a mask, and none of the {len(vectors)} is that mask"))
@@ -162,11 +177,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"An adapter needs {CONFIG}, but {path} does not exist. Pass the adapter's folder.")
-    try:
-        config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise store.StoreError(f"{path} is not valid JSON ({error}). Save the adapter again.") from error
-    kind = config.get("peft_type") if isinstance(config, dict) else None
+    config = store.read_json(path, {}, REMEDY)
+    kind = config.get("peft_type")
     if kind != "PROMPT_TUNING":
         raise store.StoreError(
             f"{path} needs `peft_type` PROMPT_TUNING, but has {kind}. Pass an adapter of PEFT's prompt tuning."
@@ -187,12 +199,14 @@ def _read_vectors(folder: Path, config: dict[str, Any]) -> tuple[Tensor, dict[st
             keys, metadata = list(file.keys()), file.metadata() or {}
             vectors = file.get_tensor(KEY) if KEY in keys else None
     except SafetensorError as error:
-        raise store.StoreError(f"{path} is not a whole safetensors file ({error}). Save the adapter again.") from error
+        raise store.StoreError(f"{path} is not a whole safetensors file ({error}). {REMEDY}") from error
     n = config.get("num_virtual_tokens")
-    if vectors is None or vectors.ndim != 2 or len(vectors) != n:
-        came = f"{sorted(keys)}" if vectors is None else f"{tuple(vectors.shape)}"
+    if vectors is None or vectors.ndim != 2 or len(vectors) != n or not vectors.is_floating_point():
+        came = f"{sorted(keys)}" if vectors is None else f"{tuple(vectors.shape)} of {vectors.dtype}"
         raise store.StoreError(
-            f"{path} needs {KEY!r} with {n} vectors, as {CONFIG} says, but has {came}. Prompts of encoder-decoders, "
-            "which have two parts, are not read."
+            f"{path} needs {KEY!r} with {n} vectors, as {CONFIG} says, of floating-point numbers, but has {came}. "
+            "Prompts of encoder-decoders, which have two parts, are not read."
         )
-    return vectors, json.loads(metadata.get(store.FORMAT, "{}"))
+    if store.FORMAT not in metadata:
+        return vectors, {}
+    return vectors, store.parse_json(metadata[store.FORMAT], f"{path}: its provenance", PROVENANCE, REMEDY)
