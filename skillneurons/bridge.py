@@ -24,7 +24,6 @@ tuning, probing and evaluation use. What differs from our own encoder:
 """
 
 import difflib
-import hashlib
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -38,7 +37,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer
 
 from skillneurons.bridge_blocks import WORD_EMBEDDINGS, block_names, decoder_start_of, run, spread_over_positions
+from skillneurons.checkpoints import ARCHITECTURES
 from skillneurons.encoder import HookedEncoder
+from skillneurons.identity import behaviour_of, fingerprint_of
 from skillneurons.types import FwdHooks
 
 # Words in the names of Hugging Face classes that have a language model's head.
@@ -161,12 +162,9 @@ class BridgedModel:
         return name
 
     def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of all weights; not that of a `HookedEncoder` of the same weights."""
-        digest = hashlib.sha256()
-        for name, parameter in self.bridge.named_parameters():
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:16]
+        """16 hex digits of all weights and of the configuration; not that of a `HookedEncoder` of the same weights."""
+        hf: Any = self.bridge.original_model.config
+        return fingerprint_of(self.bridge.named_parameters(), behaviour_of(hf.to_dict()))
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         return self.bridge.parameters()
@@ -220,9 +218,9 @@ def as_classifiable(model: AnyModel) -> Model:
 
     Raises:
         TypeError: Neither a `HookedEncoder` nor a TransformerBridge.
-        ValueError: The bridge is in train mode; or the model lacks a tokenizer, a tokenizer's mask token (encoders), a
-            decoder's start token (encoder-decoders), a vocabulary read-out of its own, or neurons (mixtures of
-            experts, state-space models).
+        ValueError: The bridge is in train mode, or of an encoder run as a decoder; or the model lacks a tokenizer, a
+            tokenizer's mask token (encoders), a decoder's start token (encoder-decoders), a vocabulary read-out of its
+            own, or neurons (mixtures of experts, state-space models).
 
     Example:
         >>> from importlib.resources import files
@@ -246,6 +244,12 @@ def as_classifiable(model: AnyModel) -> Model:
         raise ValueError(f"The bridge of {name!r} has no tokenizer. Boot it from a folder or hub id that has one.")
     tokenizer = _own_tokenizer(model)
     after_text = getattr(model.cfg, "attention_dir", "causal") == "causal"
+    if not after_text and getattr(hf, "is_decoder", False):
+        raise ValueError(
+            f"{name!r} ({model.cfg.architecture}) is configured as a decoder (`is_decoder=True`): in front of the "
+            "text, where an encoder's label is read, the mask would see nothing. Set `is_decoder` to false in its "
+            "config.json, or pass a decoder-only model."
+        )
     if not after_text and tokenizer.mask_token_id is None:
         raise ValueError(f"The tokenizer of {name!r} needs a mask token, where the label is read, but has none.")
     _check_read_out(model, after_text)
@@ -279,6 +283,27 @@ def as_classifiable(model: AnyModel) -> Model:
         ),
         embed_scale=scale,
         takes_logits_to_keep="logits_to_keep" in inspect.signature(model.original_model.forward).parameters,
+    )
+
+
+def as_encoder(model: Model, what: str) -> HookedEncoder:
+    """The model as it is, for what reads or replaces weights: a bridge's belong to Hugging Face's modules.
+
+    Args:
+        model: A classifier's.
+        what: What needs an encoder of ours: the error's first words.
+
+    Raises:
+        TypeError: The model is a bridge.
+    """
+    if isinstance(model, HookedEncoder):
+        return model
+    architecture = str(model.bridge.cfg.architecture)
+    known = architecture in ARCHITECTURES
+    remedy = "Load it by `HookedEncoder.from_pretrained`" if known else "That cannot be one: leave this out"
+    raise TypeError(
+        f"{what} needs a HookedEncoder, but the model is a TransformerBridge of {model.cfg.source!r}, a "
+        f"{architecture}. {remedy}."
     )
 
 

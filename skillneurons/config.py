@@ -22,6 +22,13 @@ class EncoderConfig(TransformerLensConfig):
         revision: Commit of the checkpoint where the hub told it.
         hf_class: Hugging Face class the weights came from.
         hf_config: Its configuration, so that `to_hf` gives back the same model.
+
+    Example:
+        >>> from skillneurons import EncoderConfig
+        >>> sizes = {"n_layers": 2, "d_model": 8, "d_head": 4, "n_ctx": 16, "d_vocab": 20}
+        >>> cfg = EncoderConfig(**sizes, d_mlp=12, act_fn="gelu")
+        >>> cfg.n_heads, cfg.d_mlps, cfg.read_out
+        (2, (12, 12), 'mlm')
     """
 
     d_mlps: tuple[int, ...] = ()

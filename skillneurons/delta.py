@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skillneurons.bridge import AnyModel, Model, as_classifiable, as_encoder
 from skillneurons.classifier import Classifier
 from skillneurons.encoder import HookedEncoder
 from skillneurons.prompts import SoftPrompt, Verbalizer, random_prompt, splice
@@ -26,7 +27,7 @@ DELTA_CONFIG = TuningConfig(lr=3e-3)
 
 
 def tune_bitfit(
-    model: HookedEncoder,
+    model: AnyModel,
     task: Task,
     *,
     seed: int = 0,
@@ -42,7 +43,7 @@ def tune_bitfit(
     all of a query's scores by the same amount, which the softmax takes away again. Source: Ben Zaken et al. 2022.
 
     Args:
-        model: Gets no gradients and is left as it was.
+        model: Gets no gradients and is left as it was. No bridge: its blocks lack some of these hook points.
         task: See `tune_prompt`.
         seed: Of the order of the rows, and of the prompt if none is given.
         prompt: Is not tuned; one random word vector by default.
@@ -54,6 +55,7 @@ def tune_bitfit(
         The classifier with its biases as `extra_hooks`. It cannot be saved.
 
     Raises:
+        TypeError: The model is a bridge.
         ValueError: See `tune_prompt`.
 
     Example:
@@ -64,21 +66,22 @@ def tune_bitfit(
         >>> len(classifier.extra_hooks) == 7 * model.cfg.n_layers
         True
     """
+    encoder = as_encoder(as_classifiable(model), "BitFit (unlike `tune_adapter`)")
     shapes = {
         f"blocks.{layer}.{name}": shape
-        for layer in range(model.cfg.n_layers)
-        for name, shape in _bias_shapes(model, layer).items()
+        for layer in range(encoder.cfg.n_layers)
+        for name, shape in _bias_shapes(encoder, layer).items()
     }
-    biases = {name: torch.zeros(shape, device=model.device, requires_grad=True) for name, shape in shapes.items()}
+    biases = {name: torch.zeros(shape, device=encoder.device, requires_grad=True) for name, shape in shapes.items()}
 
     def hooks(values: dict[str, Tensor]) -> list[Hook]:
         return [(name, _add(bias)) for name, bias in values.items()]
 
-    return _tune(model, task, "BitFit", biases, hooks, seed, prompt, config, progress, on_step)
+    return _tune(encoder, task, "BitFit", biases, hooks, seed, prompt, config, progress, on_step)
 
 
 def tune_adapter(
-    model: HookedEncoder,
+    model: AnyModel,
     task: Task,
     *,
     d_bottleneck: int = 16,
@@ -120,6 +123,7 @@ def tune_adapter(
     """
     if d_bottleneck < 1:
         raise ValueError(f"`d_bottleneck` must be at least 1, not {d_bottleneck}.")
+    model = as_classifiable(model)
     generator, d_model = torch.Generator().manual_seed(seed), model.cfg.d_model
     weights: dict[str, Tensor] = {}
     for layer in range(model.cfg.n_layers):
@@ -139,7 +143,7 @@ def tune_adapter(
 
 
 def _tune(
-    model: HookedEncoder,
+    model: Model,
     task: Task,
     origin: str,
     parameters: dict[str, Tensor],

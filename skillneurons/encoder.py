@@ -9,7 +9,6 @@ Memory: what one forward pass of the same shape needs; nothing is kept between c
 """
 
 import difflib
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +28,24 @@ from skillneurons.config import EncoderConfig
 from skillneurons.devices import to_device
 from skillneurons.encoder_checks import check_mask, check_tokens
 from skillneurons.encoder_files import is_saved_encoder, read_encoder, write_encoder
+from skillneurons.identity import fingerprint_of
 from skillneurons.types import AttentionMask, FwdHooks
+
+# What the weights do not tell of the function they make; attention's scale follows from `d_head`.
+BEHAVIOUR = (
+    "act_fn",
+    "d_head",
+    "d_mlps",
+    "d_model",
+    "d_token_types",
+    "eps",
+    "n_ctx",
+    "n_heads",
+    "pad_token_id",
+    "position_offset",
+    "read_out",
+    "tied_embeddings",
+)
 
 
 class HookedEncoder(HookedRootModule):
@@ -412,12 +428,9 @@ class HookedEncoder(HookedRootModule):
         return self.embed.word.weight.dtype
 
     def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of all weights: the identity of the model in every saved result.
+        """16 hex digits of all weights and of what they are used in: the identity of the model in every saved result.
 
-        Computed at each call (0.3 s for roberta-base): torch does not tell of weights written through `.data`.
+        Name, source and tokenizer are no part of it. Computed at each call (0.3 s for roberta-base): torch does not
+        tell of weights written through `.data`.
         """
-        digest = hashlib.sha256()
-        for name, parameter in self.named_parameters():
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:16]
+        return fingerprint_of(self.named_parameters(), {name: getattr(self.cfg, name) for name in BEHAVIOUR})

@@ -24,6 +24,9 @@ from skillneurons.types import Hook
 
 MASK_POSITION = 0
 
+# How vocabularies spell the space in front of a word.
+SPACES = "Ġ▁"
+
 # Answers that are single tokens in most English vocabularies: what an error suggests.
 COMMON_WORDS = (
     "good",
@@ -50,6 +53,12 @@ class SoftPrompt(Shown):
         model: `fingerprint()` of the model it belongs to.
         origin: How it came about: `"random"`, `"tuned"` or `"written: …"`.
         seed: Of the draw or the tuning; None for written prompts.
+
+    Example:
+        >>> from skillneurons import SoftPrompt, load_example
+        >>> one, two = (load_example(seed=seed)[0].prompt for seed in (0, 1))
+        >>> SoftPrompt((one.vectors + two.vectors) / 2, one.model, "mean of two")
+        SoftPrompt(16 vectors of 192, mean of two, seed None)
     """
 
     vectors: Float[Tensor, "prompt d_model"]
@@ -106,7 +115,13 @@ def random_prompt(model: AnyModel, n_prompt: int = 16, seed: int = 0) -> SoftPro
 
 
 def written_prompt(model: AnyModel, text: str) -> SoftPrompt:
-    """The word vectors of `text` as a prompt (the paper's hand-written control, section 4.4)."""
+    """The word vectors of `text` as a prompt (the paper's hand-written control, section 4.4).
+
+    Example:
+        >>> from skillneurons import HookedEncoder, written_prompt
+        >>> written_prompt(HookedEncoder.from_pretrained("bundled"), "The film is")
+        SoftPrompt(3 vectors of 192, written: The film is, seed None)
+    """
     model = as_classifiable(model)
     tokens = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     if not tokens:
@@ -123,6 +138,13 @@ class Layout:
         n_prompt: Its length.
         after_text: `text p_1 … p_P` instead of `[MASK] p_1 … p_P text`: for decoders. The label is then read at `p_P`,
             and positions are counted from the end.
+
+    Example:
+        >>> from skillneurons import Layout
+        >>> Layout(16).positions("prompt"), Layout(16).label_position
+        (slice(1, 17, None), 0)
+        >>> Layout(16, after_text=True).positions("prompt")
+        slice(-16, None, None)
     """
 
     n_prompt: int
@@ -220,6 +242,13 @@ class Verbalizer:
     Args:
         words: One for each class.
         token_ids: Their ids in the model's vocabulary.
+
+    Example:
+        >>> from skillneurons import HookedEncoder, Verbalizer
+        >>> tokenizer = HookedEncoder.from_pretrained("bundled").tokenizer
+        >>> words = Verbalizer.from_words(tokenizer, ["terrible", "great"])
+        >>> [tokenizer.decode([token]) for token in words.token_ids]
+        [' terrible', ' great']
     """
 
     words: tuple[str, ...]
@@ -242,7 +271,7 @@ class Verbalizer:
 
 
 def _single_token(tokenizer: Any, word: str) -> int:
-    pieces = tokenizer(" " + word.strip(), add_special_tokens=False)["input_ids"]
+    pieces = _pieces(tokenizer, word)
     if len(pieces) == 1 and pieces[0] != tokenizer.unk_token_id:
         return pieces[0]
     names = tokenizer.convert_ids_to_tokens(pieces)
@@ -255,12 +284,21 @@ def _single_token(tokenizer: Any, word: str) -> int:
 
 def _single_token_words(tokenizer: Any, word: str, n: int = 5) -> list[str]:
     """Whole words of the vocabulary: some spelt like `word`, and common answers."""
-    vocabulary = {token.lstrip("Ġ▁") for token in tokenizer.get_vocab() if token[:1] in "Ġ▁" or token[:1].isalpha()}
+    vocabulary = {token.lstrip(SPACES) for token in tokenizer.get_vocab() if token[:1] in SPACES or token[:1].isalpha()}
     near = [w for w in difflib.get_close_matches(word, sorted(vocabulary), n=2 * n) if _is_single(tokenizer, w)][:n]
     common = [w for w in COMMON_WORDS if _is_single(tokenizer, w) and w not in near]
     return [*near, *common[:n]]
 
 
+def _pieces(tokenizer: Any, word: str) -> list[int]:
+    """The word's tokens behind a space, which some tokenizers put in front of every text by themselves."""
+    word = word.strip()
+    bare = tokenizer(word, add_special_tokens=False)["input_ids"]
+    if bare and tokenizer.convert_ids_to_tokens(bare)[0][:1] in SPACES:
+        return bare
+    return tokenizer(" " + word, add_special_tokens=False)["input_ids"]
+
+
 def _is_single(tokenizer: Any, word: str) -> bool:
-    pieces = tokenizer(" " + word, add_special_tokens=False)["input_ids"]
+    pieces = _pieces(tokenizer, word)
     return len(pieces) == 1 and pieces[0] != tokenizer.unk_token_id

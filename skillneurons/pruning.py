@@ -14,6 +14,7 @@ from torch import Tensor
 from skillneurons import store
 from skillneurons.activations import stack_layers
 from skillneurons.batching import Batch
+from skillneurons.bridge import as_encoder
 from skillneurons.classifier import Classifier
 from skillneurons.config import EncoderConfig
 from skillneurons.encoder import HookedEncoder
@@ -51,10 +52,9 @@ def prune(
             has hooks of its own on the neurons of a layer to prune.
 
     Example:
-        >>> from skillneurons import HookedEncoder, Verbalizer, random_prompt
-        >>> model = HookedEncoder.from_pretrained("bundled")
-        >>> words = Verbalizer.from_words(model.tokenizer, ["terrible", "great"])
-        >>> classifier = Classifier(model, random_prompt(model, 3), words)
+        >>> import torch
+        >>> from skillneurons import NeuronSet, load_example, prune
+        >>> classifier, _ = load_example()
         >>> keep = NeuronSet.from_pairs([(2, 7), (3, 0), (3, 9)], n_layers=4, d_mlp=768)
         >>> prune(classifier, keep, torch.zeros(4, 768), layers=[2, 3]).model.cfg.d_mlps
         (768, 768, 1, 2)
@@ -88,11 +88,8 @@ def prune(
 
 
 def prunable(classifier: Classifier) -> HookedEncoder:
-    """The classifier's model, which must be an encoder of ours: a bridge's weights belong to Hugging Face's modules."""
-    if not isinstance(classifier.model, HookedEncoder):
-        kind = type(classifier.model).__name__
-        raise TypeError(f"Pruning needs a HookedEncoder, but the model is a {kind}. Use `HookedEncoder.from_hf`.")
-    return classifier.model
+    """The classifier's model, which must be an encoder of ours."""
+    return as_encoder(classifier.model, "Pruning")
 
 
 def _check_fits(classifier: Classifier, model: HookedEncoder, keep: NeuronSet) -> None:
@@ -147,7 +144,14 @@ def _pruned_config(cfg: EncoderConfig, widths: Sequence[int]) -> EncoderConfig:
 
 
 def n_parameters(model: HookedEncoder) -> int:
-    """Number of weights, tied ones counted once."""
+    """Number of weights, tied ones counted once.
+
+    Example:
+        >>> from skillneurons import HookedEncoder
+        >>> from skillneurons.pruning import n_parameters
+        >>> n_parameters(HookedEncoder.from_pretrained("bundled"))
+        3423488
+    """
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -216,5 +220,15 @@ class Moments(TextSums):
 
 
 def weight_magnitude(model: HookedEncoder) -> Float[Tensor, "layer neuron"]:
-    """`|W_in[:, n]| |W_out[n, :]|`, Euclidean norms: the score of pruning by magnitude, blind to task and data."""
+    """`|W_in[:, n]| |W_out[n, :]|`, Euclidean norms: the score of pruning by magnitude, blind to task and data.
+
+    Example:
+        >>> from skillneurons import HookedEncoder, top_neurons
+        >>> from skillneurons.pruning import weight_magnitude
+        >>> magnitude = weight_magnitude(HookedEncoder.from_pretrained("bundled"))
+        >>> magnitude.shape
+        torch.Size([4, 768])
+        >>> top_neurons(magnitude, 0.1)
+        NeuronSet(308 of 3,072 neurons; per layer [77, 77, 77, 77])
+    """
     return model.W_in.norm(dim=1).detach().cpu() * model.W_out.norm(dim=2).detach().cpu()

@@ -44,6 +44,9 @@ class PruningReport(Shown):
         full_parameters: Its weights.
         full_flops: Its operations.
         meta: Provenance and settings.
+
+    Example:
+        See `pruning_report`, which makes it.
     """
 
     fractions: tuple[float, ...]
@@ -161,6 +164,16 @@ def pruning_report(
     Raises:
         ValueError: `fold` is not one of the two, a share, a layer, the scores or the classifier do not fit, or a name
             in `rank_by` is taken.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example, pruning_report
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> report = pruning_report(classifier, task, scores, fractions=(0.1,), n_random=2)
+        >>> report.sets, round(report.parameter_share.item(), 2)
+        (('skill', 'magnitude', 'output variance', 'random', 'random'), 0.77)
+        >>> report.to_dataframe().columns[:8].tolist()
+        ['kept', 'choice', 'draw', 'parameters', 'parameter_share', 'flop_share', 'before', 'pruned']
     """
     model = prunable(classifier)
     n_layers = model.cfg.n_layers

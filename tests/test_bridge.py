@@ -337,13 +337,21 @@ def test_one_step_of_tuning_follows_the_mean_loss_of_rows_of_all_lengths(gpt2, t
     assert (moved - start.vectors).abs().max() > 5e-3
 
 
-def test_the_fingerprint_is_that_of_the_weights(gpt2):
+def test_the_fingerprint_is_that_of_the_weights_and_of_their_use(gpt2, monkeypatch):
     first, parameter = gpt2.fingerprint(), next(iter(gpt2.parameters()))
     assert as_classifiable(gpt2.bridge).fingerprint() == first and len(first) == 16
     with torch.no_grad():
         parameter[0, 0] += 1
         assert gpt2.fingerprint() != first
         parameter[0, 0] -= 1
+    config = gpt2.bridge.original_model.config
+    behaviour = {"activation_function": "relu", "n_head": 4, "layer_norm_epsilon": 1e-3, "scale_attn_weights": False}
+    beside = {"_name_or_path": "elsewhere", "transformers_version": "9", "attn_pdrop": 0.3, "architectures": ["GPT2"]}
+    for changes, same in ((behaviour, False), (beside, True)):
+        for key, value in changes.items():
+            with monkeypatch.context() as patch:
+                patch.setattr(config, key, value)
+                assert (gpt2.fingerprint() == first) == same, key
 
 
 # What is refused
@@ -394,6 +402,10 @@ REFUSED = {
     "BertModel": (
         {key: size for key, size in SIZES.items() if "token" not in key},
         "holds a BertModel, and the BertForMaskedLM made of it has a random",
+    ),
+    "BertLMHeadModel": (
+        {key: size for key, size in SIZES.items() if "token" not in key} | {"is_decoder": True},
+        r"`is_decoder=True`.* the mask would see nothing",
     ),
 }
 

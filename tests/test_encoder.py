@@ -302,6 +302,24 @@ def test_the_fingerprint_changes_with_any_weight_and_only_then(build_hf):
     assert encoder.half().float().fingerprint() != first
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"hidden_act": "relu"}, {"num_attention_heads": 4}, {"layer_norm_eps": 1e-3}, {"pad_token_id": 0}],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_fingerprint_tells_apart_what_the_same_weights_are_used_for(build_hf, change):
+    first, other = HookedEncoder.from_hf(build_hf("roberta")), HookedEncoder.from_hf(build_hf("roberta", **change))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+    assert other.fingerprint() != first.fingerprint()
+
+
+def test_the_fingerprint_does_not_depend_on_names_or_on_how_a_model_was_trained(build_hf, roberta_tokenizer):
+    first = HookedEncoder.from_hf(build_hf("roberta"))
+    other = HookedEncoder.from_hf(build_hf("roberta", hidden_dropout_prob=0.3), roberta_tokenizer)
+    other.cfg.source, other.cfg.revision = "elsewhere", "1234"
+    assert other.fingerprint() == first.fingerprint()
+
+
 def test_the_configuration_follows_the_weights_to_another_dtype(build_hf):
     encoder = HookedEncoder.from_hf(build_hf("roberta"))
     assert encoder.cfg.dtype == torch.float32 and encoder.cfg.device == "cpu"

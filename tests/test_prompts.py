@@ -3,6 +3,8 @@
 import pytest
 import torch
 from conftest import make_hf
+from tokenizers import Tokenizer, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from skillneurons.classifier import Classifier
 from skillneurons.encoder import HookedEncoder
@@ -109,6 +111,19 @@ def test_label_words_are_looked_up_as_words(roberta_tokenizer, bert_tokenizer):
             found = Verbalizer.from_words(tokenizer, [word, "bad"])
             assert tokenizer.convert_ids_to_tokens(found.token_ids[0]) == spelt
         assert found.words == (" great", "bad")
+
+
+def test_label_words_are_found_where_the_tokenizer_puts_a_space_in_front_by_itself():
+    """As Llama 2's does, whose fast class may be loaded as a generic one."""
+    pieces = ["<unk>", "▁great", "▁bad", "▁", *"greatbdly"]
+    tokenizer = Tokenizer(models.Unigram([(piece, -float(i)) for i, piece in enumerate(dict.fromkeys(pieces))], 0))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    assert tokenizer.tokenize(" great") == ["▁", "▁great"]
+    for word in ("great", " great"):
+        assert Verbalizer.from_words(tokenizer, [word, "bad"]).token_ids == (1, 2)
+    with pytest.raises(ValueError, match=r"'greatly' .* but is 3: .* one token: great, bad\."):
+        Verbalizer.from_words(tokenizer, ["greatly", "bad"])
 
 
 @pytest.mark.parametrize("word", ["greatly", "zebra"])

@@ -2,7 +2,7 @@
 
 Unlike every other score here these look at what is done with an activation, not at what it says about the label. One
 backward pass for each batch (gradient x activation), or one for each layer, step and batch, from that
-layer on (integrated gradients); memory is that of one batch.
+layer on, or on a bridge from the tokens on (integrated gradients); memory is that of one batch.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from torch import Tensor
 from skillneurons.activations import stack_layers
 from skillneurons.batching import Batch, Encoded
 from skillneurons.classifier import Classifier, label_logits, require_eval
+from skillneurons.encoder import HookedEncoder
 from skillneurons.evaluation import label_margin
 from skillneurons.tuning import frozen
 from skillneurons.types import Hook, Row
@@ -41,7 +42,15 @@ def gradient_attribution(
         tokens_per_batch: Padded positions in one pass.
 
     Returns:
-        Zero for the last layer: its MLP at the prompt's positions feeds nothing that the mask reads.
+        Zero where nothing reads the neuron on the way to the label: in the last layer, except at a decoder's last
+        position.
+
+    Example:
+        >>> from skillneurons import gradient_attribution, load_example
+        >>> classifier, task = load_example()
+        >>> attribution = gradient_attribution(classifier, task.test)
+        >>> attribution.shape, attribution[:, -1].abs().max().item()
+        (torch.Size([16, 4, 768]), 0.0)
     """
     model = classifier.model
     require_eval(model)
@@ -80,6 +89,18 @@ def integrated_gradients(
         baseline: Where the way begins; zero by default.
         n_steps: Points of the quadrature.
         tokens_per_batch: Padded positions in one pass.
+
+    Example:
+        >>> import torch
+        >>> from skillneurons import NeuronSet, evaluate, integrated_gradients
+        >>> from skillneurons import load_example, zero
+        >>> classifier, task = load_example(n_rows=8)
+        >>> contributions = integrated_gradients(classifier, task.test, n_steps=3)
+        >>> layer_0 = NeuronSet(torch.arange(4)[:, None].expand(4, 768) == 0)
+        >>> hooks = zero(layer_0, positions=classifier.layout.positions("prompt"))
+        >>> before, after = (evaluate(classifier, task.test, h).margin for h in ([], hooks))
+        >>> abs(contributions[:, 0].sum().item() - (before - after)) < 0.01
+        True
     """
     if n_steps < 1:
         raise ValueError(f"`n_steps` is {n_steps}; the integral needs at least one point.")
@@ -92,7 +113,8 @@ def integrated_gradients(
             seen: dict[int, tuple[Tensor, Tensor]] = {}
             entering: dict[int, Tensor] = {}
             hooks = [_add_leaf(layer, classifier, seen) for layer in range(model.cfg.n_layers)]
-            hooks += [_keep(layer, entering) for layer in range(model.cfg.n_layers)]
+            if isinstance(model, HookedEncoder):  # a bridge cannot be entered at a layer
+                hooks += [_keep(layer, entering) for layer in range(model.cfg.n_layers)]
             with torch.no_grad(), model.hooks(fwd_hooks=[*classifier.fwd_hooks, *hooks]):
                 label_logits(classifier, batch, last_block_to=classifier.layout.n_prefix)
             for layer, (_, values) in seen.items():
@@ -105,8 +127,8 @@ def integrated_gradients(
                         logits = label_logits(
                             classifier,
                             batch,
-                            resid=entering[layer],
-                            start_at_layer=layer,
+                            resid=entering.get(layer),
+                            start_at_layer=layer if layer in entering else None,
                             last_block_to=classifier.layout.n_prefix,
                         )
                     total += weight * _gradients(logits, batch, [leaf])[0]
@@ -141,7 +163,7 @@ def _add_leaf(layer: int, classifier: Classifier, seen: dict[int, tuple[Tensor, 
         values = activations[:, where]
         leaf = torch.zeros_like(values, requires_grad=True)
         seen[layer] = (leaf, values.detach())
-        return torch.cat([activations[:, : where.start], values + leaf, activations[:, where.stop :]], dim=1)
+        return _put(activations, where, values + leaf)
 
     return f"blocks.{layer}.mlp.hook_post", hook_fn
 
@@ -159,6 +181,12 @@ def _replace(layer: int, classifier: Classifier, values: Tensor) -> Hook:
     where = classifier.layout.positions("prompt")
 
     def hook_fn(activations: Tensor, hook: Any = None) -> Tensor:
-        return torch.cat([activations[:, : where.start], values, activations[:, where.stop :]], dim=1)
+        return _put(activations, where, values)
 
     return f"blocks.{layer}.mlp.hook_post", hook_fn
+
+
+def _put(activations: Tensor, where: slice, values: Tensor) -> Tensor:
+    """The activations with `values` at some positions, which gradients pass through."""
+    start, stop, _ = where.indices(activations.shape[1])
+    return torch.cat([activations[:, :start], values, activations[:, stop:]], dim=1)
