@@ -46,15 +46,13 @@ def claims(
         `held_out_balanced`, `majority` (what always answering the larger class scores on test), `p` and `p_adjusted`.
 
     Example:
-        >>> from skillneurons import Classifier, HookedEncoder, Verbalizer, find_skill_neurons, load_task, random_prompt
-        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(32)
-        >>> words = Verbalizer.from_words(model.tokenizer, task.label_words)
-        >>> scores = find_skill_neurons(Classifier(model, random_prompt(model, 3), words), task)
+        >>> from skillneurons import claims, find_skill_neurons, load_example
+        >>> scores = find_skill_neurons(*load_example())
         >>> claims(scores, 2)[["optimism", "p_adjusted"]].shape
         (2, 2)
     """
     table = scores.to_dataframe()
-    low, high = scores.held_out_interval(1 - (1 - level) / max(n, 1))
+    low, high = scores.held_out_interval(1 - (1 - level) / max(1, min(n, len(table))))
     p = scores.p_values(rows=rows, over_seeds=over_seeds)
     columns = {"low": low, "high": high, "p": p, "p_adjusted": adjusted(p, method)}
     table = table.assign(
@@ -118,7 +116,11 @@ class Selectivity(Shown):
 
     @property
     def selectivity(self) -> Float[Tensor, "layer neuron"]:
-        """Predictivity on the task less that on its control: the gain from the maximum over positions cancels."""
+        """Predictivity on the task less that on its control.
+
+        For a neuron that knows nothing, the gain from choosing position and direction cancels. One that knows the label
+        gains less by that on the task than on the control, and so comes out a little too low.
+        """
         return self.predictivity - self.control
 
     @property
@@ -145,7 +147,19 @@ def selectivity(scores: NeuronScores, control: NeuronScores) -> Selectivity:
     """Compare scores on a task with scores on `control_task(task)`, from the same prompts.
 
     Raises:
-        ValueError: The scores are of different models, or the second is not of the first one's control task.
+        ValueError: The scores are of different models, or the second is not of the first one's control task; or they
+            differ in prompts, positions or numbers of rows, which move predictivity too.
+
+    Example:
+        >>> from skillneurons import control_task, find_skill_neurons
+        >>> from skillneurons import load_example, selectivity
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> result = selectivity(scores, find_skill_neurons(classifier, control_task(task)))
+        >>> result.selectivity.shape
+        torch.Size([4, 768])
+        >>> result.to_dataframe().columns[2:].tolist()
+        ['predictivity', 'control', 'selectivity', 'held_out', 'above_majority']
     """
     task, other = scores.meta["task"], control.meta["task"]
     if scores.meta["model"] != control.meta["model"] or other != f"{task}:control":
@@ -153,7 +167,18 @@ def selectivity(scores: NeuronScores, control: NeuronScores) -> Selectivity:
             f"`control` needs scores of '{task}:control' on the same model, but is of {other!r} "
             f"(models {scores.meta['model']} and {control.meta['model']}). Score `control_task(task)`."
         )
-    meta = {"task": task, "control": other, "seeds": scores.seeds, "control_seeds": control.seeds}
+    # More positions or fewer rows raise predictivity by themselves.
+    for what, (one, two) in {
+        "prompts of the same seeds": (scores.seeds, control.seeds),
+        "the same `positions`": (scores.meta["positions"], control.meta["positions"]),
+        "as many positions": (scores.above.shape[2], control.above.shape[2]),
+        "as many rows": (scores.meta["rows"], control.meta["rows"]),
+    }.items():
+        if one != two:
+            raise ValueError(
+                f"`scores` and `control` need {what}, but have {one} and {two}. Score both with the same prompts."
+            )
+    meta = {"task": task, "control": other, "seeds": scores.seeds}
     return Selectivity(scores.predictivity, control.predictivity, scores.held_out, scores.majority, meta)
 
 
@@ -187,7 +212,10 @@ def against_random(
     seed: int = 0,
     match: Literal["layer", "none"] | Float[Tensor, "layer neuron"] = "layer",
 ) -> RandomComparison:
-    """Is a set's mean score above that of random sets disjoint from it?
+    """Is a set's mean score above that of random sets?
+
+    These are drawn from all neurons: the set, were it a random one, would be one draw among others, so that `p` is at
+    most 0.05 with probability 0.05.
 
     Args:
         score: Not the score that the set was chosen by on the same rows; `NeuronScores.held_out` usually.
@@ -199,7 +227,7 @@ def against_random(
     Example:
         >>> score = torch.tensor([[0.9, 0.5, 0.6, 0.5]])
         >>> against_random(score, NeuronSet(score > 0.8), n_draws=9).p
-        0.1
+        0.2
     """
     if not len(chosen) or n_draws < 1:
         raise ValueError(
@@ -208,7 +236,7 @@ def against_random(
     if bool(score[chosen.exists].isnan().any()):
         raise ValueError("`score` holds NaN, which can be neither above nor below. Give such neurons a score.")
     value = score[chosen.mask].double().mean()
-    sets = [chosen.random_like(seed=seed * 10_007 + draw, match=match) for draw in range(n_draws)]
+    sets = [chosen.random_like(seed=seed * 10_007 + draw, match=match, disjoint=False) for draw in range(n_draws)]
     random = torch.stack([score[one.mask].double().mean() for one in sets])
     p = (1 + int((random >= value - 1e-12).sum())) / (n_draws + 1)
     how = match if isinstance(match, str) else "values"

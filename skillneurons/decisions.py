@@ -3,7 +3,8 @@
 A pass over 872 rows of RoBERTa-base with 16 prompt positions leaves 64 MB of bits. With decisions and labels coded as
 -1 and 1, hits minus misses of all neurons under all permutations is one product of 8-bit matrices, exact in integers;
 it is taken in blocks of neurons, so that the product, the maximum over positions and the absolute value that stands for
-the free direction all happen inside the processor's cache. See `tests/benchmarks/bench_permutations.py`.
+the free direction all happen inside the processor's cache. Measures are compared as integers too, so that a tie is a
+tie. The permuted labels take permutations x rows bytes. See `tests/benchmarks/bench_permutations.py`.
 """
 
 from collections.abc import Sequence
@@ -19,10 +20,11 @@ from torch import Tensor
 from transformer_lens.utilities.statistics import derive_generator
 
 from skillneurons.activations import _count as count_true
+from skillneurons.activations import add_sum, check_activations, widened
 from skillneurons.batching import Batch
 from skillneurons.display import Shown, drawn_by
 from skillneurons.neurons import NeuronSet
-from skillneurons.statistics import adjusted
+from skillneurons.statistics import adjusted, check_alpha
 
 Measure: TypeAlias = Literal["predictivity", "balanced_accuracy"]
 NEURONS_PER_BLOCK, PERMUTATIONS_PER_BLOCK = 128, 512
@@ -41,19 +43,19 @@ class Decisions:
         packed: For each layer `[batch prompt byte]`: eight neurons to a byte, the first in the highest bit.
 
     Example:
-        >>> from skillneurons import Classifier, HookedEncoder, LabelSums, Verbalizer, collect, load_task, random_prompt
-        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(16)
-        >>> words = Verbalizer.from_words(model.tokenizer, task.label_words)
-        >>> classifier = Classifier(model, random_prompt(model, 3), words)
+        >>> from skillneurons import Decisions, LabelSums, collect, load_example
+        >>> classifier, task = load_example()
         >>> baseline = collect(classifier, task.train, LabelSums(2)).mean
-        >>> collect(classifier, task.validation, Decisions(baseline, 16)).n_bytes
-        18432
+        >>> decisions = collect(classifier, task.validation, Decisions(baseline, 32))
+        >>> decisions.n_bytes  # 32 * 16 * 4 * 768 / 8
+        196608
     """
 
     baseline: Float[Tensor, "prompt layer neuron"]
     n: int
     labels: Int[Tensor, " batch"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     packed: list[np.ndarray] = field(default_factory=list)
+    sums: list[Tensor] = field(default_factory=list, repr=False)
 
     def update(
         self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
@@ -64,7 +66,9 @@ class Decisions:
                 f"`baseline` has {tuple(threshold.shape)} positions and neurons in layer {layer}, but the activations "
                 f"have {tuple(activations.shape[1:])}. Take it from the same prompt and positions."
             )
-        above = np.packbits((activations > threshold.to(activations)).cpu().numpy(), axis=-1)
+        wide = widened(activations)
+        add_sum(self.sums, layer, wide)
+        above = np.packbits((wide > threshold.to(wide)).cpu().numpy(), axis=-1)
         if layer == len(self.packed):
             self.packed.append(np.zeros((self.n, *above.shape[1:]), dtype=np.uint8))
         self.packed[layer][batch.index.numpy()] = above
@@ -78,10 +82,13 @@ class Decisions:
             raise ValueError(
                 f"`n` is {self.n}, but that is not the number of labelled rows of the pass. Pass len(rows)."
             )
+        check_activations(self.sums)
 
     @classmethod
     def of(cls, above: Bool[Tensor, "batch prompt layer neuron"], labels: Int[Tensor, " batch"]) -> "Decisions":
         """Decisions that are already known, packed."""
+        if len(above) != len(labels):
+            raise ValueError(f"`above` has {len(above)} rows and `labels` {len(labels)}. Pass one label for each row.")
         packed = [np.packbits(above[:, :, layer].numpy(), axis=-1) for layer in range(above.shape[2])]
         return cls(torch.zeros(above.shape[1:]), len(above), labels, packed)
 
@@ -91,7 +98,12 @@ class Decisions:
 
     def unpack(self, layer: int, start: int = 0, stop: int | None = None) -> Bool[Tensor, "batch prompt neuron"]:
         """The decisions of neurons `start` to `stop` of a layer; `start` must be a multiple of 8."""
-        stop = self.baseline.shape[2] if stop is None else stop
+        d_mlp = self.baseline.shape[2]
+        stop = d_mlp if stop is None else stop
+        if start % 8 or not 0 <= start < stop <= d_mlp:
+            raise ValueError(
+                f"`start` is a multiple of 8 below `stop`, at most {d_mlp}, but they are {start} and {stop}."
+            )
         part = np.unpackbits(self.packed[layer][:, :, start // 8 : -(-stop // 8)], axis=-1, count=stop - start)
         return torch.from_numpy(part.view(np.bool_))
 
@@ -113,6 +125,9 @@ class PermutationTest(Shown):
         p_fwer: The share under which the best of all neurons does as well: family-wise adjusted (single-step maximum).
         null_max: The best neuron's measure under each permutation.
         meta: Measure, number of permutations and rows, seed.
+
+    Example:
+        See `permutation_test`, which makes it.
     """
 
     observed: Float[Tensor, "layer neuron"]
@@ -124,12 +139,21 @@ class PermutationTest(Shown):
     plot = drawn_by("plot_null")
 
     def threshold(self, alpha: float = 0.05) -> float:
-        """What a neuron must exceed to be better than chance with family-wise error at most `alpha`."""
-        n = len(self.null_max)
-        rank = int(np.floor(alpha * (n + 1) + 1e-9))
-        if rank < 1:
-            raise ValueError(f"`alpha` {alpha} needs at least {int(np.ceil(1 / alpha)) - 1} permutations, not {n}.")
-        return self.null_max.sort(descending=True).values[rank - 1].item()
+        """What a neuron must exceed to be better than chance with family-wise error at most `alpha`.
+
+        Raises:
+            ValueError: `alpha` is not between 0 and 1, or there are too few permutations for it.
+        """
+        return self.null_max.sort(descending=True).values[self._n_as_good(alpha) - 1].item()
+
+    def _n_as_good(self, alpha: float) -> int:
+        """Of all labellings, how many may do as well as the true one, which is one of them, at a p-value of `alpha`."""
+        check_alpha(alpha)
+        n = int(np.floor(alpha * (len(self.null_max) + 1) + 1e-9))
+        if n < 1:
+            needed = int(np.ceil(1 / alpha - 1e-9)) - 1
+            raise ValueError(f"`alpha` {alpha} needs at least {needed} permutations, not {len(self.null_max)}.")
+        return n
 
     def significant(self, alpha: float = 0.05, method: Literal["fwer", "fdr", "fdr_any"] = "fwer") -> NeuronSet:
         """The neurons whose measure permuted labels do not explain.
@@ -138,7 +162,11 @@ class PermutationTest(Shown):
             alpha: Error rate.
             method: `"fwer"`: by the maximum over all neurons, which uses how they depend on each other. `"fdr"` and
                 `"fdr_any"`: see `statistics.adjusted`; p-values are never below 1 / (permutations + 1).
+
+        Raises:
+            ValueError: `alpha` is not between 0 and 1, or there are too few permutations for it.
         """
+        self._n_as_good(alpha)
         p = self.p_fwer if method == "fwer" else adjusted(self.p, method)
         return NeuronSet(p <= alpha, self.meta.get("model"), {"alpha": alpha, "method": method, "test": self.meta})
 
@@ -199,11 +227,12 @@ def permutation_test(
     if n_permutations < 1:
         raise ValueError(f"`n_permutations` is {n_permutations}; at least 19 are needed to reach p = 0.05.")
     # The true labels come first, so that they are measured by the same arithmetic as the permuted ones.
-    signs = (2 * torch.stack([labels, *_permuted(labels, n_permutations, seed)]) - 1).to(torch.int8).to(device)
-    # hits - misses is 2 n (accuracy - 1/2); centred at its mean, 8 n_0 n_1 / n times (balanced accuracy - 1/2).
-    to_unit = 1 / (2 * n) if measure == "predictivity" else n / (8 * n_1 * (n - n_1))
+    signs = (2 * torch.cat([labels[None].to(torch.int8), _permuted(labels, n_permutations, seed)]) - 1).to(device)
+    # hits - misses is 2 n (accuracy - 1/2). Less its mean, and times n so that it stays an integer, it is
+    # 8 n_0 n_1 (balanced accuracy - 1/2).
+    units = len(every) * (2 * n if measure == "predictivity" else 8 * n_1 * (n - n_1))
 
-    null_max = torch.zeros(n_permutations)
+    null_max = torch.zeros(n_permutations, dtype=torch.long)
     observed, as_good = [], []
     n_layers, d_mlp = every[0].baseline.shape[1:]
     for layer in range(n_layers):
@@ -213,19 +242,18 @@ def permutation_test(
                 _best_margin(one.unpack(layer, start, stop).to(device), signs, measure == "balanced_accuracy")
                 for one in every
             ]
-            best = torch.stack(by_seed).mean(0) * to_unit  # [permutation neuron]
-            # Sums of the same counts in another order may differ in the last digit; a tie counts as a tie.
-            as_good.append((best[1:] >= best[0] * (1 - 1e-6)).sum(0).cpu())
+            best = torch.stack(by_seed).sum(0)  # [permutation neuron]
+            as_good.append((best[1:] >= best[0]).sum(0).cpu())
             observed.append(best[0].cpu())
             null_max = torch.maximum(null_max, best[1:].amax(1).cpu())
     value, exceeded = torch.cat(observed), torch.cat(as_good)
-    below = torch.searchsorted(null_max.sort().values, (value * (1 - 1e-6)).contiguous())
+    below = torch.searchsorted(null_max.sort().values, value)
     shape, total = (n_layers, d_mlp), n_permutations + 1
     return PermutationTest(
-        observed=(0.5 + value).reshape(shape),
+        observed=(0.5 + value.double() / units).reshape(shape),
         p=((1 + exceeded).double() / total).reshape(shape),
         p_fwer=((1 + n_permutations - below).double() / total).reshape(shape),
-        null_max=0.5 + null_max,
+        null_max=0.5 + null_max.double() / units,
         meta={
             "measure": measure,
             "n_permutations": n_permutations,
@@ -256,29 +284,35 @@ def _shared_labels(every: Sequence[Decisions]) -> Int[Tensor, " batch"]:
 
 
 def _permuted(labels: Int[Tensor, " batch"], n_permutations: int, seed: int) -> Int[Tensor, "permutation batch"]:
-    order = torch.rand(n_permutations, len(labels), generator=derive_generator(seed, "permutations")).argsort(dim=1)
-    return labels[order]
+    generator, short = derive_generator(seed, "permutations"), labels.to(torch.int8)
+    permuted = torch.empty(n_permutations, len(labels), dtype=torch.int8)
+    # Some at a time, since the random numbers and their order take twelve times the memory of the labels.
+    for some in permuted.split(PERMUTATIONS_PER_BLOCK):
+        some[:] = short[torch.rand(some.shape, generator=generator).argsort(dim=1)]
+    return permuted
 
 
 def _best_margin(
     above: Bool[Tensor, "batch prompt neuron"], signs: Int[Tensor, "permutation batch"], centred: bool
-) -> Float[Tensor, "permutation neuron"]:
-    """Largest |hits - misses| over positions, under each labelling; less its mean over labellings if `centred`."""
-    n_prompt = above.shape[1]
+) -> Int[Tensor, "permutation neuron"]:
+    """Largest |hits - misses| over positions, under each labelling; if `centred`, n times that less its mean."""
+    n, n_prompt = above.shape[:2]
     coded = (2 * above.view(torch.uint8) - 1).view(torch.int8)
     coded = rearrange(coded, "batch prompt neuron -> batch (prompt neuron)")
-    centre = coded.sum(0) * (signs[0].sum() / len(coded)) if centred else None
+    # Nothing here exceeds n^2, and 32 bits are twice as fast.
+    dtype = torch.int32 if n**2 < 2**31 else torch.long
+    centre = (coded.sum(0) * signs[0].sum()).to(dtype)
     parts = []
     for some in signs.split(PERMUTATIONS_PER_BLOCK):
         margin = _integer_product(some, coded)
-        margin = margin if centre is None else margin - centre
+        margin = n * margin.to(dtype) - centre if centred else margin
         margin = rearrange(margin, "permutation (prompt neuron) -> permutation prompt neuron", prompt=n_prompt)
-        parts.append(torch.maximum(margin.amax(1), -margin.amin(1)).float())
+        parts.append(torch.maximum(margin.amax(1), -margin.amin(1)).long())
     return torch.cat(parts)
 
 
-def _integer_product(a: Int[Tensor, "m k"], b: Int[Tensor, "k n"]) -> Tensor:
+def _integer_product(a: Int[Tensor, "m k"], b: Int[Tensor, "k n"]) -> Int[Tensor, "m n"]:
     """Exact product of matrices of -1 and 1. On a CPU in 8-bit integers, about eight times as fast as in float32."""
     if a.device.type == "cpu" and hasattr(torch, "_int_mm"):
         return torch._int_mm(a, b)
-    return a.float() @ b.float()
+    return (a.float() @ b.float()).int()

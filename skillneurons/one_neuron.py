@@ -53,6 +53,9 @@ class NeuronCard(Shown):
         margin_change: What ablating the neuron adds to the right label's logit margin, for each row.
         random_change: The same for other neurons of the layer, ablated one at a time.
         meta: Task, seed, labels, intervention.
+
+    Example:
+        See `neuron_card`, which makes it.
     """
 
     layer: int
@@ -125,6 +128,16 @@ def neuron_card(
 
     Raises:
         ValueError: Classifier, task and scores do not belong together, or there is no such neuron.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example, neuron_card
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> card = neuron_card(classifier, task, scores, n_random=2)
+        >>> card.accuracy.shape, card.random_change.shape  # [prompt], [draw batch]
+        (torch.Size([16]), torch.Size([2, 32]))
+        >>> card.to_dataframe().columns.tolist()
+        ['activation', 'label', 'text', 'margin_change']
     """
     at = _seed_index(classifier, task, scores)
     n_layers, d_mlp = scores.predictivity.shape
@@ -210,6 +223,9 @@ class TextHeat(Shown):
         values: Activation at each word, the mean over its tokens.
         labels: Name of each text's class, where it has one.
         meta: Model and prompt.
+
+    Example:
+        See `text_heat`, which makes it.
     """
 
     layer: int
@@ -302,12 +318,13 @@ def text_heat(classifier: Classifier, texts: Sequence[str | Row], neuron: tuple[
             of a text a token is.
 
     Example:
-        >>> from skillneurons import HookedEncoder, Verbalizer, random_prompt
-        >>> model = HookedEncoder.from_pretrained("bundled")
-        >>> words = Verbalizer.from_words(model.tokenizer, ["bad", "good"])
-        >>> heat = text_heat(Classifier(model, random_prompt(model, 3), words), ["A fine film."], (0, 5))
+        >>> from skillneurons import load_example, text_heat
+        >>> classifier, _ = load_example()
+        >>> heat = text_heat(classifier, ["A fine film."], (0, 5))
         >>> heat.words
         (('A', ' fine', ' film', '.'),)
+        >>> heat.to_dataframe().columns.tolist()
+        ['text', 'word', 'activation']
     """
     layer, index = neuron
     cfg = classifier.model.cfg

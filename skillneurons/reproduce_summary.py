@@ -110,8 +110,9 @@ def _cross(records: Sequence[Record]) -> Claims:
         gaps = [one for one in records if one["measured"] == measured]
         own = next(_ends(one, "margin_gap") for one in gaps if one["perturbed"] == measured)
         others = [_ends(one, "margin_gap") for one in gaps if one["perturbed"] != measured]
-        mean = tuple(sum(ends) / len(others) for ends in zip(*others, strict=True))
-        yield measured, "its own neurons cost it more margin than other tasks' (mean)", difference(mean, own)
+        gap, low, high = (sum(ends) / len(others) for ends in zip(*others, strict=True))
+        claim = "its own neurons cost it more margin than other tasks' (mean)"
+        yield measured, claim, difference((gap, low, high), own)
 
 
 def _retuning(records: Sequence[Record]) -> Claims:

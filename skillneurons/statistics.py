@@ -118,7 +118,9 @@ def held_out_p_values(
 ) -> Float[Tensor, "layer neuron"]:
     """A p-value for each neuron on untouched rows, at the position and in the direction chosen on other rows.
 
-    One tail at one position, so nothing is paid for positions or direction.
+    One tail at one position, so nothing is paid for positions or direction. They are those of the smallest p-value on
+    the other rows; the most accurate, as in `held_out_hits`, would often be "always the larger class" where classes are
+    unequal.
 
     Args:
         above: Counts on the rows that choose.
@@ -126,10 +128,21 @@ def held_out_p_values(
         above_test: Counts on the rows that report.
         n_test: Their examples of each class.
         over_seeds: See `combine_seeds`.
+
+    Example:
+        >>> import torch
+        >>> from skillneurons.statistics import held_out_p_values
+        >>> n = torch.tensor([5, 5])
+        >>> above = torch.tensor([[0, 3], [5, 3]]).reshape(1, 2, 2, 1, 1)
+        >>> above_test = torch.tensor([[1, 0], [4, 5]]).reshape(1, 2, 2, 1, 1)
+        >>> held_out_p_values(above, n, above_test, n).item()  # at the first position
+        0.103...
     """
     by_seed = []
     for chosen_on, reported_on in zip(above, above_test, strict=True):
-        position, upward = best_position(accuracy_from_counts(chosen_on, n))
+        lower, upper = _tails(chosen_on, n)
+        position = torch.minimum(lower, upper).argmin(dim=0)
+        upward = _at(position, upper < lower)
         lower, upper = (_at(position, tail) for tail in _tails(reported_on, n_test))
         by_seed.append(torch.where(upward, upper, lower))
     return combine_seeds(torch.stack(by_seed), over_seeds)
@@ -175,8 +188,8 @@ def adjusted(p: Float[Tensor, "layer neuron"], method: Correction = "fwer") -> F
         p: One for each neuron.
         method: `"fwer"`: the chance of a single false claim (Holm 1979, under any dependence). `"fdr"`: the expected
             share of false claims among the claims (Benjamini and Hochberg 1995; independent or positively dependent
-            neurons). `"fdr_any"`: the same under any dependence (Benjamini and Yekutieli 2001), about ten times
-            stricter at 36,864 neurons.
+            neurons). `"fdr_any"`: the same under any dependence (Benjamini and Yekutieli 2001), about eleven
+            times stricter at 36,864 neurons.
 
     Example:
         >>> [round(p, 3) for p in adjusted(torch.tensor([[0.01, 0.04, 0.5]]))[0].tolist()]
@@ -195,6 +208,12 @@ def adjusted(p: Float[Tensor, "layer neuron"], method: Correction = "fwer") -> F
     else:
         raise ValueError(f"`method` is 'fwer', 'fdr' or 'fdr_any', not {method!r}.")
     return result.reshape(p.shape)
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise unless `alpha` can be an error rate."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"`alpha` is an error rate between 0 and 1, for example 0.05, not {alpha}.")
 
 
 def held_out_hits(
@@ -255,6 +274,13 @@ def held_out_intervals(
         hits: From `held_out_hits`.
         n: Test rows.
         level: Of each neuron's interval by itself. For k neurons at once, pass `1 - (1 - level) / k`.
+
+    Example:
+        >>> import torch
+        >>> from skillneurons.statistics import held_out_intervals
+        >>> hits = torch.tensor([8, 9]).reshape(2, 1, 1)
+        >>> [end.item() for end in held_out_intervals(hits, 10)]
+        [0.455..., 0.990...]
     """
     low, high = binomial_intervals(hits, n, 1 - (1 - level) / len(hits))
     return low.mean(0), high.mean(0)

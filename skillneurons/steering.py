@@ -46,6 +46,15 @@ def label_direction(
 
     Raises:
         ValueError: The rows lack the class, or have no other.
+
+    Example:
+        >>> from skillneurons import label_direction, load_example
+        >>> classifier, task = load_example()
+        >>> positive = label_direction(classifier, task.train, label=1)
+        >>> positive.shape
+        torch.Size([16, 4, 768])
+        >>> positive.allclose(-label_direction(classifier, task.train, label=0))
+        True
     """
     sums = collect(classifier, rows, LabelSums(len(classifier.labels)), positions=positions)
     n, rest = int(sums.n[label]), int(sums.n.sum() - sums.n[label])
@@ -88,6 +97,9 @@ class SteeringCurve(Shown):
         n_label: Rows answered with the label before: those that can flip away.
         label: Name of the label.
         meta: Provenance and settings.
+
+    Example:
+        See `steering_curve`, which makes it.
     """
 
     strengths: tuple[float, ...]
@@ -175,6 +187,18 @@ def steering_curve(
     Raises:
         ValueError: The classifier has no such label, or other classes than the task; `neurons` is empty or more than
             half of a layer, or `n_random` is not positive.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example, steering_curve
+        >>> classifier, task = load_example()
+        >>> skill = find_skill_neurons(classifier, task).top(0.1)
+        >>> curve = steering_curve(
+        ...     classifier, task, skill, "positive", strengths=(-4.0, 4.0), n_random=2
+        ... )
+        >>> (curve.skill_shift > 0).tolist()
+        [False, True]
+        >>> curve.to_dataframe().columns[:6].tolist()
+        ['strength', 'n_rows', 'skill_flips', 'low', 'high', 'random_flips']
     """
     if label not in classifier.labels:
         raise ValueError(f"`label` is one of {', '.join(map(repr, classifier.labels))}, not {label!r}.")

@@ -48,6 +48,19 @@ def logits_many(
 
     Returns:
         What each intervention gives alone, up to rounding between batch shapes.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example, zero
+        >>> from skillneurons.sweeps import logits_many
+        >>> classifier, task = load_example()
+        >>> skill = find_skill_neurons(classifier, task).top(0.1)
+        >>> sets = [skill, *(skill.random_like(seed=seed) for seed in range(2))]
+        >>> hooks = [[], *(zero(chosen) for chosen in sets)]
+        >>> logits = logits_many(classifier, task.test, hooks)
+        >>> logits.shape
+        torch.Size([4, 32, 2])
+        >>> logits[0].allclose(classifier.logits(task.test))
+        True
     """
     require_eval(classifier.model)
     encoded = classifier.encode(rows)

@@ -34,6 +34,9 @@ class TransferMatrix(Shown):
         accuracy: On the target's test rows; NaN where the source's labels do not answer the target.
         majority: Share of each target's largest class, which a constant answer reaches.
         meta: Provenance.
+
+    Example:
+        See `transfer_matrix`, which makes it.
     """
 
     tasks: tuple[str, ...]
@@ -97,6 +100,16 @@ def transferred(source: Classifier, target: Task, labels: Mapping[str, str] | No
 
     Raises:
         ValueError: `labels` names a label that one of the two does not have, or gives two the same.
+
+    Example:
+        >>> from skillneurons import load_example
+        >>> from skillneurons.transfer import transferred
+        >>> classifier, products = load_example("products")
+        >>> other, movies = load_example("movies")
+        >>> classifier.labels, transferred(classifier, movies).labels
+        (('negative', 'neutral', 'positive'), ('negative', 'positive'))
+        >>> transferred(other, products) is None
+        True
     """
     labels = labels or {}
     words: list[int] = []
@@ -141,6 +154,19 @@ def transfer_matrix(
     Raises:
         ValueError: Classifiers are missing, differ in number or in the order of seeds, or have different models; two
             tasks have one name.
+
+    Example:
+        >>> from skillneurons import load_example, transfer_matrix
+        >>> examples = [load_example(name) for name in ("movies", "products")]
+        >>> classifiers = {task.name: [classifier] for classifier, task in examples}
+        >>> matrix = transfer_matrix(classifiers, [task for _, task in examples])
+        >>> matrix.to_dataframe()[["source", "target", "seed"]]
+             source    target  seed
+        0    movies    movies     0
+        1  products    movies     0
+        2  products  products     0
+        >>> bool(matrix.accuracy[1, 0, 0] > matrix.majority[0])
+        True
     """
     names, seeds = _checked(classifiers, tasks)
     shape = (len(names), len(names), len(seeds))
@@ -203,6 +229,9 @@ class WarmStart(Shown):
         accuracy: On validation; NaN after tuning stopped.
         level: The accuracy to reach.
         meta: Provenance.
+
+    Example:
+        See `warm_start`, which makes it.
     """
 
     sources: tuple[str, ...]
@@ -279,6 +308,16 @@ def warm_start(
     Raises:
         ValueError: `level` is not a share, no other task's classifiers were passed, or they do not match in number or
             model.
+
+    Example:
+        >>> from skillneurons import TuningConfig, load_example, warm_start
+        >>> (movies, _), (_, task) = load_example("movies"), load_example("restaurants")
+        >>> config = TuningConfig(steps=2, eval_every=2)
+        >>> warm = warm_start({"movies": [movies]}, task, level=0.7, config=config)
+        >>> warm.to_dataframe()[["source", "steps_to_level"]]
+                 source  steps_to_level
+        0  random start             NaN
+        1        movies             0.0
     """
     if not 0 < level <= 1:
         raise ValueError(f"`level` is an accuracy, above 0 and at most 1, not {level}.")

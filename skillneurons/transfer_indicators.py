@@ -100,6 +100,18 @@ def transfer_indicators(
 
     Raises:
         ValueError: Neurons are missing, or classifiers or sets differ in number or model.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example, transfer_indicators
+        >>> examples = {name: load_example(name) for name in ("movies", "restaurants")}
+        >>> classifiers = {name: [classifier] for name, (classifier, _) in examples.items()}
+        >>> scores = {name: find_skill_neurons(*pair) for name, pair in examples.items()}
+        >>> skill = {name: one.top(0.1) for name, one in scores.items()}
+        >>> indicators = transfer_indicators(classifiers, skill)
+        >>> list(indicators)
+        ['cosine', 'Euclidean', 'activated neurons', 'activated skill neurons', 'shared skill neurons']
+        >>> indicators["cosine"].shape
+        torch.Size([2, 2, 1])
     """
     names = list(classifiers)
     if missing := [name for name in names if name not in skill]:
@@ -152,6 +164,9 @@ class IndicatorTest(Shown):
         values: Means over seeds: `[indicator source target]`.
         transfer: Mean over seeds; NaN where a pair does not transfer.
         meta: Numbers of pairs, seeds and draws.
+
+    Example:
+        See `indicator_test`, which makes it.
     """
 
     tasks: tuple[str, ...]
@@ -213,6 +228,18 @@ def indicator_test(
     Raises:
         ValueError: An indicator has another shape or is not finite for some pair of different tasks (permutations may
             need any), or fewer than three pairs transfer.
+
+    Example:
+        >>> from skillneurons import indicator_test, load_example, transfer_matrix
+        >>> names = ("movies", "restaurants", "products")
+        >>> examples = [load_example(name) for name in names]
+        >>> classifiers = {task.name: [classifier] for classifier, task in examples}
+        >>> matrix = transfer_matrix(classifiers, [task for _, task in examples])
+        >>> at_home = matrix.accuracy.diagonal(dim1=0, dim2=1).T[:, None].expand(3, 3, 1)
+        >>> test = indicator_test(matrix, {"source at home": at_home}, n_bootstrap=100)
+        >>> test.to_dataframe()[["indicator", "n_pairs"]]
+                indicator  n_pairs
+        0  source at home        4
     """
     measured = (transfer.relative if relative else transfer.accuracy).numpy()
     values = np.stack([indicator.numpy() for indicator in indicators.values()])

@@ -28,7 +28,20 @@ SIGNIFICANCE = 0.1
 
 
 class TuningWarning(UserWarning):
-    """Tuning ended no better than always answering the most frequent class."""
+    """Tuning ended no better than always answering the most frequent class.
+
+    Example:
+        >>> import warnings
+        >>> from skillneurons import TuningConfig, TuningWarning
+        >>> from skillneurons import control_task, load_example, tune_prompt
+        >>> classifier, task = load_example()
+        >>> settings = {"config": TuningConfig(steps=2, eval_every=2), "progress": False}
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", TuningWarning)
+        ...     tune_prompt(classifier.model, control_task(task), **settings)
+        Traceback (most recent call last):
+        skillneurons.tuning.TuningWarning: Tuning on 'movies:control' (seed 0) collapsed: ...
+    """
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,12 @@ class TuningConfig:
         patience: Evaluations in a row without a better validation accuracy (or, at the same accuracy, a lower loss)
             after which tuning stops.
         weight_decay: Of AdamW.
+
+    Example:
+        >>> from skillneurons import TuningConfig
+        >>> config = TuningConfig(steps=40, warm_up=0.25)
+        >>> [round(config.lr_scale(step), 2) for step in (0, 9, 39)]
+        [0.1, 1.0, 0.03]
     """
 
     lr: float = 1e-2

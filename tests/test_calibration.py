@@ -1,7 +1,9 @@
-"""Do error rates hold? 200 data sets without any signal, on tensors and on random models; and power where there is one.
+"""Do error rates hold? 200 data sets without any signal, on tensors and on random models; power where there is one.
 
-`tests/benchmarks/bench_permutations.py --calibrate 2000` repeats the first part at greater length.
+`tests/benchmarks/bench_permutations.py --calibrate 1000` repeats the first part at greater length and prints the power.
 """
+
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -77,6 +79,78 @@ def test_scoring_and_choosing_the_same_neuron_without_a_null_would_fail(without_
         p = neuron_p_values(Decisions.of(above, labels).above[None], labels.bincount())
         discoveries += bool((p <= ALPHA).any())
     assert discoveries > 3
+
+
+# Several prompts, unequal classes, test rows
+
+
+def decisions_of_prompts(seed, n=101, n_seeds=3, n_prompt=3, n_layers=2, d_mlp=11):
+    """Of validation and of test rows: neurons of one value share what they decide over positions and prompts."""
+    generator = torch.Generator().manual_seed(seed)
+    threshold = torch.randn(n_seeds, 1, n_prompt, n_layers, d_mlp, generator=generator)
+    splits = []
+    for _ in range(2):
+        shared = torch.randn(n, 1, n_layers, d_mlp, generator=generator)
+        shared = shared + torch.randn(n, 1, 1, 1, generator=generator)
+        above = shared + 0.7 * torch.randn(n_seeds, n, n_prompt, n_layers, d_mlp, generator=generator) > threshold
+        labels = (torch.arange(n) < n // 4).long()[torch.randperm(n, generator=generator)]
+        splits.append([Decisions.of(of_one, labels) for of_one in above])
+    return splits
+
+
+EXACT = [
+    (rows, method, over_seeds)
+    for rows in ("validation", "test")
+    for method in ("fwer", "fdr", "fdr_any")
+    for over_seeds in ("geometric", "bonferroni", "all")
+]
+MEASURES = ("predictivity", "balanced_accuracy")
+
+
+@pytest.fixture(scope="module")
+def without_signal_in_unequal_classes():
+    """In how many data sets each way of testing claims anything."""
+    claimed = dict.fromkeys([*EXACT, *MEASURES], 0)
+    for seed in range(REPETITIONS):
+        validation, test = decisions_of_prompts(seed)
+        above, above_test = (torch.stack([one.above for one in split]) for split in (validation, test))
+        n, n_test = validation[0].labels.bincount(), test[0].labels.bincount()
+        meta = {"model": "none", "seeds": [0, 1, 2], "task": "chance"}
+        scores = NeuronScores(above, n, above_test, n_test, torch.zeros(3, 3, 2, 11), meta)
+        for rows, over_seeds in {(rows, over_seeds) for rows, _, over_seeds in EXACT}:
+            p = scores.p_values(rows=rows, over_seeds=over_seeds)
+            for method in ("fwer", "fdr", "fdr_any"):
+                claimed[rows, method, over_seeds] += bool((adjusted(p, method) <= ALPHA).any())
+        for measure in MEASURES:
+            result = permutation_test(validation, n_permutations=99, seed=seed, measure=measure)
+            claimed[measure] += len(result.significant(ALPHA)) > 0
+    return claimed
+
+
+@pytest.mark.parametrize("how", EXACT, ids="-".join)
+def test_exact_tests_of_several_prompts_do_not_exceed_their_rate(without_signal_in_unequal_classes, how):
+    false_positives = without_signal_in_unequal_classes[how]
+    assert binomtest(false_positives, REPETITIONS, ALPHA, alternative="greater").pvalue > 0.01
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_permutation_tests_of_several_prompts_meet_their_rate(without_signal_in_unequal_classes, measure):
+    false_positives = without_signal_in_unequal_classes[measure]
+    assert binomtest(false_positives, REPETITIONS, ALPHA).pvalue > 0.01 and false_positives > 0
+
+
+def test_balanced_accuracy_finds_in_unequal_classes_what_predictivity_does_not():
+    """A neuron above on 45 % of the rows of class 1 and on 20 % of the others: always answering 0 is more accurate."""
+    found = dict.fromkeys(MEASURES, 0)
+    for seed in range(20):
+        (first, *_), _ = decisions_of_prompts(seed, n=401)
+        above = torch.stack([first.unpack(layer) for layer in range(2)], dim=2)
+        share = torch.where(first.labels == 1, 0.45, 0.2)[:, None]
+        above[:, :, 1, 5] = torch.rand(401, 3, generator=torch.Generator().manual_seed(seed)) < share
+        decisions = Decisions.of(above, first.labels)
+        for measure in MEASURES:
+            found[measure] += (1, 5) in permutation_test(decisions, n_permutations=99, measure=measure).significant()
+    assert found["balanced_accuracy"] >= 19 and found["predictivity"] <= 2
 
 
 def test_random_models_with_labels_that_mean_nothing_meet_their_false_positive_rate(
@@ -163,6 +237,12 @@ def test_claims_show_the_optimism_beside_the_held_out_accuracy(planted):
     assert (table.majority == scores.majority).all()
 
 
+def test_intervals_pay_for_the_neurons_that_there_are(planted):
+    scores = planted[1]
+    all_of_them, more = claims(scores, 87), claims(scores, 1000)
+    assert len(more) == 87 and more.equals(all_of_them)
+
+
 def test_choosing_and_scoring_on_the_same_rows_overstates_chance_neurons():
     above, labels = correlated_decisions(0)
     above_test, labels_test = correlated_decisions(1)
@@ -198,6 +278,25 @@ def test_planted_neurons_are_selective_and_others_are_not(planted):
     assert result.to_dataframe().shape == (3 * 29, 7)
     with pytest.raises(ValueError, match=r"'signal0:control'.*'signal0'"):
         selectivity(scores, scores)
+
+
+def test_scores_from_other_prompts_positions_or_rows_are_not_compared_with_the_control(planted):
+    found, scores = planted
+    control_of = control_task(found.task)
+
+    def alike(classifier=found.classifier, task=control_of, **options):
+        return selectivity(scores, find_skill_neurons(classifier, task, **options))
+
+    other_prompt = replace(found.classifier, prompt=replace(found.classifier.prompt, seed=7))
+    shorter = replace(other_prompt.prompt, vectors=other_prompt.prompt.vectors[:3], seed=found.classifier.prompt.seed)
+    with pytest.raises(ValueError, match=r"the same seeds, but have \[0\] and \[7\]"):
+        alike(other_prompt)
+    with pytest.raises(ValueError, match="as many positions, but have 5 and 3"):
+        alike(Classifier(found.model, shorter, found.classifier.verbalizer, found.classifier.labels))
+    with pytest.raises(ValueError, match="the same `positions`, but have prompt and mask_and_prompt"):
+        alike(positions="mask_and_prompt")
+    with pytest.raises(ValueError, match=r"as many rows, but have .*'validation': 103.*'validation': 40"):
+        alike(task=control_of.subset(40))
 
 
 def test_planted_neurons_beat_every_matched_random_set(planted):

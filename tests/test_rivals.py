@@ -1,5 +1,8 @@
 """Rival scores against scikit-learn, scipy and slow loops; attributions against differences; scores compared."""
 
+from dataclasses import replace
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import planted_classifier
 from scipy import stats
+from scipy.stats import binomtest
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
@@ -28,6 +32,8 @@ from skillneurons.rivals.measures import auroc, average_precision, balanced_accu
 from skillneurons.rivals.probes import _penalty, probe_weights
 from skillneurons.rivals.streams import GaussianHits, LabelMoments, PositionMeans, mean_difference, point_biserial
 from skillneurons.scores import find_skill_neurons
+
+MEASURES = (auroc, average_precision, balanced_accuracy, mutual_information)
 
 
 def examples(n=47, n_prompt=3, d_mlp=5, seed=0, ties=True):
@@ -106,7 +112,7 @@ def test_a_constant_neuron_scores_what_chance_does():
 def test_measures_depend_on_the_order_of_the_activations_only(seed):
     values, labels = examples(23, 2, 3, seed)
     labels[:2] = torch.tensor([0, 1])
-    for measure in (auroc, average_precision, balanced_accuracy, mutual_information):
+    for measure in MEASURES:
         torch.testing.assert_close(measure(values, labels), measure(torch.exp(values), labels))
     for measure in (auroc, balanced_accuracy, average_precision):
         torch.testing.assert_close(measure(values, labels), measure(-values, labels))
@@ -117,8 +123,29 @@ def test_measures_depend_on_the_order_of_the_activations_only(seed):
 def test_measures_in_blocks_are_those_all_at_once(monkeypatch):
     values, labels = examples()
     whole = auroc(values, labels)
-    monkeypatch.setattr("skillneurons.rivals.measures.UNITS_PER_BLOCK", 4)
-    assert torch.equal(auroc(values, labels), whole)
+    for at_once in (4 * 47, 5):  # four units, less than one
+        monkeypatch.setattr("skillneurons.rivals.measures.VALUES_PER_BLOCK", at_once)
+        assert torch.equal(auroc(values, labels), whole)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_one_unit_may_come_without_an_axis_and_in_half_precision(measure):
+    values, labels = examples()
+    one = values[:, 1, 2]
+    torch.testing.assert_close(measure(one, labels), measure(values, labels)[1, 2])
+    # Tied values in steps of 1/2 are exact in half precision; what they score is not.
+    for dtype in (torch.float16, torch.bfloat16):
+        torch.testing.assert_close(measure(values[:, :1].to(dtype), labels), measure(values[:, :1].float(), labels))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_measures_of_nan_or_of_other_rows_than_the_labels_are_refused(measure, unchecked_types):
+    values, labels = examples()
+    with pytest.raises(ValueError, match="of 46 examples, but there are 47"):
+        measure(values[1:], labels)
+    values[3, 1, 2] = torch.nan
+    with pytest.raises(ValueError, match="hold NaN"):
+        measure(values, labels)
 
 
 def test_measures_need_two_classes_and_bins(unchecked_types):
@@ -190,6 +217,27 @@ def test_the_gaussian_probe_is_scikit_learns_naive_bayes(tiny_classifier, tiny_t
         assert ours[index].item() == pytest.approx(expected)
 
 
+def test_the_gaussian_probe_in_half_precision_does_not_round_its_densities_to_it(tiny_classifier, tiny_task):
+    tiny_classifier.model.bfloat16()
+    fitted = collect(tiny_classifier, tiny_task.train, LabelMoments())
+    ours = collect(tiny_classifier, tiny_task.validation, GaussianHits(fitted))
+    values = collect(tiny_classifier, tiny_task.validation, Examples(34)).values
+    is_one = torch.tensor([row["label"] == 1 for row in tiny_task.validation])[:, None, None]
+    for layer in range(2):
+        agrees = (ours.log_odds(layer, values[:, :, layer]) > 0) == is_one
+        assert torch.equal(ours.accuracy[:, layer], agrees.double().mean(0))
+
+
+def test_a_gaussian_probe_of_activations_that_are_nan_is_refused(tiny_classifier, tiny_task):
+    def broken(activations, hook=None):
+        return activations.masked_fill(activations == activations.max(), torch.nan)
+
+    fitted = collect(tiny_classifier, tiny_task.train, LabelMoments())
+    classifier = replace(tiny_classifier, extra_hooks=[("blocks.1.mlp.hook_post", broken)])
+    with pytest.raises(FloatingPointError, match="layer 1"):
+        collect(classifier, tiny_task.validation, GaussianHits(fitted))
+
+
 # Probes
 
 
@@ -216,6 +264,19 @@ def test_a_probe_that_does_not_converge_or_has_no_l1_is_an_error():
         probe_weights(x, y, x, y, l1_ratio=0.5, strengths=(1.0,), max_iter=2)
     with pytest.raises(ValueError, match=r"not 0.0"):
         probe_weights(x, y, x, y, l1_ratio=0.0)
+
+
+def test_a_probe_that_does_not_converge_costs_no_other_score(planted, monkeypatch):
+    found, scores = planted
+    hasty = replace(SCORES["elastic_net_probe"], compute=partial(probe_weights, l1_ratio=0.5, max_iter=1))
+    monkeypatch.setitem(SCORES, "elastic_net_probe", hasty)
+    names = ["predictivity", "elastic_net_probe", "point_biserial"]
+    with pytest.warns(UserWarning, match=r"'elastic_net_probe' is left out.*did not converge in 1 steps"):
+        kept = rival_scores(found.classifier, found.task, names)
+    assert kept.names == ("predictivity", "point_biserial") and list(kept.meta["failed"]) == ["elastic_net_probe"]
+    assert all(torch.equal(kept.values[name], scores.values[name]) for name in kept.names)
+    with pytest.raises(ValueError, match="did not converge in 1 steps"):
+        rival_scores(found.classifier, found.task, ["elastic_net_probe"])
 
 
 # Attributions
@@ -364,6 +425,16 @@ def test_equal_scores_are_ranked_in_random_order():
     assert len(scores.top("flat", 0.1, seed=0) - chosen) == 0
 
 
+def test_scores_that_cannot_be_ranked_or_compared_are_refused(unchecked_types):
+    good = torch.tensor([[0.1, 0.9]])
+    with pytest.raises(ValueError, match="'b' is NaN for 1 neurons"):
+        RivalScores({"a": good, "b": torch.tensor([[0.1, torch.nan]])})
+    with pytest.raises(ValueError, match=r"'a' has shape \(1, 2\) and 'b' \(2, 1\)"):
+        RivalScores({"a": good, "b": good.T})
+    with pytest.raises(ValueError, match="`values` is empty"):
+        RivalScores({})
+
+
 def test_rival_scores_say_what_is_wrong(planted, tiny_task):
     found, scores = planted
     with pytest.raises(ValueError, match=r"'roc'.*auroc"):
@@ -402,6 +473,32 @@ def test_scores_that_find_the_planted_neurons_predict_the_effect_of_ablation(com
     assert table.area["noise"] == table.area.min()
     assert comparison.best_share.sum().item() == pytest.approx(1)
     assert (table.low <= table.area).all() and (table.area <= table.high).all()
+
+
+def test_a_score_that_ranks_at_random_is_seldom_said_to_matter(planted, monkeypatch):
+    """On an imagined model: each neuron holds a share of the margin, and ablation takes it away, up to noise."""
+    found, _ = planted
+    generator = torch.Generator().manual_seed(0)
+    share = torch.rand(3, 29, generator=generator)
+
+    def logits_many(classifier, encoded, sets, **options):
+        lost = torch.stack([share[one.mask].sum() if len(one) else torch.zeros(()) for one in sets])
+        margin = 0.3 * torch.randn(len(sets), len(encoded), generator=generator) - lost[:, None]
+        return margin[..., None] * torch.nn.functional.one_hot(encoded.labels, 2)
+
+    monkeypatch.setattr("skillneurons.rivals.compare.logits_many", logits_many)
+    monkeypatch.setattr("skillneurons.rivals.compare.intervention", lambda *a, **k: lambda chosen: chosen)
+    apart, above, repetitions, n_random = 0, 0, 300, 7
+    rows = found.classifier.encode(found.task.test)
+    for seed in range(repetitions):
+        noise = RivalScores({"noise": torch.rand(3, 29, generator=generator)})
+        settings = {"fractions": (0.1, 0.3), "n_random": n_random, "n_bootstrap": 200, "seed": seed}
+        result = compare_scores(found.classifier, found.task, noise, rows=rows, **settings)
+        low, high = result.area_interval[:, 0].tolist()
+        apart += not low <= 0 <= high
+        above += bool(result.to_dataframe().above_random[0])
+    assert binomtest(apart, repetitions, 0.05).pvalue > 0.01
+    assert binomtest(above, repetitions, 1 / (n_random + 1), alternative="greater").pvalue > 0.01 and above > 0
 
 
 def test_agreement_is_spearmans(comparison, planted):

@@ -1,5 +1,6 @@
 """p-values, corrections and intervals against enumeration and slow loops; permutation tests against slow loops."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -134,9 +135,27 @@ def test_held_out_p_values_and_hits_agree_with_a_loop():
         if accuracies[best] < 0.5:
             decision = ~decision
         assert hits[layer, neuron] == (decision.long() == labels_test).sum()
-        in_class_1 = int(decision[labels_test == 1].sum())
-        expected = stats.hypergeom.sf(in_class_1 - 1, 43, int(decision.sum()), int(n_test[1]))
+
+        def tails(decision, labels):
+            """P-values of many and of few of class 1 above the baseline."""
+            n_1, n_above, x = int(labels.sum()), int(decision.sum()), int((decision & (labels == 1)).sum())
+            one = stats.hypergeom(len(labels), n_above, n_1)
+            return {"up": one.sf(x - 1), "down": one.cdf(x)}
+
+        on_validation = {
+            (q, way): tail for q in range(3) for way, tail in tails(above[:, q, layer, neuron], labels).items()
+        }
+        q, way = min(on_validation, key=on_validation.get)
+        expected = tails(above_test[:, q, layer, neuron], labels_test)[way]
         assert p[layer, neuron].item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_on_test_rows_too_a_neuron_may_be_significant_without_beating_the_majority():
+    """Above on 240 of 800 rows of class 0 and on none of the 200 of class 1; or clear at one of two positions."""
+    n, above = torch.tensor([800, 200]), torch.zeros(1, 2, 2, 1, 2, dtype=torch.long)
+    above[0, 0, :, 0, 0] = 240
+    above[0, :, 0, 0, 1] = torch.tensor([200, 150])
+    assert (held_out_p_values(above, n, above, n) < 1e-20).all()
 
 
 # Corrections
@@ -210,6 +229,35 @@ def test_decisions_of_other_positions_or_another_number_of_rows_are_refused(
         collect(tiny_classifier, tiny_task.test, Decisions(baseline, len(tiny_task.test) + 1))
 
 
+def test_decisions_in_half_precision_are_not_rounded_to_it(tiny_classifier, tiny_task):
+    tiny_classifier.model.bfloat16()
+    rows = tiny_task.validation
+    baseline = collect(tiny_classifier, tiny_task.train, LabelSums(2)).mean
+    decisions = collect(tiny_classifier, rows, Decisions(baseline, len(rows)))
+    above = collect(tiny_classifier, rows, Examples(len(rows))).values > baseline.float()
+    assert all(torch.equal(decisions.unpack(layer), above[:, :, layer]) for layer in range(2))
+
+
+def test_decisions_on_activations_that_are_nan_are_refused(tiny_classifier, tiny_task):
+    def broken(activations, hook=None):
+        return activations.masked_fill(activations == activations.max(), torch.nan)
+
+    classifier = replace(tiny_classifier, extra_hooks=[("blocks.1.mlp.hook_post", broken)])
+    with pytest.raises(FloatingPointError, match="layer 1"):
+        collect(classifier, tiny_task.test, Decisions(torch.zeros(5, 2, 29), len(tiny_task.test)))
+
+
+def test_decisions_of_a_part_begin_at_a_whole_byte(unchecked_types):
+    above, labels = random_decisions(11, 2, 1, 19)
+    decisions = Decisions.of(above, labels)
+    assert torch.equal(decisions.unpack(0, 8), above[:, :, 0, 8:])
+    for start, stop in ((3, 7), (8, 20), (8, 8), (-8, 8)):
+        with pytest.raises(ValueError, match=f"at most 19, but they are {start} and {stop}"):
+            decisions.unpack(0, start, stop)
+    with pytest.raises(ValueError, match="`above` has 11 rows and `labels` 12"):
+        Decisions.of(above, torch.arange(12) % 2)
+
+
 # Permutation tests
 
 
@@ -244,8 +292,8 @@ def test_permutation_tests_agree_with_a_loop(monkeypatch, measure, n_seeds):
     parts = [above, random_decisions(23, 3, 2, 19, seed=1)[0]][:n_seeds]
     result = permutation_test([Decisions.of(part, labels) for part in parts], n_permutations=47, measure=measure)
     observed, p, p_fwer, largest = slow_test(parts, labels, measure, 47, 0)
-    torch.testing.assert_close(result.observed, observed.float())
-    torch.testing.assert_close(result.null_max, largest.float())
+    torch.testing.assert_close(result.observed, observed)
+    torch.testing.assert_close(result.null_max, largest)
     assert torch.equal(result.p, p) and torch.equal(result.p_fwer, p_fwer)
 
 
@@ -255,7 +303,33 @@ def test_the_observed_measure_is_predictivity(tiny_classifier, tiny_task):
     decisions = collect(tiny_classifier, rows, Decisions(baseline, len(rows)))
     values = collect(tiny_classifier, rows, Examples(len(rows))).values
     expected = predictivity(accuracy(values, decisions.labels, baseline.float()))
-    torch.testing.assert_close(permutation_test(decisions, n_permutations=19).observed, expected)
+    torch.testing.assert_close(permutation_test(decisions, n_permutations=19).observed, expected.double())
+
+
+def test_a_tie_of_the_balanced_accuracy_counts_as_one():
+    # 925 of 1,000 rows are above the baseline: 185 of the 200 of class 1 expected, 192 seen, and 178 as far away.
+    labels, above = torch.arange(1000) < 200, torch.ones(1000, dtype=torch.bool)
+    above[:8] = above[200:267] = False
+    decisions = Decisions.of(above.reshape(1000, 1, 1, 1), labels.long())
+    result = permutation_test(decisions, n_permutations=199, measure="balanced_accuracy")
+    in_class_1 = _permuted(labels.long(), 199, 0).long() @ above.long()
+    assert result.p.item() == (1 + ((in_class_1 - 185).abs() >= 7).sum().item()) / 200
+    assert result.p_fwer.item() == result.p.item()
+
+
+def test_many_rows_do_not_overflow():
+    labels = torch.arange(50_000) % 2
+    decisions = Decisions.of(labels.bool().reshape(-1, 1, 1, 1), labels)
+    result = permutation_test(decisions, n_permutations=19, measure="balanced_accuracy")
+    assert result.observed.item() == 1 and result.p.item() == 0.05
+
+
+def test_permuted_labels_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch):
+    labels = torch.arange(53) % 2
+    whole = _permuted(labels, 29, 0)
+    monkeypatch.setattr(decisions_module, "PERMUTATIONS_PER_BLOCK", 7)
+    assert torch.equal(_permuted(labels, 29, 0), whole)
+    assert (whole.sum(1) == 26).all() and len(whole.unique(dim=0)) == 29
 
 
 def test_permutation_p_values_come_close_to_the_exact_ones():
@@ -289,8 +363,13 @@ def test_permutation_tests_say_what_is_wrong(unchecked_types):
         permutation_test(Decisions.of(above, torch.arange(11) % 3))
     with pytest.raises(ValueError, match="'auroc'"):
         permutation_test(one, measure="auroc")
-    with pytest.raises(ValueError, match=r"0\.01 needs at least 99 permutations, not 19"):
-        permutation_test(one, n_permutations=19).threshold(0.01)
+    result = permutation_test(one, n_permutations=19)
+    for use in (result.threshold, result.significant, lambda alpha: result.significant(alpha, "fdr")):
+        with pytest.raises(ValueError, match=r"0\.01 needs at least 99 permutations, not 19"):
+            use(0.01)
+        for alpha in (0, 1, 5, -1):
+            with pytest.raises(ValueError, match=f"not {alpha}"):
+                use(alpha)
 
 
 def test_statistics_say_what_is_wrong(unchecked_types):

@@ -129,9 +129,10 @@ def compare_places(
             )
     after_text = classifiers[0].layout.after_text
     places = {place: how for place, how in PLACES.items() if not (after_text and place == "mask")}
-    wanted = {place: how for place, how in places.items() if scores is None or how != ("prompt", None)}
-    found = dict(zip(wanted, place_scores(classifiers, task, tuple(wanted.values())), strict=True))
-    by_place = [found.get(place, scores) for place in places]
+    known = {} if scores is None else {("prompt", None): scores}
+    wanted = [how for how in places.values() if how not in known]
+    known |= dict(zip(wanted, place_scores(classifiers, task, wanted), strict=True))
+    by_place = [known[how] for how in places.values()]
     return PromptComparison(
         places=tuple(places),
         predictivity=torch.stack([one.predictivity for one in by_place]),

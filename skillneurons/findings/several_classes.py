@@ -222,7 +222,7 @@ def serves(
     """
     check_same_model(list(found.scores), classifier.prompt.model)
     check_answers(classifier, task)
-    counts = task.test.labels.tolist()
+    counts = [row["label"] for row in task.test]
     if few := [label for i, label in enumerate(task.labels) if counts.count(i) < 2]:
         raise ValueError(f"Every class needs two test rows, but {few[0]!r} has fewer. Pass a task with more test rows.")
     check_fractions((fraction,))

@@ -227,8 +227,9 @@ def plot_several_classes(result: SeveralClasses, *, ax: Axes | None = None) -> A
     for i, name in enumerate(result.subtasks):
         n = np.bincount(table.loc[table["serves"] == name, "layer"], minlength=n_layers)
         # With more subtasks than colours, patterns tell them apart.
-        look = {"color": COLOURS[i % len(COLOURS)], "hatch": PATTERNS[i // len(COLOURS) % len(PATTERNS)]}
-        ax.bar(range(n_layers), n, bottom=bottom, label=name.replace("-", " "), edgecolor="white", linewidth=0, **look)
+        colour, pattern = COLOURS[i % len(COLOURS)], PATTERNS[i // len(COLOURS) % len(PATTERNS)]
+        bars = ax.bar(range(n_layers), n, bottom=bottom, color=colour, edgecolor="white", linewidth=0, hatch=pattern)
+        bars.set_label(name.replace("-", " "))
         bottom = bottom + n
     ax.set_xticks(range(n_layers))
     ax.set(

@@ -1,6 +1,7 @@
 """Which score finds the neurons that matter? Agreement between scores, and the harm of ablating what each ranks first.
 
-Costs `1 + n_fractions * (n_scores + n_random)` passes over the rows, each from its first perturbed layer on.
+Costs `1 + n_fractions * (n_scores + n_random)` passes over the rows, each from its first perturbed layer on, and one
+over train where the ablation needs means. Memory: a few numbers for each of these passes and each row.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from scipy.stats import rankdata
+from scipy.stats import rankdata, t
 from torch import Tensor
 from transformer_lens.utilities.statistics import derive_generator
 
@@ -41,11 +42,16 @@ class ScoreComparison(Shown):
         unperturbed: Margin and accuracy of the classifier as it is.
         area: For each score, the area between its margin curve and the mean random one, over the range of fractions:
             the mean extra fall of the margin. Larger: the score finds neurons that matter more.
-        area_interval: 95 % bootstrap interval over the rows, `[2, score]`.
+        area_interval: 95 % interval, `[2, score]`, which pays for the choice of the rows and for the luck of one
+            ranking: that of a score which ranks at random excludes 0 one time in twenty, or less often with few rows.
         random_area: The area of each random ranking against the mean of the others: what chance gives.
         accuracy_area: As `area`, in accuracy.
-        best_share: Share of bootstrap samples of the rows in which each score has the largest area.
+        best_share: Share of bootstrap samples of the rows in which each score has the largest area. Over rows only: of
+            scores that all rank at random, one can come first in most samples.
         meta: Intervention and rows.
+
+    Example:
+        See `compare_scores`, which makes it.
     """
 
     names: tuple[str, ...]
@@ -71,7 +77,11 @@ class ScoreComparison(Shown):
         return self.names[int(self.area.argmax())]
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row for each score, the best first. `above_random`: is its area above that of every random ranking?"""
+        """One row for each score, the best first.
+
+        `above_random`: is its area above that of every random ranking? Of scores that rank at random, about one in
+        R + 1 is, with R random rankings: with 10, one of the twelve scores of `rival_scores` on average.
+        """
         columns = {
             "score": self.names,
             "area": self.area.numpy(),
@@ -125,6 +135,17 @@ def compare_scores(
     Raises:
         ValueError: Fractions do not rise, there are too few random rankings, or the scores are of another model or the
             classifier of other classes.
+
+    Example:
+        >>> from skillneurons import compare_scores, load_example, rival_scores
+        >>> classifier, task = load_example()
+        >>> scores = rival_scores(classifier, task, ["predictivity", "auroc"])
+        >>> small = {"fractions": (0.1,), "n_random": 2}
+        >>> comparison = compare_scores(classifier, task, scores, **small)
+        >>> comparison.agreement.shape
+        torch.Size([2, 2])
+        >>> comparison.to_dataframe().columns[:4].tolist()
+        ['score', 'area', 'low', 'high']
     """
     if list(fractions) != sorted(set(fractions)) or not 0 < fractions[0] <= fractions[-1] <= 1:
         raise ValueError(f"`fractions` must rise from above 0 to at most 1, but are {tuple(fractions)}.")
@@ -162,6 +183,7 @@ def compare_scores(
     by_row = torch.einsum("f,sfr->sr", weights, random_margin.mean(0) - margin)
     resampled = _bootstrap(by_row, n_bootstrap, seed)
     random_by_draw = torch.einsum("f,df->d", weights, random_margin.mean(-1))
+    with_luck = resampled + _luck(random_by_draw, n_bootstrap, seed)
     others = (random_by_draw.sum() - random_by_draw) / (n_random - 1)
     return ScoreComparison(
         names=scores.names,
@@ -173,7 +195,7 @@ def compare_scores(
         random_accuracy=random_accuracy.mean(-1),
         unperturbed=(margins[0].mean().item(), right[0].mean().item()),
         area=by_row.mean(1),
-        area_interval=torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=1),
+        area_interval=torch.quantile(with_luck, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=1),
         random_area=others - random_by_draw,
         accuracy_area=torch.einsum("f,sf->s", weights, (random_accuracy.mean(0) - accuracy).mean(-1)),
         best_share=resampled.argmax(0).bincount(minlength=n_scores).double() / n_bootstrap,
@@ -213,8 +235,21 @@ def trapezoid_weights(fractions: Sequence[float]) -> Float[Tensor, " fraction"]:
 
 
 def _bootstrap(by_row: Float[Tensor, "score row"], n: int, seed: int) -> Float[Tensor, "score resample"]:
-    """Means over resampled rows, the same for all scores."""
-    n_rows = by_row.shape[1]
-    drawn = torch.randint(n_rows, (n, n_rows), generator=derive_generator(seed, "rows"))
-    times = torch.zeros(n, n_rows, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(n, n_rows).double())
-    return by_row @ times.T / n_rows
+    """Means over resampled rows, the same for all scores.
+
+    TransformerLens's `bootstrap_ci` keeps the ends of the intervals only; `best_share` and `_luck` need each resample.
+    """
+    generator, n_rows = derive_generator(seed, "rows"), by_row.shape[1]
+    return torch.stack([by_row[:, torch.randint(n_rows, (n_rows,), generator=generator)].mean(1) for _ in range(n)], 1)
+
+
+def _luck(random_by_draw: Float[Tensor, " draw"], n: int, seed: int) -> Float[Tensor, " resample"]:
+    """How far one more random ranking lies from the mean of these, `n` times.
+
+    A normal prediction: t-distributed with R - 1 degrees of freedom, `sqrt(1 + 1 / R)` times their standard deviation
+    wide. The `n` evenly spaced quantiles, in random order.
+    """
+    n_random = len(random_by_draw)
+    order = torch.randperm(n, generator=derive_generator(seed, "luck"))
+    quantiles = torch.from_numpy(t.ppf((order.double() + 0.5) / n, n_random - 1))
+    return quantiles * random_by_draw.std() * (1 + 1 / n_random) ** 0.5

@@ -1,8 +1,9 @@
 """Rival measures of how well an activation tells two classes apart, from the activations themselves.
 
 Each takes activations `[batch …]` and labels and gives one number for each position and neuron, larger for better,
-whichever direction the activation takes. They need the order of the examples, so they cannot be streamed; `by_units`
-keeps what they hold in memory small. Time: one sort of the examples for each position and neuron.
+whichever direction the activation takes. They need the order of the examples, so they cannot be streamed. Time: one
+sort of the examples for each position and neuron. Memory beside the activations: up to 100 bytes for each value that is
+worked on at once, which are a million, or one unit's where it has more examples.
 """
 
 import math
@@ -17,22 +18,34 @@ Activations: TypeAlias = Float[Tensor, " batch *unit"]
 Labels: TypeAlias = Int[Tensor, " batch"]
 PerUnit: TypeAlias = Float[Tensor, "*unit"]
 
-UNITS_PER_BLOCK = 4096
+VALUES_PER_BLOCK = 2**20
 
 
 def by_units(measure: Callable[[Tensor, Tensor], Tensor], activations: Activations, labels: Labels) -> PerUnit:
-    """`measure(values, label)` for blocks of units: `values` is `[unit batch]`, sorted; `label` in the same order."""
+    """`measure(values, label)` for blocks of units: `values` is `[unit batch]`, sorted; `label` in the same order.
+
+    Returns:
+        In float32 at least.
+
+    Raises:
+        ValueError: Labels are not 0 and 1, both present, one for each example; or an activation is NaN.
+    """
+    if len(labels) != len(activations):
+        raise ValueError(f"`activations` are of {len(activations)} examples, but there are {len(labels)} `labels`.")
     if not bool(((labels == 0) | (labels == 1)).all()) or len(labels.unique()) != 2:
         raise ValueError(
             f"`labels` must be 0 and 1, both present, but hold {sorted(set(labels.tolist()))[:5]}. "
             "Split a task of several classes with `task.subtasks()`."
         )
-    flat, is_one = activations.flatten(1), labels.bool()
+    flat, is_one = activations.reshape(len(labels), -1), labels.bool()
     parts = []
-    for block in flat.split(UNITS_PER_BLOCK, dim=1):
+    for block in flat.split(max(1, VALUES_PER_BLOCK // len(labels)), dim=1):
         values, order = block.T.contiguous().sort(dim=1)
+        if bool(values[:, -1].isnan().any()):  # sorted as the largest
+            raise ValueError("`activations` hold NaN, which has no place in their order. Check the model's weights.")
         parts.append(measure(values, is_one[order]))
-    return torch.cat(parts).reshape(activations.shape[1:])
+    dtype = torch.promote_types(activations.dtype, torch.float32)
+    return torch.cat(parts).reshape(activations.shape[1:]).to(dtype)
 
 
 def _ranks(values: Float[Tensor, "unit batch"], *, right: bool = False) -> Int[Tensor, "unit batch"]:
@@ -60,7 +73,7 @@ def balanced_accuracy(activations: Activations, labels: Labels) -> PerUnit:
         gain = torch.where(cut, (recall_0 + recall_1)[:, :-1] / 2 - 0.5, 0.0).abs()
         return 0.5 + gain.amax(1)
 
-    return by_units(measure, activations, labels).to(activations.dtype)
+    return by_units(measure, activations, labels)
 
 
 def auroc(activations: Activations, labels: Labels) -> PerUnit:
@@ -79,7 +92,7 @@ def auroc(activations: Activations, labels: Labels) -> PerUnit:
         area = ((mean_rank * label).sum(1) - n_1 * (n_1 + 1) / 2) / (n_1 * (len(label[0]) - n_1))
         return torch.maximum(area, 1 - area)
 
-    return by_units(measure, activations, labels).to(activations.dtype)
+    return by_units(measure, activations, labels)
 
 
 def average_precision(activations: Activations, labels: Labels) -> PerUnit:
@@ -102,7 +115,7 @@ def average_precision(activations: Activations, labels: Labels) -> PerUnit:
     def measure(values: Tensor, label: Tensor) -> Tensor:
         return torch.maximum(from_the_top(values, label), from_the_top(-values.flip(1), label.flip(1)))
 
-    return by_units(measure, activations, labels).to(activations.dtype)
+    return by_units(measure, activations, labels)
 
 
 def mutual_information(activations: Activations, labels: Labels, *, n_bins: int = 8) -> PerUnit:
@@ -134,7 +147,7 @@ def mutual_information(activations: Activations, labels: Labels, *, n_bins: int 
 
     if n_bins < 2:
         raise ValueError(f"`n_bins` is {n_bins}; with fewer than 2 bins nothing can be told apart.")
-    return by_units(measure, activations, labels).to(activations.dtype)
+    return by_units(measure, activations, labels)
 
 
 def bins_of(values: Float[Tensor, "unit batch"], n_bins: int) -> Int[Tensor, "unit batch"]:

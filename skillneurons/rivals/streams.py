@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from skillneurons import store
-from skillneurons.activations import LabelSums, Statistic, stack_layers
+from skillneurons.activations import LabelSums, Statistic, add_sum, check_activations, stack_layers, widened
 from skillneurons.batching import Batch
 
 
@@ -50,8 +50,7 @@ class LabelMoments(LabelSums):
     def finish(self) -> None:
         super().finish()
         self.squares = [square.cpu() for square in self.squares]
-        for layer, square in enumerate(self.squares):
-            store.check_finite(f"activations of layer {layer}", square, "Check the model's weights and the prompt.")
+        check_activations(self.squares)
 
     def merge(self, other: "LabelMoments") -> "LabelMoments":
         """The sums over both passes' examples."""
@@ -111,6 +110,7 @@ class GaussianHits:
     floor: float = 1e-4
     hits: list[Tensor] = field(default_factory=list)
     n: int = 0
+    sums: list[Tensor] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         _of_two(self.fitted)
@@ -120,7 +120,9 @@ class GaussianHits:
     ) -> None:
         if layer == len(self.hits):
             self.hits.append(torch.zeros(activations.shape[1:], dtype=torch.long, device=activations.device))
-        log_odds = self.log_odds(layer, activations)
+        wide = widened(activations)
+        add_sum(self.sums, layer, wide)
+        log_odds = self.log_odds(layer, wide)
         is_one = torch.zeros(len(activations), dtype=torch.bool, device=activations.device)
         is_one[counts[0] :] = True
         self.hits[layer] += ((log_odds > 0) == is_one[:, None, None]).sum(0)
@@ -143,6 +145,7 @@ class GaussianHits:
 
     def finish(self) -> None:
         self.hits = [hits.cpu() for hits in self.hits]
+        check_activations(self.sums)
 
     @property
     def accuracy(self) -> Float[Tensor, "prompt layer neuron"]:
@@ -195,8 +198,7 @@ class PositionMeans:
         self.labels[batch.index] = batch.labels.cpu()
 
     def finish(self) -> None:
-        for layer, part in enumerate(self.parts):
-            store.check_finite(f"activations of layer {layer}", part, "Check the model's weights and the prompt.")
+        check_activations(self.parts)
 
     @property
     def values(self) -> Float[Tensor, "batch layer neuron"]:

@@ -1,12 +1,14 @@
 """One table of scores, by name, and one function that computes any of them from few passes.
 
-All of them share one pass over train and one over validation. Predictivity, mean difference, point-biserial correlation
-and the Gaussian probe are sums and stream. Balanced accuracy at the best threshold, AUROC, average precision and mutual
-information need the order of the rows: as many layers are held at once as fit `max_bytes`, and validation is passed
-over again for the rest. Sparse probes hold one number for each row and neuron. Attributions take backward passes over
-`n_gradient_rows` and hold one batch.
+Costs, for each classifier, one pass over train and one over validation, and more for some scores. Predictivity, mean
+difference, point-biserial correlation and the Gaussian probe are sums: nothing more. Balanced accuracy at the best
+threshold, AUROC, average precision and mutual information need the order of the rows: as many layers are held at once
+as fit `max_bytes`, at least one, and validation is passed over again for the rest. Sparse probes pass over
+`n_probe_rows` of train again and hold one number for each row and neuron, see `probes`. Attributions take backward
+passes over `n_gradient_rows` and hold one batch.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +28,7 @@ from skillneurons.neurons import NeuronSet, top_neurons
 from skillneurons.predictivity import accuracy_from_counts, predictivity
 from skillneurons.rivals import measures, streams
 from skillneurons.rivals.attribution import gradient_attribution, integrated_gradients
-from skillneurons.rivals.probes import probe_weights
+from skillneurons.rivals.probes import DidNotConverge, probe_weights
 from skillneurons.rivals.streams import GaussianHits, LabelMoments, LayerExamples, PositionMeans, Together
 from skillneurons.tasks import Task
 
@@ -73,12 +75,28 @@ class RivalScores(Shown):
     """Several scores of the same neurons, each larger for better.
 
     Args:
-        values: For each score, one number for each neuron; mean over classifiers.
-        meta: Model, task, rows, seeds; what the probes chose.
+        values: For each score, one number for each neuron, and no NaN; mean over classifiers.
+        meta: Model, task, rows, seeds; what the probes chose, and which of them `failed`.
+
+    Example:
+        See `rival_scores`, which makes it.
     """
 
     values: dict[str, Float[Tensor, "layer neuron"]]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("`values` is empty; give at least one score.")
+        first = next(iter(self.values))
+        for name, value in self.values.items():
+            if value.shape != self.values[first].shape:
+                raise ValueError(
+                    f"Scores must be of the same neurons, but {first!r} has shape {tuple(self.values[first].shape)} "
+                    f"and {name!r} {tuple(value.shape)}."
+                )
+            if n_nan := int(value.isnan().sum()):
+                raise ValueError(f"Score {name!r} is NaN for {n_nan} neurons, which cannot be ranked. Leave it out.")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -150,17 +168,21 @@ def rival_scores(
         seed: Of these subsets.
         on_pass: Called with a name after each pass.
 
+    Returns:
+        All `names`, but for probes that did not converge: a warning says which, `meta["failed"]` why.
+
     Raises:
         ValueError: An unknown score, more than two classes, no classifier, or a pruned model whose layers differ in
-            width.
+            width; or the only scores asked for are probes that did not converge.
 
     Example:
-        >>> from skillneurons import Classifier, HookedEncoder, Verbalizer, load_task, random_prompt
-        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(32)
-        >>> words = Verbalizer.from_words(model.tokenizer, task.label_words)
-        >>> classifier = Classifier(model, random_prompt(model, 3), words)
-        >>> rival_scores(classifier, task, ["auroc", "point_biserial"]).values["auroc"].shape
+        >>> from skillneurons import load_example, rival_scores
+        >>> classifier, task = load_example()
+        >>> scores = rival_scores(classifier, task, ["auroc", "point_biserial"])
+        >>> scores.values["auroc"].shape
         torch.Size([4, 768])
+        >>> scores.to_dataframe().columns.tolist()
+        ['layer', 'neuron', 'auroc', 'point_biserial']
     """
     every = [classifiers] if isinstance(classifiers, Classifier) else list(classifiers)
     if unknown := [name for name in names if name not in SCORES]:
@@ -179,6 +201,11 @@ def rival_scores(
         )
         for classifier in every
     ]
+    failed = {name: reason for _, _, reasons in parts for name, reason in reasons.items()}
+    if set(failed) == set(names):
+        raise DidNotConverge(" ".join(failed.values()))
+    for name, reason in failed.items():
+        warnings.warn(f"Score {name!r} is left out. {reason}", stacklevel=2)
     meta = {
         "model": every[0].prompt.model,
         "task": task.name,
@@ -187,9 +214,14 @@ def rival_scores(
         "n_gradient_rows": n_gradient_rows,
         "n_probe_rows": n_probe_rows,
         "seed": seed,
-        "probes": [chosen for _, chosen in parts],
+        "probes": [chosen for _, chosen, _ in parts],
+        "failed": failed,
     }
-    mean = {name: torch.stack([values[name].double() for values, _ in parts]).mean(0).float() for name in names}
+    mean = {
+        name: torch.stack([values[name].double() for values, _, _ in parts]).mean(0).float()
+        for name in names
+        if name not in failed
+    }
     return RivalScores(mean, meta)
 
 
@@ -202,7 +234,8 @@ def _score_one(
     n_gradient_rows: int,
     seed: int,
     done: Callable[[str], None],
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
+    """Values of the scores, what the probes chose, and why a probe failed."""
     needs = {SCORES[name].needs for name in names}
     validation = classifier.encode(task.validation)
     n_layers, d_mlp = classifier.model.cfg.n_layers, classifier.model.cfg.d_mlp or 0
@@ -228,6 +261,7 @@ def _score_one(
     values |= {name: torch.stack(parts) for name, parts in by_layer.items()}
 
     chosen: dict[str, Any] = {}
+    failed: dict[str, str] = {}
     if "probe" in needs:
         rows = task.subset(n_probe_rows, seed, splits=("train",)).train
         train = collect(classifier, rows, PositionMeans(len(rows)))
@@ -238,10 +272,13 @@ def _score_one(
         if score.needs in ("counts", "moments", "fit"):
             values[name] = score.compute(streamed[score.needs])
         elif score.needs == "probe":
-            values[name], chosen[name] = score.compute(
-                train.values, train.labels, pooled.values, pooled.labels, seed=seed
-            )
+            try:
+                values[name], chosen[name] = score.compute(
+                    train.values, train.labels, pooled.values, pooled.labels, seed=seed
+                )
+            except DidNotConverge as error:  # costs no other score
+                failed[name] = str(error)
         elif score.needs == "gradients":
             values[name] = score.compute(classifier, few, baseline=fitted.mean.float()).sum(0)
             done(name)
-    return values, chosen
+    return values, chosen, failed
