@@ -206,6 +206,7 @@ def prune(
     quiet_libraries()
     from skillneurons import evaluate
     from skillneurons import prune as prune_classifier
+    from skillneurons.bridge import as_encoder
     from skillneurons.finished import open_run
     from skillneurons.pruning import n_parameters
 
@@ -218,7 +219,7 @@ def prune(
         pruned = prune_classifier(classifier, scores.top(fraction), baseline, layers=chosen)
         pruned.model.save(out / "model")
         pruned.save(out / "classifier")
-        kept = n_parameters(pruned.model) / n_parameters(opened.model)
+        kept = n_parameters(as_encoder(pruned.model, "Pruning")) / n_parameters(as_encoder(opened.model, "Pruning"))
         console.print(f"{kept:.1%} of the parameters kept, in {out}")
         before, after = evaluate(classifier, rows), evaluate(pruned, rows)
         console.print(f"Accuracy on {before.n} test rows: {before.accuracy:.3f} before, {after.accuracy:.3f} after")
