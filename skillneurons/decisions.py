@@ -206,7 +206,7 @@ def permutation_test(
         n_permutations: Besides the true labels.
         seed: Of the permutations.
         measure: `"predictivity"`, or `"balanced_accuracy"`: the better choice where classes are unequal, since there
-            the predictivity of a neuron that is always on one side is already high.
+            the predictivity of a neuron that is always on one side is already high, and sets a bar that few reach.
         model: Fingerprint, for the neuron sets.
         device: Where the products are taken.
 

@@ -29,6 +29,7 @@ from skillneurons.statistics import (
     Correction,
     OverSeeds,
     adjusted,
+    check_alpha,
     held_out_hits,
     held_out_intervals,
     held_out_p_values,
@@ -165,8 +166,7 @@ class NeuronScores(Shown):
         Raises:
             ValueError: `alpha` is not between 0 and 1, or an option is none of those listed.
         """
-        if not 0 < alpha < 1:
-            raise ValueError(f"`alpha` is an error rate between 0 and 1, for example 0.05, not {alpha}.")
+        check_alpha(alpha)
         mask = adjusted(self.p_values(rows=rows, over_seeds=over_seeds), method) <= alpha
         choice = {"alpha": alpha, "method": method, "rows": rows, "over_seeds": over_seeds}
         provenance = {key: value for key, value in self.meta.items() if key not in ("model", "rows")}

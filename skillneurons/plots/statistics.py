@@ -123,7 +123,14 @@ def plot_score_effects(comparison: ScoreComparison, *, ax: Axes | None = None) -
     ax.axvline(0, color=REFERENCE, linewidth=0.7)
     errors = np.abs(np.stack([table.area - table.low, table.high - table.area]))
     ax.errorbar(
-        table.area, y, xerr=errors, fmt="o", color=SKILL, markersize=4, linewidth=1.2, label="score, 95 % over rows"
+        table.area,
+        y,
+        xerr=errors,
+        fmt="o",
+        color=SKILL,
+        markersize=4,
+        linewidth=1.2,
+        label="score, 95 % over rows and rankings",
     )
     ax.set(
         yticks=y,

@@ -2,7 +2,7 @@
 
 Unlike every other score here these look at what is done with an activation, not at what it says about the label. One
 backward pass for each batch (gradient x activation), or one for each layer, step and batch, from that
-layer on, or on a bridge from the tokens on (integrated gradients); memory is that of one batch.
+layer on, or on a bridge from the tokens on (integrated gradients); memory is that of one batch and its gradients.
 """
 
 from collections.abc import Sequence
