@@ -244,7 +244,7 @@ def permutation_test(
             ]
             best = torch.stack(by_seed).sum(0)  # [permutation neuron]
             as_good.append((best[1:] >= best[0]).sum(0).cpu())
-            observed.append(best[0].cpu())
+            observed.append(best[0].clone().cpu())  # a view would keep all of `best`
             null_max = torch.maximum(null_max, best[1:].amax(1).cpu())
     value, exceeded = torch.cat(observed), torch.cat(as_good)
     below = torch.searchsorted(null_max.sort().values, value)
