@@ -62,11 +62,17 @@ task = load_task("movies").subset(n_rows)
 task
 
 # %%
-classifiers = [tune_prompt(model, task, n_prompt=n_prompt, seed=s, config=tuning, progress=False) for s in seeds]
+classifiers = [
+    tune_prompt(model, task, n_prompt=n_prompt, seed=s, config=tuning, progress=False)
+    for s in seeds
+]
 for classifier in classifiers:
     result = evaluate(classifier, task.test)
     low, high = result.interval
-    print(f"seed {classifier.prompt.seed}: test accuracy {result.accuracy:.3f} ({low:.3f} to {high:.3f}, 95 %)")
+    print(
+        f"seed {classifier.prompt.seed}: test accuracy {result.accuracy:.3f} "
+        f"({low:.3f} to {high:.3f}, 95 %)"
+    )
 
 # %% [markdown]
 # ## Score every neuron
@@ -128,7 +134,9 @@ figure = card.plot()
 
 # %%
 ends = card.to_dataframe()
-text_heat(classifiers[0], [*ends.text.head(2), *ends.text.tail(2)], (card.layer, card.neuron))
+text_heat(
+    classifiers[0], [*ends.text.head(2), *ends.text.tail(2)], (card.layer, card.neuron)
+)
 
 # %% [markdown]
 # ## Keep the skill neurons
@@ -155,8 +163,13 @@ len(skill & other), torch.equal(skill.per_layer, other.per_layer)
 
 # %%
 table = found.to_dataframe()
-print(f"best neuron: validation {table.validation[0]:.3f}, luck {table.null_max_95[0]:.3f}")
-print(f"             test {table.held_out[0]:.3f}, at least {table.held_out_low[0]:.3f}")
+print(
+    f"best neuron: validation {table.validation[0]:.3f}, "
+    f"luck {table.null_max_95[0]:.3f}"
+)
+print(
+    f"             test {table.held_out[0]:.3f}, at least {table.held_out_low[0]:.3f}"
+)
 assert (table.validation > table.null_max_95).all()
 assert (table.held_out_low > 0.5).all()
 

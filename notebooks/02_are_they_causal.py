@@ -45,7 +45,9 @@ tuning = TuningConfig(steps=80, eval_every=40, lr=0.02)
 # %%
 model = HookedEncoder.from_pretrained("bundled")
 task = load_task("movies").subset(n_rows)
-classifier = tune_prompt(model, task, n_prompt=n_prompt, seed=seed, config=tuning, progress=False)
+classifier = tune_prompt(
+    model, task, n_prompt=n_prompt, seed=seed, config=tuning, progress=False
+)
 scores = find_skill_neurons(classifier, task)
 scores
 
@@ -58,7 +60,10 @@ scores
 # %%
 skill = scores.top(0.3)
 at_prompt = classifier.layout.positions("prompt")
-evaluate(classifier, task.test).accuracy, evaluate(classifier, task.test, zero(skill, positions=at_prompt)).accuracy
+(
+    evaluate(classifier, task.test).accuracy,
+    evaluate(classifier, task.test, zero(skill, positions=at_prompt)).accuracy,
+)
 
 # %% [markdown]
 # ## The curve, with its control
@@ -68,7 +73,9 @@ evaluate(classifier, task.test).accuracy, evaluate(classifier, task.test, zero(s
 # average at that position: it keeps its usual size and loses what it says about the text.
 
 # %%
-curve = perturbation_curve(classifier, task, scores, kind="mean", fractions=(0.1, 0.3), n_random=n_random)
+curve = perturbation_curve(
+    classifier, task, scores, kind="mean", fractions=(0.1, 0.3), n_random=n_random
+)
 curve.to_dataframe().round(3)
 
 # %% [markdown]
@@ -99,7 +106,15 @@ effects = necessity(
     n_random=n_random,
     rows=task.test[:150],
 )
-columns = ["kind", "fraction", "accuracy", "random_accuracy", "margin_gap", "margin_gap_low", "margin_gap_high"]
+columns = [
+    "kind",
+    "fraction",
+    "accuracy",
+    "random_accuracy",
+    "margin_gap",
+    "margin_gap_low",
+    "margin_gap_high",
+]
 effects.to_dataframe()[columns].round(3)
 
 # %%

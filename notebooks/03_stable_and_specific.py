@@ -24,7 +24,13 @@
 # - to perturb one task's neurons and measure another task.
 
 # %%
-from skillneurons import HookedEncoder, TuningConfig, find_skill_neurons, load_task, tune_prompt
+from skillneurons import (
+    HookedEncoder,
+    TuningConfig,
+    find_skill_neurons,
+    load_task,
+    tune_prompt,
+)
 from skillneurons.findings import cross_perturbation, stability, task_similarity
 
 # %% tags=["parameters"]
@@ -41,10 +47,14 @@ model = HookedEncoder.from_pretrained("bundled")
 tasks = {name: load_task(name).subset(n_rows) for name in sentiment}
 tasks["news"] = load_task("news").binary(*topic).subset(n_rows)
 classifiers = {
-    name: tune_prompt(model, task, n_prompt=n_prompt, seed=seeds[0], config=tuning, progress=False)
+    name: tune_prompt(
+        model, task, n_prompt=n_prompt, seed=seeds[0], config=tuning, progress=False
+    )
     for name, task in tasks.items()
 }
-scores = {name: find_skill_neurons(classifiers[name], task) for name, task in tasks.items()}
+scores = {
+    name: find_skill_neurons(classifiers[name], task) for name, task in tasks.items()
+}
 
 # %% [markdown]
 # ## Stable: another seed, the same neurons?
@@ -52,7 +62,14 @@ scores = {name: find_skill_neurons(classifiers[name], task) for name, task in ta
 # A second seed means another start and another order of the rows: another prompt altogether.
 
 # %%
-again = tune_prompt(model, tasks["movies"], n_prompt=n_prompt, seed=seeds[1], config=tuning, progress=False)
+again = tune_prompt(
+    model,
+    tasks["movies"],
+    n_prompt=n_prompt,
+    seed=seeds[1],
+    config=tuning,
+    progress=False,
+)
 both = find_skill_neurons([classifiers["movies"], again], tasks["movies"])
 agreement = stability(both, fraction=0.02)
 agreement
@@ -82,7 +99,9 @@ similarity.to_dataframe().round(3)
 # interval below zero. Specific neurons show on the diagonal.
 
 # %%
-crossed = cross_perturbation(classifiers, tasks, scores, fraction=0.2, positions="all", n_random=6, n_rows=80)
+crossed = cross_perturbation(
+    classifiers, tasks, scores, fraction=0.2, positions="all", n_random=6, n_rows=80
+)
 ax = crossed.plot()
 
 # %%
@@ -101,7 +120,10 @@ crossed.own_minus_other
 
 # %%
 pairs = similarity.to_dataframe().set_index(["task", "other_task"])["correlation"]
-print(f"overlap of seeds {agreement.overlap[0, 1]:.3f}, by chance {agreement.expected_overlap[0, 1]:.3f}")
+print(
+    f"overlap of seeds {agreement.overlap[0, 1]:.3f}, "
+    f"by chance {agreement.expected_overlap[0, 1]:.3f}"
+)
 print(pairs.round(3).to_dict())
 assert agreement.p[0, 1] < 0.001
 assert pairs.idxmax() == ("movies", "restaurants")

@@ -23,7 +23,13 @@
 # - to ask whether skill neurons merely stand for the label words.
 
 # %%
-from skillneurons import HookedEncoder, TuningConfig, find_skill_neurons, load_task, tune_prompt
+from skillneurons import (
+    HookedEncoder,
+    TuningConfig,
+    find_skill_neurons,
+    load_task,
+    tune_prompt,
+)
 from skillneurons.findings import compare_places, origin, word_selectivity
 
 # %% tags=["parameters"]
@@ -33,7 +39,9 @@ tuning = TuningConfig(steps=60, eval_every=60, lr=0.02)
 # %%
 model = HookedEncoder.from_pretrained("bundled")
 task = load_task("movies").subset(n_rows)
-classifier = tune_prompt(model, task, n_prompt=n_prompt, seed=seed, config=tuning, progress=False)
+classifier = tune_prompt(
+    model, task, n_prompt=n_prompt, seed=seed, config=tuning, progress=False
+)
 scores = find_skill_neurons(classifier, task)
 
 # %% [markdown]

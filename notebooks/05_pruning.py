@@ -46,7 +46,9 @@ tuning = TuningConfig(steps=60, eval_every=60, lr=0.02)
 # %%
 model = HookedEncoder.from_pretrained("bundled")
 task = load_task("movies").subset(n_rows)
-classifier = tune_prompt(model, task, n_prompt=n_prompt, seed=seed, config=tuning, progress=False)
+classifier = tune_prompt(
+    model, task, n_prompt=n_prompt, seed=seed, config=tuning, progress=False
+)
 scores = find_skill_neurons(classifier, task)
 
 # %% [markdown]
@@ -60,7 +62,10 @@ keep = scores.top(0.05)
 baseline = collect(classifier, task.train, LabelSums(2)).mean.mean(dim=0)
 smaller = prune(classifier, keep, baseline, layers=layers)
 print("neurons in each layer:", smaller.model.cfg.d_mlps)
-print(f"weights: {n_parameters(smaller.model) / n_parameters(model):.1%} of {n_parameters(model):,}")
+print(
+    f"weights: {n_parameters(smaller.model) / n_parameters(model):.1%} "
+    f"of {n_parameters(model):,}"
+)
 before, after = (evaluate(one, task.test).accuracy for one in (classifier, smaller))
 print(f"accuracy: {before:.3f} before, {after:.3f} after")
 
@@ -75,11 +80,21 @@ print(f"accuracy: {before:.3f} before, {after:.3f} after")
 # not those that know the label.
 
 # %%
-report = pruning_report(classifier, task, scores, fractions=(0.02, 0.1, 0.3), layers=layers, n_random=2)
+report = pruning_report(
+    classifier, task, scores, fractions=(0.02, 0.1, 0.3), layers=layers, n_random=2
+)
 ax = report.plot()
 
 # %%
-columns = ["kept", "choice", "parameter_share", "flop_share", "pruned", "pruned_low", "pruned_high"]
+columns = [
+    "kept",
+    "choice",
+    "parameter_share",
+    "flop_share",
+    "pruned",
+    "pruned_low",
+    "pruned_high",
+]
 report.to_dataframe()[columns].round(3)
 
 # %% [markdown]
@@ -88,7 +103,9 @@ report.to_dataframe()[columns].round(3)
 # A pruned encoder is an encoder like any other: hooks, tuning and scoring all work on it.
 
 # %%
-again = tune_prompt(smaller.model, task, start=smaller.prompt, seed=seed, config=tuning, progress=False)
+again = tune_prompt(
+    smaller.model, task, start=smaller.prompt, seed=seed, config=tuning, progress=False
+)
 print(f"accuracy after tuning again: {evaluate(again, task.test).accuracy:.3f}")
 
 # %% [markdown]
@@ -99,7 +116,14 @@ print(f"accuracy after tuning again: {evaluate(again, task.test).accuracy:.3f}")
 
 # %%
 removed = (~keep).layers(*layers)
-difference = (smaller.logits(task.test) - classifier.logits(task.test, mean(removed, baseline.float()))).abs().max()
+difference = (
+    (
+        smaller.logits(task.test)
+        - classifier.logits(task.test, mean(removed, baseline.float()))
+    )
+    .abs()
+    .max()
+)
 print(f"largest difference of a logit: {difference:.1e}")
 assert difference < 1e-4
 

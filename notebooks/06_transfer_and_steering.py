@@ -49,10 +49,16 @@ tuning = TuningConfig(steps=60, eval_every=60, lr=0.02)
 model = HookedEncoder.from_pretrained("bundled")
 tasks = {name: load_task(name).subset(n_rows) for name in names}
 classifiers = {
-    name: [tune_prompt(model, task, n_prompt=n_prompt, seed=seed, config=tuning, progress=False)]
+    name: [
+        tune_prompt(
+            model, task, n_prompt=n_prompt, seed=seed, config=tuning, progress=False
+        )
+    ]
     for name, task in tasks.items()
 }
-scores = {name: find_skill_neurons(classifiers[name], task) for name, task in tasks.items()}
+scores = {
+    name: find_skill_neurons(classifiers[name], task) for name, task in tasks.items()
+}
 
 # %% [markdown]
 # ## Every prompt on every task
@@ -62,8 +68,13 @@ scores = {name: find_skill_neurons(classifiers[name], task) for name, task in ta
 # what it is worth.
 
 # %%
-agree, feel = {"positive": "yes", "negative": "no"}, {"yes": "positive", "no": "negative"}
-labels = {(name, "replies"): feel for name in names[:2]} | {("replies", name): agree for name in names[:2]}
+agree, feel = (
+    {"positive": "yes", "negative": "no"},
+    {"yes": "positive", "no": "negative"},
+)
+labels = {(name, "replies"): feel for name in names[:2]} | {
+    ("replies", name): agree for name in names[:2]
+}
 transfer = transfer_matrix(classifiers, list(tasks.values()), labels=labels)
 ax = transfer.plot(quantity="accuracy")
 
@@ -124,9 +135,14 @@ ax = steered.plot(quantity="shift")
 
 # %%
 moved = transfer.accuracy[names.index("movies"), names.index("restaurants"), 0].item()
-print(f"movies' prompt on restaurants: {moved:.3f}, majority {transfer.majority[1]:.3f}")
+print(
+    f"movies' prompt on restaurants: {moved:.3f}, majority {transfer.majority[1]:.3f}"
+)
 shift = dict(zip(steered.strengths, steered.skill_shift.tolist(), strict=True))
-print(f"logit of 'positive': {shift[4.0]:+.2f} steered towards it, {shift[-4.0]:+.2f} steered away")
+print(
+    f"logit of 'positive': {shift[4.0]:+.2f} steered towards it, "
+    f"{shift[-4.0]:+.2f} steered away"
+)
 assert moved > transfer.majority[1] + 0.05
 assert shift[4.0] * shift[-4.0] < 0
 

@@ -27,7 +27,14 @@
 # What each number does and does not show is told in plain words in [Statistics](../docs/statistics.md).
 
 # %%
-from skillneurons import HookedEncoder, TuningConfig, collect, find_skill_neurons, load_task, tune_prompt
+from skillneurons import (
+    HookedEncoder,
+    TuningConfig,
+    collect,
+    find_skill_neurons,
+    load_task,
+    tune_prompt,
+)
 from skillneurons.controls import against_random, claims, control_task
 from skillneurons.decisions import Decisions, permutation_test
 from skillneurons.rivals import rival_scores
@@ -39,7 +46,9 @@ tuning = TuningConfig(steps=80, eval_every=80, lr=0.02)
 # %%
 model = HookedEncoder.from_pretrained("bundled")
 task = load_task("movies").subset(n_rows)
-classifier = tune_prompt(model, task, n_prompt=n_prompt, seed=seed, config=tuning, progress=False)
+classifier = tune_prompt(
+    model, task, n_prompt=n_prompt, seed=seed, config=tuning, progress=False
+)
 scores = find_skill_neurons(classifier, task)
 
 # %% [markdown]
@@ -62,7 +71,10 @@ claims(scores, 5).round(4)
 
 # %%
 {
-    rows: {method: len(scores.significant(0.05, method, rows=rows)) for method in ("fwer", "fdr", "fdr_any")}
+    rows: {
+        method: len(scores.significant(0.05, method, rows=rows))
+        for method in ("fwer", "fdr", "fdr_any")
+    }
     for rows in ("validation", "test")
 }
 
@@ -72,11 +84,14 @@ claims(scores, 5).round(4)
 # other; `"fwer"` (Holm) does not, but goes on without the neurons that it has found. So either may find more.
 
 # %%
-decisions = collect(classifier, task.validation, Decisions(scores.baseline[0], len(task.validation)))
+decisions = collect(
+    classifier, task.validation, Decisions(scores.baseline[0], len(task.validation))
+)
 test = permutation_test(decisions, n_permutations=n_permutations, seed=seed)
 print(
-    f"The best neuron under {n_permutations} shuffled labellings reached {test.null_max.mean():.3f} on average and "
-    f"seldom more than {test.threshold(0.05):.3f}; {len(test.significant(0.05))} neurons did better."
+    f"The best neuron under {n_permutations} shuffled labellings reached "
+    f"{test.null_max.mean():.3f} on average and seldom more than "
+    f"{test.threshold(0.05):.3f}; {len(test.significant(0.05))} neurons did better."
 )
 ax = test.plot()
 
@@ -111,7 +126,9 @@ against_random(scores.held_out, skill, n_draws=200, seed=seed)
 # Predictivity thresholds at the mean. Does it lose much against scores that do not?
 
 # %%
-rivals = rival_scores(classifier, task, ["predictivity", "auroc", "point_biserial", "mean_difference"])
+rivals = rival_scores(
+    classifier, task, ["predictivity", "auroc", "point_biserial", "mean_difference"]
+)
 rivals.to_dataframe().drop(columns=["layer", "neuron"]).corr("spearman").round(2)
 
 # %% [markdown]
@@ -124,8 +141,13 @@ rivals.to_dataframe().drop(columns=["layer", "neuron"]).corr("spearman").round(2
 # With a family-wise error rate of 5 %, the task has significant neurons and its control has none.
 
 # %%
-n_task, n_control = len(scores.significant(0.05, "fwer")), len(control_scores.significant(0.05, "fwer"))
-print(f"significant neurons: {n_task} on the task, {n_control} on labels without meaning")
+n_task, n_control = (
+    len(scores.significant(0.05, "fwer")),
+    len(control_scores.significant(0.05, "fwer")),
+)
+print(
+    f"significant neurons: {n_task} on the task, {n_control} on labels without meaning"
+)
 assert n_task > 0
 assert n_control == 0
 
