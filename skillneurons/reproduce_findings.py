@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from skillneurons.classifier import Classifier
+from skillneurons.encoder import HookedEncoder
 from skillneurons.evaluation import Kind, check_fractions, check_kinds
 from skillneurons.findings import (
     SeveralClasses,
@@ -39,12 +40,14 @@ from skillneurons.plots import (
     plot_origin,
     plot_places,
     plot_robustness,
+    plot_score_effects,
     plot_serves,
     plot_several_classes,
     plot_stability,
     plot_task_similarity,
     plot_word_selectivity,
 )
+from skillneurons.rivals import compare_scores, rival_scores
 from skillneurons.scores import NeuronScores
 from skillneurons.tasks import Task
 from skillneurons.tuning import TuningConfig
@@ -176,8 +179,9 @@ def _sweep(study: Study, settings: ReproduceSettings, **options: Any):
 def _necessity(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
     parts: list[Part] = []
     for study in studies:
-        first = study.classifiers[0]
-        rivals = {"label words": label_word_selectivity(encoder_of(first), first.verbalizer)}
+        first, rivals = study.classifiers[0], {}
+        if isinstance(first.model, HookedEncoder):
+            rivals["label words"] = label_word_selectivity(first.model, first.verbalizer)
         for positions in ("prompt", "all"):
             result = _sweep(study, settings, positions=positions, rivals=rivals)
             table = named(result.to_dataframe(), study.task.name)
@@ -275,6 +279,28 @@ def _union(study: Study, settings: ReproduceSettings) -> SeveralClasses:
     )
 
 
+def _rivals(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
+    parts: list[Part] = []
+    for study in studies:
+        if not study.binary:
+            continue
+        first = study.classifiers[0]
+        scores = rival_scores(first, study.task, n_probe_rows=1000)
+        for positions in ("prompt", "all"):
+            result = compare_scores(
+                first,
+                study.task,
+                scores,
+                fractions=settings.fractions,
+                n_random=settings.n_random,
+                positions=positions,
+                rows=study.task.subset(settings.n_rows, splits=("test",)).test,
+            )
+            table = named(result.to_dataframe().assign(positions=positions), study.task.name)
+            parts.append((table, lambda ax, r=result: plot_score_effects(r, ax=ax)))
+    return parts
+
+
 def _several(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
     parts: list[Part] = []
     for study in studies:
@@ -308,6 +334,7 @@ FINDINGS: dict[str, Compute] = {
     "F7-origin": _origin,
     "F7-retuning": _retuning,
     "F10-robustness": _robustness,
+    "rival-scores": _rivals,
     "several-classes": _several,
     "several-classes-serve": _serves,
 }
@@ -321,6 +348,7 @@ NEEDS: dict[str, Need] = {
         "a task of two classes with adversarial rows",
         lambda task: task.n_labels == 2 and bool(task.adversarial),
     ),
+    "rival-scores": _BINARY,
     "several-classes": _SEVERAL,
     "several-classes-serve": _SEVERAL,
     "steering": _BINARY,

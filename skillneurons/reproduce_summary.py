@@ -135,6 +135,13 @@ def _origin(records: Sequence[Record]) -> Claims:
             yield task, claim, difference(best["tuned prompt"], best[other])
 
 
+def _rivals(records: Sequence[Record]) -> Claims:
+    for one in records:
+        if one["score"] == "predictivity":
+            claim = f"mean at {one['positions']} positions: neurons by predictivity cost more margin, mean over shares"
+            yield one["task"], claim, (one["area"], one["low"], one["high"])
+
+
 def _pruning(records: Sequence[Record]) -> Claims:
     least = min(one["kept"] for one in records)
     for task, choices in _by_task([one for one in records if one["kept"] == least]).items():
@@ -177,5 +184,6 @@ CLAIMS: dict[str, Callable[[Sequence[Record]], Claims]] = {
     "F8-pruning": _pruning,
     "F9-indicators": _indicators,
     "F10-robustness": _robustness,
+    "rival-scores": _rivals,
     "steering": _steering,
 }

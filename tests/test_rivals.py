@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from skillneurons.activations import Examples, LabelSums, collect
 from skillneurons.classifier import Classifier
 from skillneurons.evaluation import label_margin
-from skillneurons.interventions import mean
+from skillneurons.interventions import mean, zero
 from skillneurons.neurons import NeuronSet
 from skillneurons.plots.statistics import plot_score_agreement, plot_score_effects
 from skillneurons.prompts import Verbalizer, random_prompt
@@ -526,6 +526,23 @@ def test_areas_are_those_under_the_curves(comparison):
     others = torch.cat([comparison.random_margin[:2], comparison.random_margin[3:]]).mean(0)
     assert comparison.random_area[2].item() == pytest.approx(area(others, comparison.random_margin[2]))
     assert trapezoid_weights([0.1, 0.3]).sum().item() == pytest.approx(1 - 0.1 / 2 / 0.3)
+
+
+@pytest.mark.parametrize("positions", ["prompt", "all"])
+def test_the_margin_is_that_of_one_ablation_at_a_time_at_the_positions_asked_for(planted, positions):
+    found, scores = planted
+    one = RivalScores({"auroc": scores.values["auroc"]}, scores.meta)
+    result = compare_scores(
+        found.classifier, found.task, one, fractions=[0.1, 0.3], kind="zero", n_random=2, positions=positions
+    )
+    where = found.classifier.layout.positions(positions)
+    rows = found.classifier.encode(found.task.test)
+    for f, fraction in enumerate(result.fractions):
+        logits = found.classifier.logits(rows, zero(one.top("auroc", fraction), positions=where))
+        signs = 2.0 * rows.labels - 1
+        expected = ((logits[:, 1] - logits[:, 0]) * signs).mean().item()
+        assert result.margin[0, f].item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert result.meta["positions"] == positions
 
 
 def test_a_comparison_says_what_is_wrong(planted):

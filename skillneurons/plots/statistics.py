@@ -136,7 +136,7 @@ def plot_score_effects(comparison: ScoreComparison, *, ax: Axes | None = None) -
         yticks=y,
         yticklabels=[_what(name) for name in table.score],
         xlabel=f"mean extra fall of the logit margin\n{comparison.meta['n_rows']} test rows",
-        title=f"{comparison.meta['kind']} ablation, {comparison.meta['task']}, "
+        title=f"{comparison.meta['task']}, {comparison.meta['kind']} at {comparison.meta['positions']} positions, "
         f"seed {comparison.meta['classifier_seed']}",
     )
     ax.legend(loc="upper center", bbox_to_anchor=(0.3, -0.24), ncols=2)

@@ -107,6 +107,7 @@ def compare_scores(
     fractions: Sequence[float] = FRACTIONS,
     n_random: int = 10,
     per_layer: bool = True,
+    positions: str = "prompt",
     rows: Sequence[Row] | Encoded | None = None,
     n_bootstrap: int = 1000,
     seed: int = 0,
@@ -114,8 +115,8 @@ def compare_scores(
 ) -> ScoreComparison:
     """Do scores agree, and which one best predicts the causal effect of ablation?
 
-    For each score the top neurons are perturbed at the prompt's positions, a growing share of each layer, and compared
-    with random rankings, matched by layer and shared by all scores. Scores come from validation rows; the harm is
+    For each score the top neurons are perturbed, a growing share of each layer, and compared with random rankings,
+    matched by layer and shared by all scores. Scores come from validation rows; the harm is
     measured on test rows.
 
     Args:
@@ -127,6 +128,7 @@ def compare_scores(
         n_random: Random rankings.
         per_layer: A share of each layer, or of the whole model. Then scores differ also in how many neurons they pick
             in the last layer, where an ablation at the prompt cannot do anything.
+        positions: Where they are perturbed: `"prompt"`, `"all"` and so on.
         rows: Evaluate these instead of all test rows.
         n_bootstrap: Resamples of the rows.
         seed: Of rankings, ties, noise and resamples.
@@ -164,8 +166,8 @@ def compare_scores(
     ]
     sets += [top_neurons(ranking, fraction, per_layer=per_layer) for ranking in rankings for fraction in fractions]
     encoded = classifier.encode(task.test if rows is None else rows)
-    perturb = intervention(kind, classifier, task, seed=seed)
-    last = classifier.layout.positions("prompt").stop
+    perturb = intervention(kind, classifier, task, positions=positions, seed=seed)
+    last = classifier.layout.positions(positions).stop
     logits = logits_many(
         classifier, encoded, [[], *(perturb(one) for one in sets)], last_block_to=last, on_batch=on_batch
     )
@@ -201,6 +203,7 @@ def compare_scores(
         best_share=resampled.argmax(0).bincount(minlength=n_scores).double() / n_bootstrap,
         meta={
             "kind": kind,
+            "positions": positions,
             "per_layer": per_layer,
             "n_random": n_random,
             "n_rows": len(encoded),
