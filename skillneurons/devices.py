@@ -1,11 +1,25 @@
-"""Moving tensors to where a model is."""
+"""Where a model may be, and moving tensors there."""
 
 import torch
 from torch import Tensor
 
 
+def check_device(device: str | torch.device | None) -> None:
+    """Raise `ValueError` where torch has no such device, and say which it has."""
+    try:
+        asked = torch.device("cpu" if device is None else device)
+    except RuntimeError as error:
+        raise ValueError(f"`device` is 'cpu', 'cuda', 'cuda:1' and the like, not {device!r}.") from error
+    n_gpus = torch.cuda.device_count()
+    if asked.type == "cuda" and (asked.index or 0) >= n_gpus:
+        raise ValueError(
+            f"`device` is {str(device)!r}, but torch {torch.__version__} finds {n_gpus} GPUs here. Pass 'cpu', or "
+            "install a torch that is built for the GPU."
+        )
+
+
 def to_device(tensor: Tensor, device: torch.device | None) -> Tensor:
     """The tensor there. Neither side waits: copies to a GPU leave from pinned memory."""
-    if device is not None and device.type == "cuda":
+    if device is not None and device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

@@ -140,7 +140,7 @@ def mean(
         )
 
     def change(activations: Tensor, layer: int, chosen: Tensor) -> Tensor:
-        wanted = values[..., layer, :].to(activations.device)[..., chosen].to(activations.dtype)
+        wanted = to_device(values[..., layer, :], activations.device)[..., chosen].to(activations.dtype)
         if values.ndim == 3 and len(wanted) != activations.shape[1]:
             raise ValueError(
                 f"`values` holds means of {len(wanted)} positions, but `positions` are {activations.shape[1]}."
@@ -186,7 +186,7 @@ def gaussian(
     def change(activations: Tensor, layer: int, chosen: Tensor) -> Tensor:
         generator = generator_of(layer, activations.device)
         noise = torch.randn(activations.shape, generator=generator, device=activations.device, dtype=torch.float32)
-        width = sigma if scale is None else sigma * scale[layer].to(activations.device)[chosen]
+        width = sigma if scale is None else sigma * to_device(scale[layer], activations.device)[chosen]
         return activations + noise * width
 
     return _intervene(neurons, positions, change)
@@ -226,7 +226,8 @@ def resample(
         if source.shape[1] != activations.shape[1]:
             raise ValueError(f"`source` has {source.shape[1]} positions, but `positions` are {activations.shape[1]}.")
         drawn = torch.randint(len(source), (len(activations),), generator=generator_of(layer, torch.device("cpu")))
-        return source[drawn, :, layer][..., chosen.cpu()].to(activations)
+        # All neurons travel: to choose them on the host, it would have to wait for `chosen`.
+        return to_device(source[drawn, :, layer], activations.device)[..., chosen].to(activations.dtype)
 
     return _intervene(neurons, positions, change)
 
@@ -266,7 +267,8 @@ def resample_words(
 
     def change(activations: Tensor, layer: int, chosen: Tensor) -> Tensor:
         drawn = torch.randint(len(source), activations.shape[:2], generator=generator_of(layer, torch.device("cpu")))
-        return source[:, layer, chosen.cpu()][drawn].to(activations)
+        own = to_device(source[:, layer], activations.device)[:, chosen]
+        return own[to_device(drawn, activations.device)].to(activations.dtype)
 
     return _intervene(neurons, positions, change)
 
@@ -300,6 +302,6 @@ def steer(
     """
 
     def change(activations: Tensor, layer: int, chosen: Tensor) -> Tensor:
-        return activations + strength * direction[..., layer, :].to(activations.device)[..., chosen]
+        return activations + strength * to_device(direction[..., layer, :], activations.device)[..., chosen]
 
     return _intervene(neurons, positions, change)

@@ -14,12 +14,13 @@ from skillneurons import (
     collect,
     mean,
     random_prompt,
+    resample,
     steer,
     zero,
 )
 from skillneurons.batching import Encoded
 from skillneurons.classifier import label_logits
-from skillneurons.interventions import Positions
+from skillneurons.interventions import Positions, resample_words
 from skillneurons.pooling import TextSums
 from skillneurons.prompts import splice
 from skillneurons.pruning import Moments
@@ -72,6 +73,8 @@ WHERE: Positions = slice(1, 4)
         zero(CHOSEN, positions=WHERE),
         mean(CHOSEN, torch.ones(3, 2, 29), positions=WHERE),
         steer(CHOSEN, torch.ones(2, 29), positions=WHERE),
+        resample(CHOSEN, torch.ones(7, 3, 2, 29), seed=0, positions=WHERE),
+        resample_words(CHOSEN, torch.ones(7, 2, 29), seed=0, positions=slice(4, None)),
     ],
 )
 def test_an_intervention_reads_nothing_back(elsewhere, rows, hooks):

@@ -1,0 +1,149 @@
+"""What a GPU computes is what the CPU computes, within the tolerances stated here: `pytest -m gpu`.
+
+The kernels differ, so sums come in another order: in float64 all counts are equal, in float32 logits agree to 1e-4, and
+a count differs only by rows whose activation lies within 1e-4 of its threshold.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from skillneurons import (
+    AboveCounts,
+    Classifier,
+    Decisions,
+    LabelSums,
+    TuningConfig,
+    collect,
+    find_skill_neurons,
+    load_example,
+    load_model,
+    permutation_test,
+    tune_prompt,
+)
+from skillneurons.evaluation import intervention
+from skillneurons.findings import necessity
+
+DEVICE = "cuda"
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here"),
+    pytest.mark.filterwarnings("ignore:.*collapsed"),
+]
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+HALF = {torch.bfloat16: 0.15, torch.float16: 0.02}
+
+
+@pytest.fixture(scope="module")
+def example():
+    return load_example(n_rows=120)
+
+
+@pytest.fixture(scope="module")
+def task(example):
+    return example[1]
+
+
+def placed(classifier: Classifier, device: str, dtype: torch.dtype = torch.float32) -> Classifier:
+    """The same classifier elsewhere, or in another precision."""
+    model = load_model("bundled", device=device, dtype=dtype)
+    prompt = replace(classifier.prompt, vectors=classifier.prompt.vectors.to(device), model=model.fingerprint())
+    return replace(classifier, model=model, prompt=prompt)
+
+
+@pytest.fixture(scope="module")
+def here(example):
+    return example[0]
+
+
+@pytest.fixture(scope="module")
+def there(example):
+    return placed(example[0], DEVICE)
+
+
+def test_logits_agree_also_with_many_rows_in_a_batch(here, there, task):
+    expected = here.logits(task.test)
+    for tokens_per_batch in (256, 65536):
+        torch.testing.assert_close(there.logits(task.test, tokens_per_batch=tokens_per_batch), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_precision_answers_alike_and_counts_in_float32(here, task, dtype):
+    half = placed(here, DEVICE, dtype)
+    expected, logits = here.logits(task.test), half.logits(task.test)
+    assert logits.dtype == torch.float32
+    spread = (expected - expected.mean(0)).abs().mean()
+    assert (logits - expected).abs().mean() < HALF[dtype] * spread
+    assert collect(half, task.train, LabelSums(2)).totals[0].dtype == torch.float64
+
+
+def test_in_double_precision_every_count_is_equal(here, task):
+    one, other = (find_skill_neurons(placed(here, device, torch.float64), task) for device in ("cpu", DEVICE))
+    assert torch.equal(one.above, other.above) and torch.equal(one.above_test, other.above_test)
+    torch.testing.assert_close(one.baseline, other.baseline, rtol=1e-6, atol=1e-7)
+
+
+def test_in_single_precision_counts_differ_by_rows_at_the_threshold_alone(here, there, task):
+    baseline = collect(here, task.train, LabelSums(2)).mean
+    counted = collect(here, task.test, AboveCounts(baseline, 2)).above
+    most, least = (collect(there, task.test, AboveCounts(baseline + shift, 2)).above for shift in (-1e-4, 1e-4))
+    assert (least <= counted).all() and (counted <= most).all()
+
+
+@pytest.mark.parametrize("kind", ["zero", "mean", "resample"])
+@pytest.mark.parametrize("positions", ["prompt", "all"])
+def test_interventions_change_what_they_do_on_the_cpu(here, there, task, kind, positions):
+    skill = find_skill_neurons(here, task).top(0.2)
+    one, other = (
+        classifier.logits(task.test, intervention(kind, classifier, task, positions=positions, n_source=16)(skill))
+        for classifier in (here, there)
+    )
+    assert not torch.allclose(one, here.logits(task.test), **CLOSE)
+    # Layers below amplify a difference in the means and samples, which are taken on each device.
+    torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-3)
+
+
+def test_a_sweep_gives_the_margins_of_the_cpu(here, there, task):
+    scores = find_skill_neurons(here, task)
+    settings = {"kinds": ("mean",), "fractions": (0.1, 0.3), "n_random": 3, "width": 0.0, "positions": "all"}
+    one, other = (necessity(classifier, task, [scores], **settings).to_dataframe() for classifier in (here, there))
+    assert one[["group", "fraction", "n_draws"]].equals(other[["group", "fraction", "n_draws"]])
+    assert other.margin.to_numpy() == pytest.approx(one.margin.to_numpy(), rel=1e-3, abs=1e-3)
+
+
+def test_tuning_takes_the_same_first_steps(here, task):
+    config = TuningConfig(steps=5, eval_every=5, lr=1e-2)
+    one, other = (
+        tune_prompt(load_model("bundled", device=device), task, n_prompt=4, config=config, progress=False)
+        for device in ("cpu", DEVICE)
+    )
+    assert other.prompt.vectors.device.type == DEVICE
+    torch.testing.assert_close(other.prompt.vectors.cpu(), one.prompt.vectors, rtol=1e-2, atol=1e-3)
+
+
+def test_permutations_are_counted_exactly(here, task):
+    scores = find_skill_neurons(here, task)
+    decisions = collect(here, task.validation, Decisions(scores.baseline[0], len(task.validation)))
+    for measure in ("predictivity", "balanced_accuracy"):
+        one, other = (
+            permutation_test(decisions, n_permutations=199, measure=measure, device=device)
+            for device in ("cpu", DEVICE)
+        )
+        assert torch.equal(one.observed, other.observed) and torch.equal(one.null_max, other.null_max)
+        assert torch.equal(one.p, other.p)
+
+
+@pytest.mark.parametrize("kind", ["zero", "mean", "resample", "gaussian"])
+def test_nothing_in_a_pass_waits_for_the_gpu(there, task, kind, monkeypatch):
+    rows = there.encode(task.test)
+    hooks = intervention(kind, there, task, n_source=16)(find_skill_neurons(there, task).top(0.2))
+    sums = LabelSums(2)
+    monkeypatch.setattr(LabelSums, "finish", lambda self: None)  # the one place that fetches
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with there.model.hooks(fwd_hooks=hooks):
+            collect(there, rows, sums)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert sums.totals[0].device.type == "cuda"
