@@ -5,7 +5,7 @@ number of examples, and the totals of two passes add up to those of one over bot
 everything that is measured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -296,6 +296,7 @@ def collect(
     positions: str = "prompt",
     tokens_per_batch: int = 2048,
     accelerator: Ranks | None = None,
+    on_rows: Callable[[int], Any] | None = None,
 ) -> S:
     """Run the classifier over the rows once and show every layer's activations to `statistic`.
 
@@ -312,6 +313,7 @@ def collect(
         tokens_per_batch: Padded positions in one forward pass.
         accelerator: Of `accelerate`: split the batches over its processes, see `distributed`. All of them get the same
             result, from the same arguments.
+        on_rows: Called after each batch with its number of rows, for a progress bar.
 
     Returns:
         `statistic`; with an `accelerator`, a new one of all processes' rows.
@@ -355,6 +357,8 @@ def collect(
             counts = encoded.labels[batch.index].bincount(minlength=n_labels).tolist()
             state.update(batch=batch.at(where), counts=counts)
             label_logits(classifier, batch, last_block_to=where.stop)
+            if on_rows is not None:
+                on_rows(len(batch))
     statistic.finish()
     if accelerator is None:
         return statistic

@@ -3,6 +3,7 @@
 `label_logits` is the one place that runs the model on examples; tuning, probing and evaluation all go through it.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,6 +80,8 @@ class Classifier:
     def encode(self, rows: Sequence[Row] | Encoded) -> Encoded:
         """Tokenized rows; already tokenized ones are returned as they are.
 
+        Warns where texts are cut to fit.
+
         Raises:
             ValueError: There are no rows, a token is not one of the model's, or rows that were tokenized for a shorter
                 prompt are too long beside this one.
@@ -92,6 +95,12 @@ class Classifier:
                 )
             return rows
         encoded = encode(self.model.tokenizer, rows, room)
+        if encoded.n_truncated:
+            warnings.warn(
+                f"{encoded.n_truncated} of {len(encoded)} texts have more than the {room} tokens that fit beside this "
+                "prompt; their ends are cut. `Task.shortened(n_words)` cuts them alike for all models.",
+                stacklevel=2,
+            )
         check_ids(encoded.tokens, self.model.cfg.d_vocab)
         return encoded
 

@@ -25,7 +25,7 @@ from transformer_lens.hook_points import HookPoint
 from skillneurons.blocks import Block, Embed, ReadOut
 from skillneurons.checkpoints import convert, export, read_checkpoint
 from skillneurons.config import EncoderConfig
-from skillneurons.devices import to_device
+from skillneurons.devices import check_device, to_device
 from skillneurons.encoder_checks import check_mask, check_tokens
 from skillneurons.encoder_files import is_saved_encoder, read_encoder, write_encoder
 from skillneurons.identity import fingerprint_of
@@ -104,7 +104,7 @@ class HookedEncoder(HookedRootModule):
 
         Raises:
             ValueError: The checkpoint asks for remote code (which is never run), is not a supported
-                architecture, or lacks weights.
+                architecture, or lacks weights; or there is no such device.
             FileNotFoundError: No such folder, and the hub does not have it or cannot be reached.
 
         Example:
@@ -112,6 +112,7 @@ class HookedEncoder(HookedRootModule):
             >>> HookedEncoder.from_pretrained("bundled").cfg.source
             'bundled'
         """
+        check_device(device)
         if is_saved_encoder(name_or_path):
             cfg, weights, unused, tokenizer = read_encoder(name_or_path)
             encoder = cls.from_weights(cfg, weights, tokenizer=tokenizer, unused=unused)
@@ -172,7 +173,7 @@ class HookedEncoder(HookedRootModule):
 
     def forward(
         self,
-        input: Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_model"],
+        input: str | list[str] | Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_model"],
         attention_mask: AttentionMask | None = None,
         *,
         token_type_ids: Int[Tensor, "batch pos"] | None = None,
@@ -186,7 +187,8 @@ class HookedEncoder(HookedRootModule):
         """Logits, `[batch pos d_vocab]` unless asked for less.
 
         Args:
-            input: Right-padded token ids; with `start_at_layer`, the residual stream entering that block.
+            input: Right-padded token ids; with `start_at_layer`, the residual stream entering that block. Text is
+                tokenized, and padding masked.
             attention_mask: 1 for tokens, 0 for padding. Needed where the tokens contain padding.
             token_type_ids: Segment of each token; 0 everywhere by default.
             logits_at: One position, or one for each example: the result loses its `pos` axis.
@@ -212,7 +214,7 @@ class HookedEncoder(HookedRootModule):
             >>> model = HookedEncoder.from_pretrained("bundled")
             >>> tokens = model.to_tokens("a dull film")
             >>> resid = model(tokens, stop_at_layer=1)
-            >>> torch.equal(model(resid, start_at_layer=1), model(tokens))
+            >>> torch.equal(model(resid, start_at_layer=1), model("a dull film"))
             True
         """
         n_layers = self.cfg.n_layers
@@ -224,6 +226,11 @@ class HookedEncoder(HookedRootModule):
             raise ValueError(
                 f"With `stop_at_layer` ({stop_at_layer}) there are no logits. Leave it out, or `logits_…`."
             )
+        if isinstance(input, str | list):
+            if attention_mask is not None or start_at_layer is not None:
+                raise ValueError("`input` is text, which comes without `attention_mask` and `start_at_layer`.")
+            input = self.to_tokens(input)
+            attention_mask = self.attention_mask(input)
         if start_at_layer is None:
             if check_input:
                 check_tokens(input, attention_mask, self.cfg)

@@ -118,7 +118,7 @@ def load_task(
         seed: Of the split that is cut from train where validation or test is missing.
 
     Raises:
-        ValueError: The task is not known, or its files lack what a task needs.
+        ValueError: The task is not known, its files lack what a task needs, or its classes have numbers and no words.
         FileNotFoundError: No such folder or files.
 
     Example:
@@ -170,6 +170,11 @@ def _load_folder(name: str, folder: Path, label_words: Sequence[str] | None, see
     for split, rows in tables.items():
         fields = ("text_a", "text_b") if rows and "text_a" in rows[0] else ("text",)
         splits[split] = [_row(row, fields, index.get(row.get("label", ""), row.get("label"))) for row in rows]
+    if all(word.isdigit() for word in words):
+        raise ValueError(
+            f"The classes of {name!r} have numbers ({', '.join(words)}), no names, and the model answers with words. "
+            "Pass `label_words` (`--label-words`), one for each class in this order, or name them in a card.json."
+        )
     return _task_of_splits(name, splits, labels, words, seed, {"folder": folder.name})
 
 

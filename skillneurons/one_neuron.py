@@ -5,6 +5,7 @@ neuron's layer on. Of a strip: one pass over its texts.
 """
 
 import html
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -330,7 +331,8 @@ def text_heat(classifier: Classifier, texts: Sequence[str | Row], neuron: tuple[
     cfg = classifier.model.cfg
     NeuronSet.from_pairs([neuron], n_layers=cfg.n_layers, d_mlp=cfg.d_mlps)  # raises where there is none
     rows = [{"text": text} if isinstance(text, str) else dict(text) for text in texts]
-    encoded = classifier.encode([row | {"label": 0} for row in rows])
+    with warnings.catch_warnings(action="ignore"):  # raised here instead
+        encoded = classifier.encode([row | {"label": 0} for row in rows])
     if encoded.n_truncated:
         raise ValueError(
             f"{encoded.n_truncated} of `texts` have more than the {encoded.max_length} tokens that the model and the "

@@ -1,5 +1,6 @@
 """NeuronScores: how well every neuron tells the classes apart, on rows that choose and on rows that report."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -10,6 +11,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from skillneurons import store
 from skillneurons.activations import AboveCounts, LabelSums, check_even_layers, collect
@@ -35,9 +37,11 @@ from skillneurons.statistics import (
     held_out_p_values,
     neuron_p_values,
 )
-from skillneurons.tasks import Task
+from skillneurons.tasks import SPLITS, Task
 
 TENSORS = ("above", "n", "above_test", "n_test", "baseline")
+MOST_SEEN = 0.01  # share of test rows that may be in other splits too before it is worth a warning
+SHOW_AFTER = 5  # seconds
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -266,6 +270,7 @@ def find_skill_neurons(
     task: Task,
     *,
     positions: str = "prompt",
+    progress: bool = True,
     on_pass: Callable[[str], None] | None = None,
     accelerator: Ranks | None = None,
 ) -> NeuronScores:
@@ -280,6 +285,7 @@ def find_skill_neurons(
         classifiers: Usually tuned with different seeds.
         task: Two classes. For more, score its `subtasks()`.
         positions: `"prompt"`; `"mask"` or `"mask_and_prompt"` (the authors' count) include the mask.
+        progress: Show a progress bar if it takes longer than a few seconds, in one process.
         on_pass: Called with the name of each split when it is done.
         accelerator: Of `accelerate`: split each pass over its processes; see `collect`.
 
@@ -316,8 +322,19 @@ def find_skill_neurons(
         raise ValueError(f"Classifiers must share model and prompt length, but have {models} and lengths {lengths}.")
     check_even_layers(classifiers[0].model)
 
-    splits = {split: classifiers[0].encode(getattr(task, split)) for split in ("train", "validation", "test")}
-    parts = [_score_one(classifier, task, splits, positions, on_pass, accelerator) for classifier in classifiers]
+    if (n_seen := task.n_seen) > MOST_SEEN * len(task.test):
+        warnings.warn(
+            f"{n_seen} of {len(task.test)} test rows of {task.name!r} are in train or validation too, so `held_out` "
+            "is no held-out accuracy. Take them out of one of the splits.",
+            stacklevel=2,
+        )
+
+    splits = {split: classifiers[0].encode(getattr(task, split)) for split in SPLITS}
+    n_rows = len(classifiers) * sum(len(rows) for rows in splits.values())
+    hidden = not progress or accelerator is not None
+    with tqdm(total=n_rows, desc=f"score {task.name}", unit="row", delay=SHOW_AFTER, disable=hidden) as bar:
+        own = {"positions": positions, "accelerator": accelerator, "on_rows": bar.update}
+        parts = [_score_one(classifier, task, splits, on_pass, own) for classifier in classifiers]
     return NeuronScores.merge_seeds(parts)
 
 
@@ -325,21 +342,18 @@ def _score_one(
     classifier: Classifier,
     task: Task,
     splits: dict[str, Encoded],
-    positions: str,
     on_pass: Callable[[str], None] | None,
-    accelerator: Ranks | None,
+    options: dict[str, Any],
 ) -> NeuronScores:
     def done(split: str) -> None:
         if on_pass is not None:
             on_pass(split)
 
-    baseline = collect(classifier, splits["train"], LabelSums(2), positions=positions, accelerator=accelerator).mean
+    baseline = collect(classifier, splits["train"], LabelSums(2), **options).mean
     done("train")
     counts = {}
     for split in ("validation", "test"):
-        counts[split] = collect(
-            classifier, splits[split], AboveCounts(baseline, 2), positions=positions, accelerator=accelerator
-        )
+        counts[split] = collect(classifier, splits[split], AboveCounts(baseline, 2), **options)
         done(split)
     meta = {
         "model": classifier.prompt.model,
@@ -351,7 +365,7 @@ def _score_one(
         "labels": list(task.labels),
         "seeds": [classifier.prompt.seed],
         "prompt": classifier.prompt.origin,
-        "positions": positions,
+        "positions": options["positions"],
         "rows": {split: len(encoded) for split, encoded in splits.items()},
         "truncated": {split: encoded.n_truncated for split, encoded in splits.items()},
     }

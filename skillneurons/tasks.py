@@ -107,6 +107,16 @@ class Task(Shown):
         # NumPy's integers are valid labels, and are written as plain ones.
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=int).encode()).hexdigest()[:16]
 
+    @property
+    def n_seen(self) -> int:
+        """How many test rows have a text that is among those of train or validation too."""
+
+        def texts(row: Row) -> tuple[Any, ...]:
+            return tuple(row.get(name) for name in ("text", "text_a", "text_b"))
+
+        seen = {texts(row) for row in (*self.train, *self.validation)}
+        return sum(texts(row) in seen for row in self.test)
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each example of the three splits: its split, its text or texts, and the name of its label."""
         splits = [pd.DataFrame(getattr(self, split)).assign(split=split) for split in SPLITS]

@@ -353,6 +353,19 @@ def test_texts_become_right_padded_tokens_and_come_back(tiny_model):
     assert tiny_model.to_tokens(long, truncate=False).shape == (1, 102)
 
 
+def test_text_in_place_of_tokens_is_tokenized_and_its_padding_masked(tiny_model):
+    texts = [" a lovely film", " great"]
+    tokens = tiny_model.to_tokens(texts)
+    expected = tiny_model(tokens, tiny_model.attention_mask(tokens))
+    assert torch.equal(tiny_model(texts), expected)
+    assert torch.equal(tiny_model(texts[0], logits_at=0), tiny_model(tokens[:1], logits_at=0))
+    _, cache = tiny_model.run_with_cache(texts)
+    torch.testing.assert_close(cache["blocks.1.hook_normalized_resid_post"], tiny_model(texts, stop_at_layer=2))
+    for wrong in ({"attention_mask": torch.ones(2, 5).long()}, {"start_at_layer": 1}):
+        with pytest.raises(ValueError, match="comes without"):
+            tiny_model(texts, **wrong)
+
+
 def test_text_without_a_tokenizer_is_an_error(encoder):
     with pytest.raises(ValueError, match=r"HookedEncoder.from_hf\(hf_model, tokenizer\)"):
         encoder.to_tokens("a film")

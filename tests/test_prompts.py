@@ -203,6 +203,13 @@ def test_a_classifier_refuses_what_would_make_its_numbers_wrong(classifier):
     assert model.training
 
 
+def test_a_classifier_says_how_many_texts_it_cuts(classifier):
+    rows = [*ROWS, {"text": " film" * 60, "label": 1}]
+    with pytest.warns(UserWarning, match=rf"1 of {len(rows)} texts have more than the 35 tokens that fit"):
+        encoded = classifier.encode(rows)
+    assert encoded.lengths.max() == 35
+
+
 def test_texts_of_another_models_tokenizer_are_refused(roberta_tokenizer):
     small = HookedEncoder.from_hf(make_hf("roberta", vocab_size=60), roberta_tokenizer)
     foreign = Classifier(small, random_prompt(small, 3, seed=0), Verbalizer(("no", "yes"), (5, 6)))

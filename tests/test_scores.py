@@ -1,10 +1,13 @@
 """find_skill_neurons on the planted model, where the truth is known; provenance and files."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from planted import planted_classifier, planted_task
 
 from skillneurons import NeuronScores, find_skill_neurons
+from skillneurons import scores as scores_module
 from skillneurons.scores import union_of_top
 
 
@@ -82,6 +85,27 @@ def test_several_classes_are_the_union_of_subtasks_with_equal_shares():
     union = union_of_top(parts, 0.3)
     assert all(part.top(0.1) - union == part.top(0.0) for part in parts)
     assert len(union) <= 3 * len(parts[0].top(0.1))
+
+
+def test_test_rows_that_were_seen_before_are_told(planted):
+    classifier, task = planted[0].classifier, planted[0].task
+    assert task.n_seen == 0
+    leaky = replace(task, validation=[*task.validation, *task.test[:50]])
+    n = len(task.test)
+    with pytest.warns(UserWarning, match=rf"50 of {n} test rows of .* are in train or validation too"):
+        find_skill_neurons(classifier, leaky)
+    # One in a hundred is no reason to.
+    find_skill_neurons(classifier, replace(task, validation=[*task.validation, *task.test[: n // 100]]))
+
+
+def test_the_progress_bar_counts_every_row(planted, monkeypatch, capsys):
+    monkeypatch.setattr(scores_module, "SHOW_AFTER", 0)
+    task, classifiers = planted[0].task, [one.classifier for one in planted]
+    find_skill_neurons(classifiers, task, progress=False)
+    assert capsys.readouterr().err == ""
+    find_skill_neurons(classifiers, task)
+    n = 3 * sum(len(rows) for rows in (task.train, task.validation, task.test))
+    assert f"{n}/{n}" in capsys.readouterr().err
 
 
 def test_bad_input_is_named(planted):

@@ -55,7 +55,7 @@ def test_a_folder_of_tables_loads_as_it_was_written(tmp_path, ending, named):
     written = {split: rows_of(n, labels, split) for split, n in (("train", 13), ("dev", 5), ("test", 7))}
     for split, rows in written.items():
         (write_csv if ending == ".csv" else write_jsonl)(tmp_path / f"{split}{ending}", rows)
-    task = load_task("mine", source=tmp_path)
+    task = load_task("mine", source=tmp_path, label_words=["bad", "fair", "good"])
     assert task.labels == (("mixed", "negative", "positive") if named else ("0", "1", "2"))
     for ours, theirs in (("train", "train"), ("validation", "dev"), ("test", "test")):
         rows = getattr(task, ours)
@@ -72,8 +72,8 @@ def test_texts_that_look_like_numbers_dates_or_nothing_stay_texts(tmp_path, endi
         numbers = [{"text": str(i), "label": i % 2} for i in range(5)]
         (tmp_path / "numbers").mkdir(exist_ok=True)
         (write_csv if ending == ".csv" else write_jsonl)(tmp_path / "numbers" / f"{split}{ending}", numbers)
-    assert texts(load_task("mine", source=tmp_path).train) == odd
-    assert texts(load_task("numbers", source=tmp_path).test) == ["0", "1", "2", "3", "4"]
+    assert texts(load_task("mine", source=tmp_path, label_words=["no", "yes"]).train) == odd
+    assert texts(load_task("numbers", source=tmp_path, label_words=["no", "yes"]).test) == ["0", "1", "2", "3", "4"]
 
 
 def save_to_disk(folder, labels=(0, 1), **splits):
@@ -447,6 +447,13 @@ def test_rows_of_a_data_frame_are_refused_with_what_to_pass(unchecked_types):
     assert len(Task("mine", rows, rows, rows, ["a", "b"]).train) == 4
     with pytest.raises(ValueError, match=r"row 0 needs a string in 'text', but has nan there"):
         Task("mine", [{"text": float("nan"), "label": 0}, *rows], rows, rows, ["a", "b"])
+
+
+def test_classes_that_are_numbers_need_words(tmp_path):
+    for split in ("train", "validation", "test"):
+        write_jsonl(tmp_path / f"{split}.jsonl", [row | {"label": i % 2} for i, row in enumerate(rows_of(6))])
+    with pytest.raises(ValueError, match=r"'mine' have numbers \(0, 1\).*`--label-words`"):
+        load_task("mine", source=tmp_path)
 
 
 def test_labels_with_gaps_are_refused(tmp_path):
