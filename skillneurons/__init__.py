@@ -44,6 +44,7 @@ from skillneurons.interventions import steer as steer
 from skillneurons.interventions import zero as zero
 from skillneurons.loading import bundled_tasks as bundled_tasks
 from skillneurons.loading import load_task as load_task
+from skillneurons.models import load_model as load_model
 from skillneurons.neurons import NeuronSet as NeuronSet
 from skillneurons.neurons import top_neurons as top_neurons
 from skillneurons.one_neuron import NeuronCard as NeuronCard

@@ -62,7 +62,7 @@ class BridgedConfig:
         source: Name of the checkpoint, for provenance.
         blocks: The bridge's name of each layer's block.
         decoder_start: The token an encoder-decoder's decoder starts with; None for other models.
-        revision: Not known to a bridge.
+        revision: On the hub, where `load_model` was told.
     """
 
     n_layers: int

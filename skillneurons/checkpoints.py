@@ -83,8 +83,13 @@ def weight_names(cfg: EncoderConfig) -> dict[str, str]:
     return names
 
 
-def read_checkpoint(name_or_path: str | Path, *, revision: str | None) -> tuple[PreTrainedModel, Any, str]:
-    """The Hugging Face model, its tokenizer and its name, of the bundled model, a folder or a hub id."""
+def read_config(name_or_path: str | Path, *, revision: str | None) -> tuple[Any, str]:
+    """A checkpoint's configuration, and where Hugging Face finds it.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It asks for remote code.
+    """
     bundled = str(name_or_path) == "bundled"
     location = str(files("skillneurons") / "bundled" / "model") if bundled else str(name_or_path)
     try:
@@ -98,11 +103,17 @@ def read_checkpoint(name_or_path: str | Path, *, revision: str | None) -> tuple[
         ) from error
     if getattr(config, "auto_map", None):
         raise ValueError(_remote_code(location))
+    return config, location
+
+
+def read_checkpoint(name_or_path: str | Path, *, revision: str | None) -> tuple[PreTrainedModel, Any, str]:
+    """The Hugging Face model, its tokenizer and its name, of the bundled model, a folder or a hub id."""
+    config, location = read_config(name_or_path, revision=revision)
     named = (config.architectures or ["(none)"])[0]
     if named not in ARCHITECTURES:
         raise ValueError(
             f"{location!r} holds a {named}; a HookedEncoder takes {', '.join(ARCHITECTURES)}. "
-            "For other architectures pass a TransformerBridge instead."
+            "`load_model` makes a TransformerBridge of others."
         )
     model_class = getattr(transformers, named)
     model, info = model_class.from_pretrained(location, revision=revision, output_loading_info=True)
@@ -111,7 +122,7 @@ def read_checkpoint(name_or_path: str | Path, *, revision: str | None) -> tuple[
         raise ValueError(
             f"{location!r} says it is a {named} but lacks {len(missing)} of its weights, {missing[0]!r} among them."
         )
-    return model, read_tokenizer(location, revision, config.pad_token_id), "bundled" if bundled else str(name_or_path)
+    return model, read_tokenizer(location, revision, config.pad_token_id), str(name_or_path)
 
 
 def read_tokenizer(location: str, revision: str | None, pad_token_id: int) -> Any:

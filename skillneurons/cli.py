@@ -37,6 +37,7 @@ Fractions = Annotated[str, typer.Option(help="Shares of neurons, comma-separated
 NRandom = Annotated[int, typer.Option(min=1, help="Random sets for each fraction.")]
 Sigma = Annotated[float, typer.Option(help="Standard deviation of Gaussian noise.")]
 Positions = Annotated[str, typer.Option(help="Where to intervene: all, prompt, or mask_and_prompt.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Jobs = Annotated[int, typer.Option(min=1, help="Tune this many prompts at a time, each in a process of its own.")]
 Slurm = Annotated[
     str | None, typer.Option(help="Tune on a Slurm cluster, with these options: slurm_partition=gpu,timeout_min=240,…")
@@ -77,7 +78,7 @@ def find(
     positions: Positions = "all",
     n_random: NRandom = 10,
     sigma: Sigma = 0.1,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    device: Device = "cpu",
     jobs: Jobs = 1,
     slurm: Slurm = None,
 ) -> None:
@@ -87,15 +88,15 @@ def find(
     """
     quiet_libraries()
     from skillneurons import runs
-    from skillneurons.encoder import HookedEncoder
     from skillneurons.loading import load_task
+    from skillneurons.models import load_model
 
     with reported_errors():
         words = label_words.split(",") if label_words else None
         data = load_task(task, source=source, label_words=words)
         if rows is not None:
             data = data.subset(rows)
-        encoder = HookedEncoder.from_pretrained(model, device=device)
+        loaded = load_model(model, device=device)
         settings = runs.FindSettings(
             seeds=tuple(range(seeds)),
             n_prompt=n_prompt,
@@ -107,11 +108,11 @@ def find(
             sigma=sigma,
         )
         folder = out or Path("runs") / f"{Path(model).name}-{task}"
-        console.print(f"[bold]{data}[/bold]\nmodel {model} ({encoder.fingerprint()}), results in {folder}")
+        console.print(f"[bold]{data}[/bold]\nmodel {model} ({loaded.fingerprint()}), results in {folder}")
         executor = _executor(folder, slurm, jobs)
         with progress_bars() as bars:
             result = runs.find(
-                encoder,
+                loaded,
                 data,
                 folder,
                 settings,
@@ -153,6 +154,7 @@ def reproduce(
     fractions: Fractions = "0.03,0.1,0.3",
     n_random: NRandom = 10,
     out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("runs/reproduce"),
+    device: Device = "cpu",
     jobs: Jobs = 1,
     slurm: Slurm = None,
 ) -> None:
@@ -186,6 +188,7 @@ def reproduce(
             ),
             findings=findings.split(",") if findings else None,
             on_event=console.print,
+            device=device,
             jobs=jobs,
             executor=_executor(out, slurm, jobs),
         )
@@ -201,6 +204,7 @@ def prune(
     layers: Annotated[str | None, typer.Option(help="Layers to prune, comma-separated; all by default.")] = None,
     seed: Annotated[int, typer.Option(help="Which of the run's prompts.")] = 0,
     source: Annotated[Path | None, typer.Option(help="Folder with the task's files, if the run had one.")] = None,
+    device: Device = "cpu",
 ) -> None:
     """Keep a run's skill neurons only, fold the mean of the others into the biases, and save the smaller model."""
     quiet_libraries()
@@ -211,7 +215,7 @@ def prune(
     from skillneurons.pruning import n_parameters
 
     with reported_errors():
-        opened = open_run(run)
+        opened = open_run(run, device=device)
         classifier, scores, rows = opened.classifier(seed), opened.binary_scores(), opened.task(source).test
         n_layers = opened.model.cfg.n_layers
         chosen = [int(layer) for layer in layers.split(",")] if layers else list(range(n_layers))
@@ -237,6 +241,7 @@ def perturb(
     seed: Annotated[int, typer.Option(help="Which of the run's prompts.")] = 0,
     source: Annotated[Path | None, typer.Option(help="Folder with the task's files, if the run had one.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for curves and figures; RUN/perturb by default.")] = None,
+    device: Device = "cpu",
 ) -> None:
     """Perturb a finished run's skill neurons in other ways, at other positions, in other shares."""
     quiet_libraries()
@@ -245,7 +250,7 @@ def perturb(
     from skillneurons.plots import plot_perturbation, save_figure
 
     with reported_errors():
-        opened, folder = open_run(run), out or run / "perturb"
+        opened, folder = open_run(run, device=device), out or run / "perturb"
         classifier, task, curves = opened.classifier(seed), opened.task(source), {}
         test = task.subset(rows, splits=("test",)).test
         with progress_bars() as bars:

@@ -9,8 +9,8 @@ import torch
 from skillneurons import store
 from skillneurons.bridge import AnyModel, Model, as_classifiable
 from skillneurons.classifier import Classifier
-from skillneurons.encoder import HookedEncoder
 from skillneurons.loading import load_task
+from skillneurons.models import load_model
 from skillneurons.runs import read_settings
 from skillneurons.scores import NeuronScores
 from skillneurons.tasks import Task
@@ -105,7 +105,7 @@ def open_run(folder: str | Path, *, model: AnyModel | None = None, device: str =
 
     Args:
         folder: A finished run's.
-        model: The run's, where `HookedEncoder.from_pretrained` cannot load it: a TransformerBridge.
+        model: The run's, where `load_model` does not find it.
         device: For the model that is loaded.
 
     Raises:
@@ -122,15 +122,13 @@ def open_run(folder: str | Path, *, model: AnyModel | None = None, device: str =
         raise FileNotFoundError(f"{folder} needs to hold a finished run, but has no run.json. Run `skillneurons find`.")
     settings, wanted, seeds = store.read(folder / "settings.json", _read_settings)
     if model is None:
-        model = HookedEncoder.from_pretrained(
-            wanted["source"], revision=wanted["revision"], device=device, dtype=wanted["dtype"]
-        )
+        model = load_model(wanted["source"], revision=wanted["revision"], device=device, dtype=wanted["dtype"])
     model = as_classifiable(model)
     if model.fingerprint() != wanted["fingerprint"]:
         raise ValueError(
             f"The run in {folder} had {wanted['source']!r} with fingerprint {wanted['fingerprint']}, but the model "
-            f"found now, {model.cfg.source!r}, has {model.fingerprint()}. Put the run's model back, pass it as `model` "
-            "if it was a TransformerBridge, or run `skillneurons find` again."
+            f"found now, {model.cfg.source!r}, has {model.fingerprint()}. Put the run's model back, pass it as "
+            "`model`, or run `skillneurons find` again."
         )
     merged = [folder / "scores"]
     if not merged[0].with_suffix(".json").exists():

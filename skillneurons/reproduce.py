@@ -19,8 +19,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from skillneurons import store
-from skillneurons.encoder import HookedEncoder
+from skillneurons.bridge import AnyModel, BridgedModel, Model, as_classifiable
 from skillneurons.loading import load_task
+from skillneurons.models import load_model
 from skillneurons.plots import save_figure
 from skillneurons.plots.style import style
 from skillneurons.reproduce_applications import APPLICATIONS
@@ -32,12 +33,13 @@ from skillneurons.tasks import Task
 from skillneurons.trials import Trial, TrialResult, run_trials
 
 ALL = FINDINGS | APPLICATIONS
+NEED_WEIGHTS = {"F6-selectivity", "F7-origin", "F7-retuning", "F8-pruning", "F8-retuned"}
 
 
 def reproduce(
     tasks: Sequence[str | Task],
     *,
-    model: str | Path | HookedEncoder,
+    model: str | Path | AnyModel,
     seeds: int | Sequence[int],
     out: str | Path,
     source: str | Path | None = None,
@@ -46,27 +48,29 @@ def reproduce(
     on_event: Callable[[str], None] | None = None,
     jobs: int = 1,
     executor: Any = None,
+    device: str | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Tune and score every task with every seed, then run the findings.
 
     Args:
         tasks: Names for `load_task`, or tasks.
-        model: An encoder, or a name for `HookedEncoder.from_pretrained`.
+        model: An encoder, a TransformerBridge, or a name for `load_model`.
         seeds: How many (0, 1, …), or which.
         out: A folder; what is finished there is not computed again.
         source: Folder with local data, see `load_task`.
         settings: Prompt length, tuning, sweeps.
-        findings: Which of `ALL`; all by default.
+        findings: Which of `ALL`; by default all, of a bridge those that read and replace no weights.
         on_event: Called with a line of text at each step.
         jobs: Trials (task and seed) at a time, in processes that load the model anew.
         executor: Of submitit, for other machines; see `jobs.slurm_executor`.
+        device: For a model given by name; default: the CPU.
 
     Returns:
         The table of each finding that had something to measure, as written to `out`.
 
     Raises:
-        ValueError: Too few seeds or tasks for a finding, no task of the classes that a named finding needs, or an
-            unknown finding; before anything is computed.
+        ValueError: Too few seeds or tasks for a finding, no task of the classes that a named finding needs, a model
+            whose weights it cannot read, or an unknown finding; before anything is computed.
         ChildProcessError: One of several processes was killed or failed; what the others did is kept.
         RunFolderError: `out` belongs to another model, other tasks, seeds or settings.
 
@@ -93,17 +97,20 @@ def reproduce(
         _check_classes(chosen, loaded)
     if len({task.name for task in loaded}) < len(loaded):
         raise ValueError(f"Tasks need different names, but are {[task.name for task in loaded]}.")
-    encoder = model if isinstance(model, HookedEncoder) else HookedEncoder.from_pretrained(model)
+    by_name = isinstance(model, str | Path)
+    ours = load_model(model, device=device) if by_name else as_classifiable(model)
+    if isinstance(ours, BridgedModel):
+        chosen = _without_weights(chosen, ours, named=findings is not None)
     folder = Path(out)
-    _claim(folder, encoder, loaded, seeds, settings)
+    _claim(folder, ours, loaded, seeds, settings)
 
     trials = [
         Trial(task, seed, folder / task.name / f"seed-{seed}", settings.n_prompt, settings.tuning)
         for task in loaded
         for seed in seeds
     ]
-    source = None if isinstance(model, HookedEncoder) else model
-    results = run_trials(trials, encoder, source=source, jobs=jobs, executor=executor, tell=tell)
+    where = model if by_name else None
+    results = run_trials(trials, ours, source=where, jobs=jobs, executor=executor, device=device, tell=tell)
     studies = [_study(task, results[i * len(seeds) :][: len(seeds)], folder) for i, task in enumerate(loaded)]
     tables = {}
     for name in chosen:
@@ -161,8 +168,19 @@ def _check_classes(chosen: Sequence[str], tasks: Sequence[Task]) -> None:
             raise ValueError(f"{name} needs {what}, but the tasks are {classes}. Add one, or leave {name} out.")
 
 
+def _without_weights(chosen: Sequence[str], model: BridgedModel, *, named: bool) -> tuple[str, ...]:
+    """The findings that a bridge can have; an error where another was asked for by name."""
+    left_out = [name for name in chosen if name in NEED_WEIGHTS]
+    if named and left_out:
+        raise ValueError(
+            f"{', '.join(left_out)} read or replace weights, which needs a HookedEncoder, but {model.cfg.source!r} is "
+            "a TransformerBridge here. Leave them out."
+        )
+    return tuple(name for name in chosen if name not in NEED_WEIGHTS)
+
+
 def _claim(
-    folder: Path, model: HookedEncoder, tasks: Sequence[Task], seeds: Sequence[int], settings: ReproduceSettings
+    folder: Path, model: Model, tasks: Sequence[Task], seeds: Sequence[int], settings: ReproduceSettings
 ) -> None:
     """Write what the folder's numbers depend on, or compare with what is there."""
     wanted = {

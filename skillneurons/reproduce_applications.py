@@ -58,14 +58,16 @@ def _steering(studies: Sequence[Study], settings: ReproduceSettings) -> list[Par
     for study in studies:
         if not study.binary:
             continue
+        first = study.classifiers[0]
         result = steering_curve(
-            study.classifiers[0],
+            first,
             study.task,
             study.scores[0].top(STEERED),
             study.task.labels[1],
             strengths=STRENGTHS,
             n_random=settings.n_random,
-            positions="mask_and_prompt",
+            # Where the label is read too: a prompt behind the text ends there.
+            positions="prompt" if first.layout.after_text else "mask_and_prompt",
             rows=study.task.subset(settings.n_rows, splits=("test",)).test,
         )
         table = named(result.to_dataframe(), study.task.name)

@@ -122,7 +122,7 @@ def find(
     """Tune prompts, find the task's skill neurons, test them causally, and write it all to `out`.
 
     Args:
-        model: In eval mode. With a TransformerBridge, `jobs` is 1.
+        model: In eval mode.
         task: Two classes or more; several are scored by their binary subtasks.
         out: A folder. What an earlier run with the same arguments finished there is read, not computed again.
         settings: Seeds, prompt length and so on.

@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 import torch
 
 from skillneurons import store
-from skillneurons.bridge import BridgedModel, Model
+from skillneurons.bridge import Model
 from skillneurons.classifier import Classifier
-from skillneurons.encoder import HookedEncoder
 from skillneurons.jobs import Job, run_jobs
+from skillneurons.models import load_model
 from skillneurons.scores import NeuronScores, find_skill_neurons
 from skillneurons.tasks import Task
 from skillneurons.tuning import TuningConfig, tune_prompt
@@ -114,7 +114,7 @@ def run_trial(
             passes.append(split)
             progress(f"score neurons, seed {trial.seed}", len(passes), 3)
 
-        return find_skill_neurons(classifier, subtask, on_pass=on_pass)
+        return find_skill_neurons(classifier, subtask, progress=False, on_pass=on_pass)
 
     def load_scores(subtask: Task, path: Path) -> NeuronScores:
         loaded = NeuronScores.load(path)
@@ -161,7 +161,7 @@ def run_trials(
 
     Args:
         trials: Each with a folder of its own.
-        model: In eval mode. Other processes load it anew, which they cannot do with a bridge.
+        model: In eval mode. Other processes load it anew, by `load_model`.
         source: Where they do, if not where it says that it came from.
         jobs: Local processes at a time.
         executor: Of submitit, instead; see `jobs.run_jobs`.
@@ -172,7 +172,7 @@ def run_trials(
 
     Raises:
         ChildProcessError: Some did not finish in their process. The others did, and are not computed again.
-        ValueError: Other processes are asked for, and the model is a bridge.
+        ValueError: There is no such device.
 
     Example:
         >>> from pathlib import Path
@@ -186,11 +186,6 @@ def run_trials(
         >>> first.reused, again.reused
         ((), ('classifier', 'scores'))
     """
-    if isinstance(model, BridgedModel) and (executor is not None or jobs > 1):
-        raise ValueError(
-            f"Other processes load the model by `HookedEncoder.from_pretrained`, but {model.cfg.source!r} is a bridge "
-            "here. Leave `jobs` at 1 and `executor` out."
-        )
     before = [trial.written() for trial in trials]
     unfinished = [trial for trial, written in zip(trials, before, strict=True) if written != trial.parts]
     if executor is not None or jobs > 1:
@@ -222,10 +217,10 @@ def _work(
     """A trial in a process of its own, on the given device; on `"cuda"`, the GPU whose turn it is."""
     if device == "cuda":
         device = f"cuda:{index % torch.cuda.device_count()}"
-    model = HookedEncoder.from_pretrained(source, revision=revision, device=device, dtype=getattr(torch, dtype))
+    model = load_model(source, revision=revision, device=device, dtype=getattr(torch, dtype))
     if model.fingerprint() != fingerprint:
         raise ValueError(
             f"Other processes load the model from {source!r}, but what lies there has fingerprint "
-            f"{model.fingerprint()}, and this one {fingerprint}. Save the model, and load it from there."
+            f"{model.fingerprint()}, and this one {fingerprint}. Save the model, and load that by `load_model`."
         )
     run_trial(trial, model)

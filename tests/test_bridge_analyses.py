@@ -1,7 +1,5 @@
 """A TransformerBridge where analyses take a model: what they give on one, and what they say where it will not do."""
 
-import re
-
 import pytest
 import torch
 from test_bridge import N_PROMPT, ROWS, boot, both, every_neuron, make_classifier, make_decoder
@@ -133,11 +131,6 @@ def test_a_run_on_a_bridge_is_found_and_opened_again_with_it(gpt2, tiny_model, t
     assert len(find(gpt2, tiny_task, tmp_path / "run", SETTINGS).reused) == 5
     with pytest.raises(ValueError, match=rf"{gpt2.fingerprint()}.*{tiny_model.fingerprint()}"):
         open_run(found.folder, model=tiny_model)
-
-
-def test_other_processes_cannot_load_a_bridge(gpt2, tiny_task, tmp_path):
-    with pytest.raises(ValueError, match=rf"{re.escape(gpt2.cfg.source)}.* is a bridge here\. Leave `jobs` at 1"):
-        find(gpt2.bridge, tiny_task, tmp_path, SETTINGS, jobs=2)
 
 
 # What needs weights or hook points that bridges lack

@@ -135,7 +135,7 @@ def test_other_architectures_are_refused_by_name(build_hf, tmp_path):
     with pytest.raises(ValueError, match=r"is a RobertaForSequenceClassification; .*RobertaForMaskedLM, "):
         HookedEncoder.from_hf(classifier)
     classifier.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"holds a RobertaForSequenceClassification; .*TransformerBridge"):
+    with pytest.raises(ValueError, match=r"holds a RobertaForSequenceClassification; .*`load_model`"):
         HookedEncoder.from_pretrained(tmp_path)
     edit_config(tmp_path, architectures=None)
     with pytest.raises(ValueError, match=r"holds a \(none\)"):

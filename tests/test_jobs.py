@@ -127,7 +127,7 @@ def test_workers_spread_over_the_gpus_unless_one_is_named(model, task, tmp_path,
 
     chosen = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(trials.HookedEncoder, "from_pretrained", load)
+    monkeypatch.setattr(trials, "load_model", load)
     monkeypatch.setattr(trials, "run_trial", lambda trial, model: None)
     monkeypatch.setattr(trials, "run_jobs", in_this_process)
     for options in ({"device": asked}, {}):
