@@ -73,6 +73,7 @@ def reproduce(
             whose weights it cannot read, or an unknown finding; before anything is computed.
         ChildProcessError: One of several processes was killed or failed; what the others did is kept.
         RunFolderError: `out` belongs to another model, other tasks, seeds or settings.
+        StoreError: `reproduction.json` there is damaged.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -196,7 +197,7 @@ def _claim(
     if not path.exists():
         store.write_json(path, wanted | {"versions": store.versions()})
         return
-    found = json.loads(path.read_text())
+    found = store.read_json(path, {"settings": dict}, "Choose a new folder.")
     for key, value in wanted.items():
         if found.get(key) != value:
             raise RunFolderError(

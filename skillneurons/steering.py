@@ -45,7 +45,7 @@ def label_direction(
         positions: Where activations are taken.
 
     Raises:
-        ValueError: The rows lack the class, or have no other.
+        ValueError: There is no such class, the rows lack it, or have no other.
 
     Example:
         >>> from skillneurons import label_direction, load_example
@@ -56,6 +56,8 @@ def label_direction(
         >>> positive.allclose(-label_direction(classifier, task.train, label=0))
         True
     """
+    if not 0 <= label < len(classifier.labels):
+        raise ValueError(f"`label` is an index of {', '.join(classifier.labels)}, from 0, not {label}.")
     sums = collect(classifier, rows, LabelSums(len(classifier.labels)), positions=positions)
     n, rest = int(sums.n[label]), int(sums.n.sum() - sums.n[label])
     if not n or not rest:

@@ -13,6 +13,7 @@ from skillneurons.cli import app
 from skillneurons.reproduce import ALL, ReproduceSettings, reproduce
 from skillneurons.reproduce_summary import CLAIMS
 from skillneurons.runs import RunFolderError
+from skillneurons.store import StoreError
 from skillneurons.trials import Trial, run_trial
 
 SETTINGS = ReproduceSettings(
@@ -91,6 +92,12 @@ def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, 
         reproduce(
             [replace(tasks[0], adversarial=turned), tasks[1]], model=model, seeds=2, out=tmp_path, settings=SETTINGS
         )
+
+    kept = (tmp_path / "reproduction.json").read_bytes()
+    (tmp_path / "reproduction.json").write_bytes(kept[:-40])
+    with pytest.raises(StoreError, match=r"reproduction.json is not valid JSON.*Choose a new folder"):
+        reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS)
+    (tmp_path / "reproduction.json").write_bytes(kept)
 
     # The summary is of everything in the folder, whichever findings are asked for.
     reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS, findings=("F3-prompts",))

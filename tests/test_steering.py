@@ -52,6 +52,9 @@ def test_direction_is_the_difference_of_the_classes_means_in_a_loop(planted):
     torch.testing.assert_close(label_direction(planted.classifier, rows, 0), -direction)
     with pytest.raises(ValueError, match=r"examples of class 1 and of others, but the classes hold \[2, 0\]"):
         label_direction(planted.classifier, [{"text": "good0", "label": 0}] * 2, 1)
+    for label in (-1, 2):
+        with pytest.raises(ValueError, match=rf"`label` is an index of bad, good, from 0, not {label}"):
+            label_direction(planted.classifier, rows, label)
 
 
 def test_direction_of_one_of_three_classes_is_against_all_others():
