@@ -138,6 +138,7 @@ def test_classes_without_rows_are_counted_in_a_pooled_statistic_too(planted):
     assert pooled.inner.n.tolist() == [len(rows), 0]
 
 
+@pytest.mark.filterwarnings("ignore:.*their ends are cut")
 def test_rows_encoded_for_a_shorter_prompt_are_refused_where_they_do_not_fit(planted):
     short, rows = planted.classifier, [{"text": "good0 " * 99, "label": 1}]
     encoded = short.encode(rows)

@@ -344,6 +344,7 @@ def test_results_can_be_stored_and_drawn(tmp_path):
     assert len(plot_warm_start(start).lines) == 3
 
 
+@pytest.mark.filterwarnings("ignore:.*their ends are cut")
 def test_prompts_of_several_lengths_read_the_same_texts(planted):
     _, tasks, _ = planted
     text = " ".join(["word1"] * 70)
