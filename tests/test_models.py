@@ -99,7 +99,7 @@ def test_findings_on_a_bridge_are_those_that_leave_weights_alone(decoder, tiny_t
     other = replace(tiny_task.subset(24), name="other")
     tables = reproduce([tiny_task, other], model=decoder, seeds=2, out=out, settings=settings, on_event=told.append)
     expected = {"F1-existence", "F2-stability", "F3-prompts", "F4-necessity", "F4-layers", "F5-similarity", "F5-cross"}
-    assert set(tables) == expected | {"rival-scores", "F9-transfer", "steering"}
+    assert set(tables) == expected | {"F9-transfer", "steering"}
     assert set(tables["F4-necessity"].group) == {"skill"}
     assert not NEED_WEIGHTS & {line.split(":")[0] for line in told}
     bridge = load_model(decoder).bridge
