@@ -1,5 +1,6 @@
 """Figures of the findings that measure: existence, stability, prompts, similarity, selectivity, origin, robustness."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -329,10 +330,11 @@ def matrix(
     """
     limit = limit or max(float(values[torch.isfinite(values)].abs().max()), 1e-6)
     image = ax.imshow(values.numpy(), cmap=DIVERGING, vmin=-limit, vmax=limit)
+    digits = max(2, 1 - math.floor(math.log10(limit)))  # two that tell of the largest
     for i in range(len(rows)):
         for j in range(len(columns)):
             value = float(values[i, j])
-            text = f"{value:.2f}{marks[i][j] if marks else ''}"
+            text = f"{value:.{digits}f}{marks[i][j] if marks else ''}"
             colour = "white" if abs(value) > 0.7 * limit else "black"
             ax.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
     ax.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
