@@ -4,7 +4,7 @@
 
 Prints a table in Markdown for each, of a small encoder (4 layers of 512 neurons unless layers are what grows). Every
 line is measured in a process of its own. `BENCH_SCALE=0.02` only checks that it runs: at such sizes a fixed cost hides
-what grows.
+what grows. `BENCH_ROUNDS` is the number of rounds, 3 at full size.
 """
 
 import json
@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SCALE
+from conftest import ROUNDS, SCALE
 
-ROUNDS = 3 if SCALE >= 1 else 1
 BASE = {"rows": 2000, "layers": 4, "n_prompt": 16, "perturbations": 0}
 GROWTH = {
     "rows": (1000, 10_000, 100_000),

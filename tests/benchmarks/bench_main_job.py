@@ -6,7 +6,6 @@ Each test prints what it saw: medians, ratios, differences. `BENCH_SCALE=0.02` o
 `BENCH_ROUNDS` is the number of rounds, 3 at full size.
 """
 
-import os
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SCALE, AuthorsWay, base_shape, classifier_of
+from conftest import ROUNDS, SCALE, AuthorsWay, base_shape, classifier_of
 from probing import authors_pass, our_pass
 
 from skillneurons import AboveCounts, collect
@@ -27,8 +26,6 @@ from skillneurons.batching import collate, shuffled
 from skillneurons.classifier import label_logits
 from skillneurons.prompts import splice
 from skillneurons.tuning import frozen
-
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", 3 if SCALE >= 1 else 1))
 
 
 def timed(function) -> tuple[float, object]:

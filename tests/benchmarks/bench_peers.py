@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import LABEL_WORDS, N_PROMPT, SCALE, AuthorsWay, base_shape
+from conftest import LABEL_WORDS, N_PROMPT, ROUNDS, SCALE, AuthorsWay, base_shape
 from probing import authors_pass, our_pass
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -24,7 +24,6 @@ from skillneurons import Classifier, HookedEncoder, NeuronSet, Verbalizer, rando
 from skillneurons.prompts import splice
 from skillneurons.sweeps import logits_many
 
-ROUNDS = 3 if SCALE >= 1 else 1
 TINY = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 128}
 SETS, SHARE = 8, 0.1
 PROMPT = slice(1, 1 + N_PROMPT)

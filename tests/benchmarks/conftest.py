@@ -17,6 +17,7 @@ N_PROMPT = 16
 LABEL_WORDS = ("negative", "positive")
 # 1 is the size the README's numbers are of; smaller values only check that the benchmarks run.
 SCALE = float(os.environ.get("BENCH_SCALE", "1"))
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", 3 if SCALE >= 1 else 1))
 
 
 def base_shape(**changes) -> RobertaForMaskedLM:
