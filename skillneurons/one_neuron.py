@@ -331,7 +331,8 @@ def text_heat(classifier: Classifier, texts: Sequence[str | Row], neuron: tuple[
     cfg = classifier.model.cfg
     NeuronSet.from_pairs([neuron], n_layers=cfg.n_layers, d_mlp=cfg.d_mlps)  # raises where there is none
     rows = [{"text": text} if isinstance(text, str) else dict(text) for text in texts]
-    with warnings.catch_warnings(action="ignore"):  # raised here instead
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is cut is an error here
         encoded = classifier.encode([row | {"label": 0} for row in rows])
     if encoded.n_truncated:
         raise ValueError(
