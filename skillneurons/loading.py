@@ -164,18 +164,18 @@ def _load_folder(name: str, folder: Path, label_words: Sequence[str] | None, see
             f"it holds {sorted(entry.name for entry in folder.iterdir())[:8]}."
         )
     labels = card.get("labels") or _label_names(tables)
-    words = label_words or card.get("label_words") or LABEL_WORDS.get(card.get("name", name)) or labels
+    words = label_words or card.get("label_words") or LABEL_WORDS.get(card.get("name", name))
     index = {label: i for i, label in enumerate(labels)}
     splits = {}
     for split, rows in tables.items():
         fields = ("text_a", "text_b") if rows and "text_a" in rows[0] else ("text",)
         splits[split] = [_row(row, fields, index.get(row.get("label", ""), row.get("label"))) for row in rows]
-    if all(word.isdigit() for word in words):
+    if words is None and all(label.isdigit() for label in labels):
         raise ValueError(
-            f"The classes of {name!r} have numbers ({', '.join(words)}), no names, and the model answers with words. "
+            f"The classes of {name!r} have numbers ({', '.join(labels)}), no names, and the model answers with words. "
             "Pass `label_words` (`--label-words`), one for each class in this order, or name them in a card.json."
         )
-    return _task_of_splits(name, splits, labels, words, seed, {"folder": folder.name})
+    return _task_of_splits(name, splits, labels, words or labels, seed, {"folder": folder.name})
 
 
 def _read_tables(folder: Path) -> dict[str, list[dict[str, Any]]]:

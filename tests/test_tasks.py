@@ -454,6 +454,8 @@ def test_classes_that_are_numbers_need_words(tmp_path):
         write_jsonl(tmp_path / f"{split}.jsonl", [row | {"label": i % 2} for i, row in enumerate(rows_of(6))])
     with pytest.raises(ValueError, match=r"'mine' have numbers \(0, 1\).*`--label-words`"):
         load_task("mine", source=tmp_path)
+    # Whoever asks for digits gets them.
+    assert load_task("mine", source=tmp_path, label_words=["0", "1"]).label_words == ("0", "1")
 
 
 def test_labels_with_gaps_are_refused(tmp_path):
