@@ -42,11 +42,11 @@ def load_model(
         'HookedEncoder'
     """
     check_device(device)
-    if is_saved_encoder(name_or_path):
-        return HookedEncoder.from_pretrained(name_or_path, device=device, dtype=dtype)
-    config, location = read_config(name_or_path, revision=revision)
-    if (config.architectures or [""])[0] in ARCHITECTURES:
-        return HookedEncoder.from_pretrained(name_or_path, revision=revision, device=device, dtype=dtype)
-    bridge = TransformerBridge.boot_transformers(location, revision=revision, device=device or "cpu", dtype=dtype)
-    model = cast(BridgedModel, as_classifiable(bridge.eval()))
-    return replace(model, cfg=replace(model.cfg, source=str(name_or_path), revision=revision))
+    if not is_saved_encoder(name_or_path):
+        config, location = read_config(name_or_path, revision=revision)
+        if (config.architectures or [""])[0] not in ARCHITECTURES:
+            options = {"revision": revision, "device": device or "cpu", "dtype": dtype}
+            bridge = TransformerBridge.boot_transformers(location, **options)
+            model = cast(BridgedModel, as_classifiable(bridge.eval()))
+            return replace(model, cfg=replace(model.cfg, source=str(name_or_path), revision=revision))
+    return HookedEncoder.from_pretrained(name_or_path, revision=revision, device=device, dtype=dtype)
