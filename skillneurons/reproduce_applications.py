@@ -6,7 +6,7 @@ from typing import Any
 
 from skillneurons.plots import plot_indicators, plot_pruning, plot_steering, plot_transfer
 from skillneurons.pruning_report import pruning_report
-from skillneurons.reproduce_findings import Compute, Part, ReproduceSettings, Study, named
+from skillneurons.reproduce_findings import Compute, Part, ReproduceSettings, Study, part, sweep_rows
 from skillneurons.scores import union_of_top
 from skillneurons.steering import steering_curve
 from skillneurons.transfer import TransferMatrix, transfer_matrix, transferred
@@ -17,10 +17,8 @@ STEERED, STRENGTHS = 0.1, (-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 8.0)
 
 
 def _report(study: Study, settings: ReproduceSettings, **options: Any) -> Part:
-    result = pruning_report(
-        study.classifiers[0], study.task.subset(settings.n_rows, splits=("test",)), study.scores, **options
-    )
-    return named(result.to_dataframe(), study.task.name), lambda ax: plot_pruning(result, ax=ax)
+    small = study.task.subset(settings.n_rows, splits=("test",))
+    return part(study.task.name, pruning_report(study.classifiers[0], small, study.scores, **options), plot_pruning)
 
 
 def _pruning(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
@@ -68,10 +66,9 @@ def _steering(studies: Sequence[Study], settings: ReproduceSettings) -> list[Par
             n_random=settings.n_random,
             # Where the label is read too: a prompt behind the text ends there.
             positions="prompt" if first.layout.after_text else "mask_and_prompt",
-            rows=study.task.subset(settings.n_rows, splits=("test",)).test,
+            rows=sweep_rows(study, settings),
         )
-        table = named(result.to_dataframe(), study.task.name)
-        parts.append((table, lambda ax, r=result: plot_steering(r, ax=ax)))
+        parts.append(part(study.task.name, result, plot_steering))
     return parts
 
 

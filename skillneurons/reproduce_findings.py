@@ -51,6 +51,7 @@ from skillneurons.rivals import compare_scores, rival_scores
 from skillneurons.scores import NeuronScores
 from skillneurons.tasks import Task
 from skillneurons.tuning import TuningConfig
+from skillneurons.types import Row
 
 Panel = Callable[[Axes], Any]
 Part = tuple[pd.DataFrame, Panel]
@@ -128,36 +129,41 @@ def named(table: pd.DataFrame, task: str) -> pd.DataFrame:
     return pd.concat([pd.Series(task, index=table.index, name="task"), table], axis=1)
 
 
+def part(task: str, result: Any, plot: Callable[..., Any], **columns: Any) -> Part:
+    """A result's table, named and with more columns, and its panel."""
+    return named(result.to_dataframe().assign(**columns), task), lambda ax: plot(result, ax=ax)
+
+
+def sweep_rows(study: Study, settings: ReproduceSettings) -> Sequence[Row]:
+    """The test rows of a sweep."""
+    return study.task.subset(settings.n_rows, splits=("test",)).test
+
+
 # One function for each finding: for each task, or once, a table and a panel
 
 
 def _existence(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
-    parts: list[Part] = []
-    for study in studies:
-        if study.binary:
-            result = existence(study.classifiers, study.task, study.scores[0])
-            parts.append((named(result.to_dataframe(), study.task.name), lambda ax, r=result: plot_existence(r, ax=ax)))
-    return parts
+    return [
+        part(one.task.name, existence(one.classifiers, one.task, one.scores[0]), plot_existence)
+        for one in studies
+        if one.binary
+    ]
 
 
 def _stability(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
-    parts: list[Part] = []
-    for study in studies:
-        for scores in study.scores:
-            result = stability(scores, settings.fraction)
-            table = named(result.to_dataframe(), scores.meta["task"])
-            parts.append((table, lambda ax, r=result: plot_stability(r, ax=ax)))
-    return parts
+    return [
+        part(scores.meta["task"], stability(scores, settings.fraction), plot_stability)
+        for one in studies
+        for scores in one.scores
+    ]
 
 
 def _places(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
     parts: list[Part] = []
-    for study in studies:
-        result = compare_places(
-            study.classifiers, study.subtasks[0], scores=study.scores[0], fraction=settings.fraction
-        )
-        table = named(result.to_dataframe(), study.subtasks[0].name)
-        parts.append((table, lambda ax, r=result: plot_places(r, ax=ax)))
+    for one in studies:
+        subtask = one.subtasks[0]
+        result = compare_places(one.classifiers, subtask, scores=one.scores[0], fraction=settings.fraction)
+        parts.append(part(subtask.name, result, plot_places))
     return parts
 
 
@@ -171,7 +177,7 @@ def _sweep(study: Study, settings: ReproduceSettings, **options: Any):
         n_random=settings.n_random,
         width=settings.width,
         sigma=settings.sigma,
-        rows=study.task.subset(settings.n_rows, splits=("test",)).test,
+        rows=sweep_rows(study, settings),
         resume_in=study.folder / "sweeps",
     )
 
@@ -184,8 +190,7 @@ def _necessity(studies: Sequence[Study], settings: ReproduceSettings) -> list[Pa
             rivals["label words"] = label_word_selectivity(first.model, first.verbalizer)
         for positions in ("prompt", "all"):
             result = _sweep(study, settings, positions=positions, rivals=rivals)
-            table = named(result.to_dataframe(), study.task.name)
-            parts.append((table, lambda ax, r=result: plot_necessity(r, ax=ax)))
+            parts.append(part(study.task.name, result, plot_necessity))
     return parts
 
 
@@ -194,8 +199,7 @@ def _layers(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]
     for study in studies:
         for scope in ("single", "cumulative"):
             result = _sweep(study, settings, scope=scope, kinds=("mean",), fractions=settings.fractions[-1:])
-            table = named(result.to_dataframe(), study.task.name)
-            parts.append((table, lambda ax, r=result: plot_necessity_by_layer(r, ax=ax)))
+            parts.append(part(study.task.name, result, plot_necessity_by_layer))
     return parts
 
 
@@ -217,12 +221,11 @@ def _cross(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
 def _selectivity(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
     parts: list[Part] = []
     for study in studies:
-        first = study.classifiers[0]
-        result = word_selectivity(encoder_of(first), study.scores[0], first.verbalizer, fraction=settings.fraction)
+        first, scores = study.classifiers[0], study.scores[0]
+        result = word_selectivity(encoder_of(first), scores, first.verbalizer, fraction=settings.fraction)
         shared = {f"label_words_{key}": result.overlap[key] for key in ("overlap", "expected", "p")}
-        table = result.to_dataframe().assign(**shared, label_words_rank_correlation=result.rank_correlation)
-        table = named(table, study.scores[0].meta["task"])
-        parts.append((table, lambda ax, r=result: plot_word_selectivity(r, ax=ax)))
+        shared["label_words_rank_correlation"] = result.rank_correlation
+        parts.append(part(scores.meta["task"], result, plot_word_selectivity, **shared))
     return parts
 
 
@@ -235,7 +238,7 @@ def _origin(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]
             # The random model and shuffled labels are there to fail.
             warnings.filterwarnings("ignore", message="Tuning on")
             result = origin(study.classifiers[:1], study.task, config=settings.tuning, fraction=settings.fraction)
-        parts.append((named(result.to_dataframe(), study.task.name), lambda ax, r=result: plot_origin(r, ax=ax)))
+        parts.append(part(study.task.name, result, plot_origin))
     return parts
 
 
@@ -250,33 +253,26 @@ def _retuning(studies: Sequence[Study], settings: ReproduceSettings) -> list[Par
         n_random=settings.n_random,
         sigma=settings.sigma,
         config=settings.tuning,
-        rows=study.task.subset(settings.n_rows, splits=("test",)).test,
+        rows=sweep_rows(study, settings),
     )
     for method, result in results.items():
-        table = result.to_dataframe().assign(method=method, unperturbed=result.unperturbed.accuracy)
 
-        def panel(ax: Axes, r: Any = result, m: str = method) -> None:
-            plot_necessity(r, ax=ax).set_title(f"{r.meta['task']}, {m}, all positions, 1 seed", loc="left")
+        def plot(r: Any, *, ax: Axes, m: str = method) -> Axes:
+            ax = plot_necessity(r, ax=ax)
+            ax.set_title(f"{r.meta['task']}, {m}, all positions, 1 seed", loc="left")
+            return ax
 
-        parts.append((named(table, study.task.name), panel))
+        parts.append(part(study.task.name, result, plot, method=method, unperturbed=result.unperturbed.accuracy))
     return parts
 
 
 def _robustness(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
     parts: list[Part] = []
-    for study in studies:
-        if study.binary and study.task.adversarial:
-            result = robustness(study.classifiers, study.task, study.scores[0], fraction=settings.fraction)
-            table = named(result.to_dataframe(), study.task.name)
-            parts.append((table, lambda ax, r=result: plot_robustness(r, ax=ax)))
+    for one in studies:
+        if one.binary and one.task.adversarial:
+            result = robustness(one.classifiers, one.task, one.scores[0], fraction=settings.fraction)
+            parts.append(part(one.task.name, result, plot_robustness))
     return parts
-
-
-def _union(study: Study, settings: ReproduceSettings) -> SeveralClasses:
-    fraction = 2 * settings.fraction
-    return several_classes(
-        study.classifiers, study.task, fraction=fraction, scores=study.scores, subtasks=study.subtasks
-    )
 
 
 def _rivals(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
@@ -294,31 +290,30 @@ def _rivals(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]
                 fractions=settings.fractions,
                 n_random=settings.n_random,
                 positions=positions,
-                rows=study.task.subset(settings.n_rows, splits=("test",)).test,
+                rows=sweep_rows(study, settings),
             )
-            table = named(result.to_dataframe().assign(positions=positions), study.task.name)
-            parts.append((table, lambda ax, r=result: plot_score_effects(r, ax=ax)))
+            parts.append(part(study.task.name, result, plot_score_effects, positions=positions))
     return parts
+
+
+def _union(study: Study, settings: ReproduceSettings) -> SeveralClasses:
+    fraction = 2 * settings.fraction
+    return several_classes(
+        study.classifiers, study.task, fraction=fraction, scores=study.scores, subtasks=study.subtasks
+    )
 
 
 def _several(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
-    parts: list[Part] = []
-    for study in studies:
-        if not study.binary:
-            result = _union(study, settings)
-            table = named(result.to_dataframe(), study.task.name)
-            parts.append((table, lambda ax, r=result: plot_several_classes(r, ax=ax)))
-    return parts
+    return [part(one.task.name, _union(one, settings), plot_several_classes) for one in studies if not one.binary]
 
 
 def _serves(studies: Sequence[Study], settings: ReproduceSettings) -> list[Part]:
     parts: list[Part] = []
-    for study in studies:
-        if not study.binary:
-            small = study.task.subset(settings.n_rows, splits=("test",))
-            result = serves(study.classifiers[0], small, _union(study, settings), n_random=settings.n_random)
-            table = named(result.to_dataframe(), study.task.name)
-            parts.append((table, lambda ax, r=result: plot_serves(r, ax=ax)))
+    for one in studies:
+        if not one.binary:
+            small = one.task.subset(settings.n_rows, splits=("test",))
+            result = serves(one.classifiers[0], small, _union(one, settings), n_random=settings.n_random)
+            parts.append(part(one.task.name, result, plot_serves))
     return parts
 
 
