@@ -19,9 +19,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROUNDS, SCALE, AuthorsWay, base_shape, classifier_of
-from probing import authors_pass, our_pass
+from probing import authors_pass, bounds_of_hits, our_pass
 
-from skillneurons import AboveCounts, collect
 from skillneurons.batching import collate, shuffled
 from skillneurons.classifier import label_logits
 from skillneurons.prompts import splice
@@ -105,14 +104,9 @@ def test_probing_pass_against_the_authors_way(benchmark, base, tokenizer, senten
     print(f"  largest difference of baselines {baseline_difference:.1e}")
     print(f"  counters that differ: {(differing > 0).mean():.1e} of all, by at most {differing.max()} of {n_rows} rows")
     assert baseline_difference < 1e-5
-    # Rounding differs between batch shapes, so an activation within 1e-5 of its baseline may fall on the other side:
-    # their counts lie between ours at thresholds that much lower and higher. In float64 all are equal, see below.
-    lower, higher = (
-        collect(classifier, rows, AboveCounts(torch.as_tensor(baseline) + shift, 2)) for shift in (-1e-5, 1e-5)
-    )
-    n_negative = int(lower.n[0])
-    least, most = n_negative - lower.above[0] + higher.above[1], n_negative - higher.above[0] + lower.above[1]
-    assert (least.numpy() <= their_hits).all() and (their_hits <= most.numpy()).all()
+    # In float64 all are equal, see below.
+    least, most = bounds_of_hits(classifier, baseline, rows)
+    assert (least <= their_hits).all() and (their_hits <= most).all()
 
 
 def test_in_double_precision_every_counter_equals_the_authors(tokenizer, sentences):

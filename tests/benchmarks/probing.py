@@ -1,6 +1,7 @@
 """The probing pass, as this library and as the released code compute it: baselines, and rows on the label's side."""
 
 import numpy as np
+import torch
 from conftest import AuthorsWay
 
 from skillneurons import AboveCounts, LabelSums, collect
@@ -27,3 +28,17 @@ def authors_pass(authors: AuthorsWay, baseline_rows: list[dict], rows: list[dict
             truth = labels[start : start + len(values), None, None].astype(bool)
             hits[layer] += ((values > baseline[layer]) == truth).sum(0)
     return np.stack(baseline, axis=1), np.stack(hits, axis=1)
+
+
+def bounds_of_hits(classifier, baseline: np.ndarray, rows: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """(fewest, most) rows on the label's side that another way to compute them may count in float32.
+
+    Rounding differs between batch shapes, so an activation within 1e-5 of its baseline may fall on the other side:
+    these are our counts at thresholds that much lower and higher.
+    """
+    lower, higher = (
+        collect(classifier, rows, AboveCounts(torch.as_tensor(baseline) + shift, 2)) for shift in (-1e-5, 1e-5)
+    )
+    n_negative = int(lower.n[0])
+    least, most = n_negative - lower.above[0] + higher.above[1], n_negative - higher.above[0] + lower.above[1]
+    return least.numpy(), most.numpy()
