@@ -38,6 +38,7 @@ NRandom = Annotated[int, typer.Option(min=1, help="Random sets for each fraction
 Sigma = Annotated[float, typer.Option(help="Standard deviation of Gaussian noise.")]
 Positions = Annotated[str, typer.Option(help="Where to intervene: all, prompt, or mask_and_prompt.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
+Dtype = Annotated[str, typer.Option(help="Of the model: float32, bfloat16, float16 or float64.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Tune this many prompts at a time, each in a process of its own.")]
 Slurm = Annotated[
     str | None, typer.Option(help="Tune on a Slurm cluster, with these options: slurm_partition=gpu,timeout_min=240,…")
@@ -79,6 +80,7 @@ def find(
     n_random: NRandom = 10,
     sigma: Sigma = 0.1,
     device: Device = "cpu",
+    dtype: Dtype = "float32",
     jobs: Jobs = 1,
     slurm: Slurm = None,
 ) -> None:
@@ -96,7 +98,7 @@ def find(
         data = load_task(task, source=source, label_words=words)
         if rows is not None:
             data = data.subset(rows)
-        loaded = load_model(model, device=device)
+        loaded = load_model(model, device=device, dtype=dtype)
         settings = runs.FindSettings(
             seeds=tuple(range(seeds)),
             n_prompt=n_prompt,
@@ -155,6 +157,7 @@ def reproduce(
     n_random: NRandom = 10,
     out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("runs/reproduce"),
     device: Device = "cpu",
+    dtype: Dtype = "float32",
     jobs: Jobs = 1,
     slurm: Slurm = None,
 ) -> None:
@@ -189,6 +192,7 @@ def reproduce(
             findings=findings.split(",") if findings else None,
             on_event=console.print,
             device=device,
+            dtype=dtype,
             jobs=jobs,
             executor=_executor(out, slurm, jobs),
         )

@@ -1,7 +1,9 @@
-"""Where a model may be, and moving tensors there."""
+"""Where a model may be and in which precision, and moving tensors there."""
 
 import torch
 from torch import Tensor
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
 def check_device(device: str | torch.device | None) -> None:
@@ -16,6 +18,14 @@ def check_device(device: str | torch.device | None) -> None:
             f"`device` is {str(device)!r}, but torch {torch.__version__} finds {n_gpus} GPUs here. Pass 'cpu', or "
             "install a torch that is built for the GPU."
         )
+
+
+def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The type of a name such as `"bfloat16"`. Raises `ValueError` where it is none that a model can be in."""
+    found = DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise ValueError(f"`dtype` is one of {', '.join(DTYPES)}, not {str(dtype)!r}.")
+    return found
 
 
 def to_device(tensor: Tensor, device: torch.device | None) -> Tensor:

@@ -4,19 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from skillneurons import store
 from skillneurons.bridge import AnyModel, Model, as_classifiable
 from skillneurons.classifier import Classifier
+from skillneurons.devices import DTYPES
 from skillneurons.loading import load_task
 from skillneurons.models import load_model
 from skillneurons.runs import read_settings
 from skillneurons.scores import NeuronScores
 from skillneurons.tasks import Task
 from skillneurons.trials import load_classifier
-
-DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +138,7 @@ def _read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[int
     """A run's settings; of these, what names its model, and the seeds."""
     settings = read_settings(path)
     wanted = {key: settings["model"][key] for key in ("source", "revision", "fingerprint", "dtype")}
-    return settings, wanted | {"dtype": DTYPES[wanted["dtype"]]}, settings["settings"]["seeds"]
+    return settings, wanted | {"dtype": DTYPES[wanted["dtype"].removeprefix("torch.")]}, settings["settings"]["seeds"]
 
 
 def _scores(path: Path, seeds: list[int]) -> NeuronScores:

@@ -9,7 +9,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from skillneurons.bridge import BridgedModel, Model, as_classifiable
 from skillneurons.checkpoints import ARCHITECTURES, read_config
-from skillneurons.devices import check_device
+from skillneurons.devices import as_dtype, check_device
 from skillneurons.encoder import HookedEncoder
 from skillneurons.encoder_files import is_saved_encoder
 
@@ -19,7 +19,7 @@ def load_model(
     *,
     revision: str | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
 ) -> Model:
     """A `HookedEncoder` where the checkpoint is of an architecture that it takes, else a checked TransformerBridge.
 
@@ -30,10 +30,11 @@ def load_model(
         name_or_path: `"bundled"`, a folder, or a hub id such as `"openai-community/gpt2"`.
         revision: Branch, tag or commit on the hub.
         device: Default: the CPU.
-        dtype: Of the weights and the computation.
+        dtype: Of the weights and the computation, or its name. Statistics are in float32 or wider in any case.
 
     Raises:
-        ValueError: What `HookedEncoder.from_pretrained` or `as_classifiable` refuse, or there is no such device.
+        ValueError: What `HookedEncoder.from_pretrained` or `as_classifiable` refuse, or there is no such device
+            or dtype.
         FileNotFoundError: No such folder, and the hub does not have it or cannot be reached.
 
     Example:
@@ -42,6 +43,7 @@ def load_model(
         'HookedEncoder'
     """
     check_device(device)
+    dtype = as_dtype(dtype)
     if not is_saved_encoder(name_or_path):
         config, location = read_config(name_or_path, revision=revision)
         if (config.architectures or [""])[0] not in ARCHITECTURES:

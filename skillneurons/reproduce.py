@@ -17,6 +17,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import torch
 
 from skillneurons import store
 from skillneurons.bridge import AnyModel, BridgedModel, Model, as_classifiable
@@ -50,6 +51,7 @@ def reproduce(
     jobs: int = 1,
     executor: Any = None,
     device: str | None = None,
+    dtype: torch.dtype | str = torch.float32,
 ) -> dict[str, pd.DataFrame]:
     """Tune and score every task with every seed, then run the findings.
 
@@ -65,6 +67,7 @@ def reproduce(
         jobs: Trials (task and seed) at a time, in processes that load the model anew.
         executor: Of submitit, for other machines; see `jobs.slurm_executor`.
         device: For a model given by name; default: the CPU.
+        dtype: Likewise, or its name.
 
     Returns:
         The table of each finding that had something to measure, as written to `out`.
@@ -100,7 +103,7 @@ def reproduce(
     if len({task.name for task in loaded}) < len(loaded):
         raise ValueError(f"Tasks need different names, but are {[task.name for task in loaded]}.")
     by_name = isinstance(model, str | Path)
-    ours = load_model(model, device=device) if by_name else as_classifiable(model)
+    ours = load_model(model, device=device, dtype=dtype) if by_name else as_classifiable(model)
     if isinstance(ours, BridgedModel):
         chosen = _without_weights(chosen, ours, named=findings is not None)
     folder = Path(out)

@@ -194,14 +194,8 @@ def run_trials(
             tell(f"{name}: ended ({done} of {total})")
             progress("tune and score", done, total)
 
-        dtype = str(model.dtype).removeprefix("torch.")
-        known = (
-            str(source or model.cfg.source),
-            model.cfg.revision,
-            model.fingerprint(),
-            device or str(model.device),
-            dtype,
-        )
+        where, name = device or str(model.device), str(source or model.cfg.source)
+        known = (name, model.cfg.revision, model.fingerprint(), where, model.dtype)
         calls = [Job(trial.name, _work, (trial, i, *known)) for i, trial in enumerate(unfinished)]
         run_jobs(calls, n_at_once=jobs, executor=executor, on_done=on_done)
     results = [run_trial(trial, model, tell=tell, progress=progress) for trial in trials]
@@ -212,12 +206,12 @@ def run_trials(
 
 
 def _work(
-    trial: Trial, index: int, source: str, revision: str | None, fingerprint: str, device: str, dtype: str
+    trial: Trial, index: int, source: str, revision: str | None, fingerprint: str, device: str, dtype: torch.dtype
 ) -> None:
     """A trial in a process of its own, on the given device; on `"cuda"`, the GPU whose turn it is."""
     if device == "cuda":
         device = f"cuda:{index % torch.cuda.device_count()}"
-    model = load_model(source, revision=revision, device=device, dtype=getattr(torch, dtype))
+    model = load_model(source, revision=revision, device=device, dtype=dtype)
     if model.fingerprint() != fingerprint:
         raise ValueError(
             f"Other processes load the model from {source!r}, but what lies there has fingerprint "

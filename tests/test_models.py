@@ -66,6 +66,17 @@ def test_a_device_that_is_not_there_is_named(load, device, message):
         load("bundled", device=device)
 
 
+@pytest.mark.parametrize("name", ["bfloat16", "torch.bfloat16", torch.bfloat16])
+def test_a_precision_goes_by_its_name_too(name):
+    assert load_model("bundled", dtype=name).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["half", "int8", torch.int8])
+def test_a_precision_that_no_model_can_be_in_is_refused(name):
+    with pytest.raises(ValueError, match=r"`dtype` is one of float32, bfloat16, float16, float64, not '.*(half|int8)'"):
+        load_model("bundled", dtype=name)
+
+
 def test_a_bridge_in_other_processes_finds_what_one_process_does(decoder, tiny_task, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     settings = FindSettings(seeds=(0, 1), n_prompt=2, tuning=TUNING, fractions=(0.1,), kinds=("zero",), n_random=1)
@@ -87,8 +98,10 @@ def test_the_command_line_takes_a_decoder(decoder, task_files, tmp_path):
 
     words, run = ("--label-words", "terrible,great"), tmp_path / "run"
     small = ("--n-prompt", 2, "--steps", 3, "--n-random", 1, "--kinds", "zero")
-    shown = call("find", "tiny", "--model", decoder, "--source", task_files, "--seeds", 1, "--out", run, *small, *words)
-    assert load_model(decoder).fingerprint() in shown.replace("\n", "")
+    what = ("--model", decoder, "--source", task_files, "--dtype", "float64", "--jobs", 2, "--out", run)
+    shown = call("find", "tiny", "--seeds", 1, *what, *small, *words)
+    assert load_model(decoder, dtype="float64").fingerprint() in shown.replace("\n", "")
+    assert load_model(decoder, dtype="float64").fingerprint() != load_model(decoder).fingerprint()
     call("perturb", run, "--source", task_files, "--fractions", 0.1, "--n-random", 1, "--kinds", "mean", "--rows", 20)
     assert (run / "perturb" / "mean-prompt-seed-0-margin.png").exists()
 
