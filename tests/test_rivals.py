@@ -319,6 +319,20 @@ def test_gradient_attribution_is_the_slope_of_the_margin(double_classifier, tiny
     assert (ours[:, 1] == 0).all() and (ours[:, 0] != 0).any()
 
 
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float16, 0.01), (torch.bfloat16, 0.1)])
+def test_attributions_in_half_precision_are_those_in_single(tiny_model, tiny_task, dtype, error):
+    words = Verbalizer.from_words(tiny_model.tokenizer, tiny_task.label_words)
+    single = Classifier(tiny_model, random_prompt(tiny_model, 3), words)
+    rows, ways = tiny_task.validation, (gradient_attribution, partial(integrated_gradients, n_steps=2))
+    baseline = collect(single, tiny_task.train, LabelSums(2)).mean
+    expected = [way(single, rows, baseline=baseline) for way in ways]
+    model = tiny_model.to(dtype)
+    half = Classifier(model, replace(single.prompt, model=model.fingerprint()), words)
+    for way, one in zip(ways, expected, strict=True):
+        other = way(half, rows, baseline=baseline)
+        assert other.dtype == torch.float32 and (other - one).norm() < error * one.norm()
+
+
 def test_integrated_gradients_of_a_layer_sum_to_the_effect_of_ablating_it(double_classifier, tiny_task):
     rows = tiny_task.validation[:9]
     baseline = collect(double_classifier, tiny_task.train, LabelSums(2)).mean

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skillneurons.activations import stack_layers
+from skillneurons.activations import stack_layers, widened
 from skillneurons.batching import Batch, Encoded
 from skillneurons.classifier import Classifier, label_logits, require_eval
 from skillneurons.encoder import HookedEncoder
@@ -63,9 +63,10 @@ def gradient_attribution(
                 logits = label_logits(classifier, batch, last_block_to=classifier.layout.n_prefix)
             gradients = _gradients(logits, batch, [seen[layer][0] for layer in sorted(seen)])
             for layer, gradient in enumerate(gradients):
-                away = seen[layer][1] - _at_layer(baseline, layer, gradient)
-                totals[layer] = totals.get(layer, 0) + (away * gradient).sum(0).double().cpu()
-    return stack_layers([totals[layer] for layer in sorted(totals)], dim=1).float() / len(encoded)
+                values = widened(seen[layer][1])
+                away = values - _at_layer(baseline, layer, values)
+                totals[layer] = totals.get(layer, 0) + (away * widened(gradient)).sum(0).double()
+    return _averaged(totals, len(encoded))
 
 
 def integrated_gradients(
@@ -117,7 +118,8 @@ def integrated_gradients(
                 hooks += [_keep(layer, entering) for layer in range(model.cfg.n_layers)]
             with torch.no_grad(), model.hooks(fwd_hooks=[*classifier.fwd_hooks, *hooks]):
                 label_logits(classifier, batch, last_block_to=classifier.layout.n_prefix)
-            for layer, (_, values) in seen.items():
+            for layer, (_, seen_values) in seen.items():
+                values = widened(seen_values)
                 start = _at_layer(baseline, layer, values)
                 total = torch.zeros_like(values)
                 for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
@@ -132,9 +134,12 @@ def integrated_gradients(
                             last_block_to=classifier.layout.n_prefix,
                         )
                     total += weight * _gradients(logits, batch, [leaf])[0]
-                contribution = ((values - start) * total).sum(0).double().cpu()
-                totals[layer] = totals.get(layer, 0) + contribution
-    return stack_layers([totals[layer] for layer in sorted(totals)], dim=1).float() / len(encoded)
+                totals[layer] = totals.get(layer, 0) + ((values - start) * total).sum(0).double()
+    return _averaged(totals, len(encoded))
+
+
+def _averaged(totals: dict[int, Tensor], n_rows: int) -> Float[Tensor, "prompt layer neuron"]:
+    return stack_layers([totals[layer].cpu() for layer in sorted(totals)], dim=1).float() / n_rows
 
 
 def _at_layer(baseline: Tensor | None, layer: int, like: Tensor) -> Tensor:
@@ -189,4 +194,4 @@ def _replace(layer: int, classifier: Classifier, values: Tensor) -> Hook:
 def _put(activations: Tensor, where: slice, values: Tensor) -> Tensor:
     """The activations with `values` at some positions, which gradients pass through."""
     start, stop, _ = where.indices(activations.shape[1])
-    return torch.cat([activations[:, :start], values, activations[:, stop:]], dim=1)
+    return torch.cat([activations[:, :start], values.to(activations.dtype), activations[:, stop:]], dim=1)
