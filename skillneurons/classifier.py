@@ -61,6 +61,9 @@ class Classifier:
         object.__setattr__(self, "labels", tuple(self.labels) or self.verbalizer.words)
         if len(self.labels) != len(self.verbalizer.words):
             raise ValueError(f"`labels` {self.labels} and label words {self.verbalizer.words} differ in number.")
+        if self.prompt.vectors.device != self.model.device:
+            vectors = self.prompt.vectors.to(self.model.device)
+            object.__setattr__(self, "prompt", replace(self.prompt, vectors=vectors))
         expected = self.model.fingerprint()
         if self.prompt.model != expected:
             raise ValueError(
@@ -185,11 +188,9 @@ class Classifier:
     def load(cls, path: str | Path, model: AnyModel) -> "Classifier":
         """Read what `save` wrote, onto the model it was made with."""
         tensors, meta = store.load(path, "Classifier")
-        model = as_classifiable(model)
-        vectors = tensors["prompt"].to(device=model.device)
         return cls(
             model=model,
-            prompt=SoftPrompt(vectors, meta["model"], **meta["prompt"]),
+            prompt=SoftPrompt(tensors["prompt"], meta["model"], **meta["prompt"]),
             verbalizer=Verbalizer(tuple(meta["verbalizer"]["words"]), tuple(meta["verbalizer"]["token_ids"])),
             labels=tuple(meta["labels"]),
             history=tuple(meta["history"]),

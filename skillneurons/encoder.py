@@ -188,7 +188,7 @@ class HookedEncoder(HookedRootModule):
 
         Args:
             input: Right-padded token ids; with `start_at_layer`, the residual stream entering that block. Text is
-                tokenized, and padding masked.
+                tokenized, and padding masked. What is not on the model's device is taken there.
             attention_mask: 1 for tokens, 0 for padding. Needed where the tokens contain padding.
             token_type_ids: Segment of each token; 0 everywhere by default.
             logits_at: One position, or one for each example: the result loses its `pos` axis.
@@ -234,18 +234,19 @@ class HookedEncoder(HookedRootModule):
         if start_at_layer is None:
             if check_input:
                 check_tokens(input, attention_mask, self.cfg)
-            resid = self._embed(input, token_type_ids)
+            resid = self._embed(to_device(input, self.device), token_type_ids)
         else:
             if input.ndim != 3 or input.shape[-1] != self.cfg.d_model:
                 raise ValueError(
                     f"With `start_at_layer`, `input` is a residual stream [batch, pos, {self.cfg.d_model}], "
                     f"but its shape is {tuple(input.shape)}. Get one from `stop_at_layer`."
                 )
-            resid = input
-        if attention_mask is not None and check_input:
-            check_mask(attention_mask, resid.shape[:2])
-        n_pos = resid.shape[1]
-        mask = None if attention_mask is None else rearrange(attention_mask.bool(), "batch pos -> batch 1 1 pos")
+            resid = to_device(input, self.device)
+        n_pos, mask = resid.shape[1], None
+        if attention_mask is not None:
+            if check_input:
+                check_mask(attention_mask, resid.shape[:2])
+            mask = rearrange(to_device(attention_mask, self.device).bool(), "batch pos -> batch 1 1 pos")
         last_block_to = self._last_block_to(last_block_to, logits_at, n_pos)
 
         for layer in range(start, stop):
@@ -284,9 +285,9 @@ class HookedEncoder(HookedRootModule):
             positions = real.cumsum(1) * real + self.cfg.pad_token_id
         else:
             positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        token_type_ids = torch.zeros_like(tokens) if token_type_ids is None else token_type_ids
+        types = torch.zeros_like(tokens) if token_type_ids is None else to_device(token_type_ids, tokens.device)
         embed = self.hook_embed(self.embed.word(tokens))
-        token_type = self.hook_token_type_embed(self.embed.token_type(token_type_ids))
+        token_type = self.hook_token_type_embed(self.embed.token_type(types))
         position = self.hook_pos_embed(self.embed.position(positions))
         return self.hook_full_embed(self.embed.ln(embed + token_type + position))
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from skillneurons import store
 from skillneurons.bridge import AnyModel, as_classifiable
+from skillneurons.devices import to_device
 from skillneurons.display import Shown
 from skillneurons.types import Hook
 
@@ -126,7 +127,7 @@ def written_prompt(model: AnyModel, text: str) -> SoftPrompt:
     tokens = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     if not tokens:
         raise ValueError("`text` has no tokens; write at least one word.")
-    vectors = model.W_E.detach()[torch.tensor(tokens, device=model.W_E.device)].clone()
+    vectors = model.W_E.detach()[to_device(torch.tensor(tokens), model.W_E.device)].clone()
     return SoftPrompt(vectors, model.fingerprint(), f"written: {text}")
 
 

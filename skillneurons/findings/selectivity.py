@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from skillneurons.activations import stack_layers
+from skillneurons.devices import to_device
 from skillneurons.display import Shown, drawn_by
 from skillneurons.encoder import HookedEncoder
 from skillneurons.findings.common import check_same_model, overlap_test, spearman
@@ -192,7 +193,7 @@ def label_word_selectivity(
         >>> score.shape, bool(score.max() < 0.5)  # layer, neuron; none is near to 1
         (torch.Size([4, 768]), True)
     """
-    words = F.normalize(model.W_E[torch.tensor(verbalizer.token_ids, device=model.device)], dim=1)
+    words = F.normalize(model.W_E[to_device(torch.tensor(verbalizer.token_ids), model.device)], dim=1)
     layers = [
         (F.normalize(_weights(model, layer, side), dim=1) @ words.T).abs().amax(dim=1)
         for layer in range(model.cfg.n_layers)

@@ -14,6 +14,7 @@ from transformer_lens import ActivationCache
 
 from skillneurons.activations import S, check_n_labels
 from skillneurons.batching import Batch
+from skillneurons.devices import to_device
 
 Cache: TypeAlias = ActivationCache | Mapping[str, Tensor]
 
@@ -64,7 +65,7 @@ def collect_cached(
         counts = labels.bincount(minlength=n_labels).tolist()
         for layer, activations in enumerate(_layers(cache, hook)):
             _check_shape(layer, activations, labels)
-            chosen = activations[order.to(activations.device)][:, _indices(positions, layer, activations.shape[1])]
+            chosen = activations[order.to(activations.device)][:, _indices(positions, layer, activations)]
             if layer == 0:
                 blank = torch.zeros(chosen.shape[:2], dtype=torch.long, device=chosen.device)
                 batch = Batch(blank, blank, None, labels[order].to(chosen.device), n_seen + order.cpu())
@@ -104,13 +105,14 @@ def _check_shape(layer: int, activations: Tensor, labels: Tensor) -> None:
         )
 
 
-def _indices(positions: slice | Sequence[int], layer: int, n_pos: int) -> slice | list[int]:
+def _indices(positions: slice | Sequence[int], layer: int, activations: Tensor) -> slice | Tensor:
+    n_pos = activations.shape[1]
     if isinstance(positions, slice):
         chosen, n = positions, len(range(n_pos)[positions])
         ends, last = [end for end in (positions.start, positions.stop) if end is not None], n_pos
     else:
-        chosen = ends = list(positions)
-        n, last = len(chosen), n_pos - 1
+        ends = list(positions)
+        chosen, n, last = to_device(torch.tensor(ends), activations.device), len(ends), n_pos - 1
     # A slice that reaches too far would choose fewer positions in silence.
     if not n or any(not -n_pos <= end <= last for end in ends):
         raise ValueError(
