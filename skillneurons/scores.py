@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from skillneurons import store
 from skillneurons.activations import AboveCounts, LabelSums, check_even_layers, collect
-from skillneurons.batching import Encoded
+from skillneurons.batching import TOKENS_PER_BATCH, Encoded
 from skillneurons.classifier import Classifier
 from skillneurons.display import Shown, drawn_by
 from skillneurons.distributed import Ranks
@@ -273,6 +273,7 @@ def find_skill_neurons(
     progress: bool = True,
     on_pass: Callable[[str], None] | None = None,
     accelerator: Ranks | None = None,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> NeuronScores:
     """Score every neuron on a binary task, for one or several prompts.
 
@@ -288,6 +289,7 @@ def find_skill_neurons(
         progress: Show a progress bar if it takes longer than a few seconds, in one process.
         on_pass: Called with the name of each split when it is done.
         accelerator: Of `accelerate`: split each pass over its processes; see `collect`.
+        tokens_per_batch: Padded positions in one forward pass.
 
     Raises:
         ValueError: The task has more than two classes, no classifier was passed, they have different models or prompt
@@ -332,8 +334,9 @@ def find_skill_neurons(
     splits = {split: classifiers[0].encode(getattr(task, split)) for split in SPLITS}
     n_rows = len(classifiers) * sum(len(rows) for rows in splits.values())
     hidden = not progress or accelerator is not None
+    own = {"positions": positions, "accelerator": accelerator, "tokens_per_batch": tokens_per_batch}
     with tqdm(total=n_rows, desc=f"score {task.name}", unit="row", delay=SHOW_AFTER, disable=hidden) as bar:
-        own = {"positions": positions, "accelerator": accelerator, "on_rows": bar.update}
+        own["on_rows"] = bar.update
         parts = [_score_one(classifier, task, splits, on_pass, own) for classifier in classifiers]
     return NeuronScores.merge_seeds(parts)
 
