@@ -1,18 +1,25 @@
 """What a GPU computes is what the CPU computes, within the tolerances stated here: `pytest -m gpu`.
 
 The kernels differ, so sums come in another order: in float64 all counts are equal, in float32 logits agree to 1e-4, and
-a count differs only by rows whose activation lies within 1e-4 of its threshold.
+a count differs only by rows whose activation lies within 1e-4 of its threshold. Where there is no GPU, a stand-in shows
+that every tensor is where it needs to be; see `stand_in_gpu`.
 """
 
+import doctest
+import importlib
+import pkgutil
 from dataclasses import replace
 
 import pytest
 import torch
+from stand_in_gpu import NAME, nothing_waits, registered
 
+import skillneurons
 from skillneurons import (
     AboveCounts,
     Classifier,
     Decisions,
+    HookedEncoder,
     LabelSums,
     TuningConfig,
     collect,
@@ -25,10 +32,10 @@ from skillneurons import (
 from skillneurons.evaluation import intervention
 from skillneurons.findings import necessity
 
-DEVICE = "cuda"
+DEVICE = NAME if registered() else "cuda"
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here"),
+    pytest.mark.skipif(not registered() and not torch.cuda.is_available(), reason="torch finds no GPU here"),
     pytest.mark.filterwarnings("ignore:.*collapsed"),
 ]
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -37,7 +44,7 @@ HALF = {torch.bfloat16: 0.15, torch.float16: 0.02}
 
 @pytest.fixture(scope="module")
 def example():
-    return load_example(n_rows=120)
+    return load_example(n_rows=80)
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +55,7 @@ def task(example):
 def placed(classifier: Classifier, device: str, dtype: torch.dtype = torch.float32) -> Classifier:
     """The same classifier elsewhere, or in another precision."""
     model = load_model("bundled", device=device, dtype=dtype)
-    prompt = replace(classifier.prompt, vectors=classifier.prompt.vectors.to(device), model=model.fingerprint())
-    return replace(classifier, model=model, prompt=prompt)
+    return replace(classifier, model=model, prompt=replace(classifier.prompt, model=model.fingerprint()))
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +66,11 @@ def here(example):
 @pytest.fixture(scope="module")
 def there(example):
     return placed(example[0], DEVICE)
+
+
+@pytest.fixture(scope="module")
+def scores(example):
+    return find_skill_neurons(*example)
 
 
 def test_logits_agree_also_with_many_rows_in_a_batch(here, there, task):
@@ -93,8 +104,8 @@ def test_in_single_precision_counts_differ_by_rows_at_the_threshold_alone(here, 
 
 @pytest.mark.parametrize("kind", ["zero", "mean", "resample"])
 @pytest.mark.parametrize("positions", ["prompt", "all"])
-def test_interventions_change_what_they_do_on_the_cpu(here, there, task, kind, positions):
-    skill = find_skill_neurons(here, task).top(0.2)
+def test_interventions_change_what_they_do_on_the_cpu(here, there, task, scores, kind, positions):
+    skill = scores.top(0.2)
     one, other = (
         classifier.logits(task.test, intervention(kind, classifier, task, positions=positions, n_source=16)(skill))
         for classifier in (here, there)
@@ -104,9 +115,8 @@ def test_interventions_change_what_they_do_on_the_cpu(here, there, task, kind, p
     torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-3)
 
 
-def test_a_sweep_gives_the_margins_of_the_cpu(here, there, task):
-    scores = find_skill_neurons(here, task)
-    settings = {"kinds": ("mean",), "fractions": (0.1, 0.3), "n_random": 3, "width": 0.0, "positions": "all"}
+def test_a_sweep_gives_the_margins_of_the_cpu(here, there, task, scores):
+    settings = {"kinds": ("mean",), "fractions": (0.2,), "n_random": 2, "width": 0.0, "positions": "all"}
     one, other = (necessity(classifier, task, [scores], **settings).to_dataframe() for classifier in (here, there))
     assert one[["group", "fraction", "n_draws"]].equals(other[["group", "fraction", "n_draws"]])
     assert other.margin.to_numpy() == pytest.approx(one.margin.to_numpy(), rel=1e-3, abs=1e-3)
@@ -122,8 +132,7 @@ def test_tuning_takes_the_same_first_steps(here, task):
     torch.testing.assert_close(other.prompt.vectors.cpu(), one.prompt.vectors, rtol=1e-2, atol=1e-3)
 
 
-def test_permutations_are_counted_exactly(here, task):
-    scores = find_skill_neurons(here, task)
+def test_permutations_are_counted_exactly(here, task, scores):
     decisions = collect(here, task.validation, Decisions(scores.baseline[0], len(task.validation)))
     for measure in ("predictivity", "balanced_accuracy"):
         one, other = (
@@ -135,15 +144,41 @@ def test_permutations_are_counted_exactly(here, task):
 
 
 @pytest.mark.parametrize("kind", ["zero", "mean", "resample", "gaussian"])
-def test_nothing_in_a_pass_waits_for_the_gpu(there, task, kind, monkeypatch):
+def test_nothing_in_a_pass_waits_for_the_gpu(there, task, scores, kind, monkeypatch):
     rows = there.encode(task.test)
-    hooks = intervention(kind, there, task, n_source=16)(find_skill_neurons(there, task).top(0.2))
+    hooks = intervention(kind, there, task, n_source=16)(scores.top(0.2))
     sums = LabelSums(2)
     monkeypatch.setattr(LabelSums, "finish", lambda self: None)  # the one place that fetches
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        with there.model.hooks(fwd_hooks=hooks):
-            collect(there, rows, sums)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert sums.totals[0].device.type == "cuda"
+    with nothing_waits(DEVICE), there.model.hooks(fwd_hooks=hooks):
+        collect(there, rows, sums)
+    assert sums.totals[0].device.type == DEVICE
+
+
+def test_what_is_passed_in_from_the_cpu_is_taken_to_the_device(here, there):
+    tokens = here.model.to_tokens(["a dull film", "a great and moving film"])
+    mask = here.model.attention_mask(tokens)
+    expected, logits = (model(tokens, mask, token_type_ids=tokens * 0) for model in (here.model, there.model))
+    torch.testing.assert_close(logits.cpu(), expected, **CLOSE)
+    resid = here.model(tokens, mask, stop_at_layer=1)
+    torch.testing.assert_close(there.model(resid, mask, start_at_layer=1).cpu(), expected, **CLOSE)
+    assert replace(there, prompt=here.prompt).prompt.vectors.device == there.model.device
+
+
+MODULES = [found.name for found in pkgutil.walk_packages(skillneurons.__path__, "skillneurons.")]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("skillneurons.bundled")])
+def test_every_example_runs_there(name, monkeypatch):
+    load = HookedEncoder.from_pretrained
+
+    def load_there(*args, device=None, **options):
+        return load(*args, device=device or DEVICE, **options)
+
+    monkeypatch.setattr(HookedEncoder, "from_pretrained", load_there)
+    module = importlib.import_module(name)
+    examples = [test for test in doctest.DocTestFinder().find(module) if test.examples]
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    said: list[str] = []
+    for example in examples:
+        runner.run(example, out=said.append)
+    assert runner.failures == 0, "".join(said)
