@@ -19,10 +19,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROUNDS, SCALE, AuthorsWay, base_shape, classifier_of
-from probing import authors_pass, bounds_of_hits, our_pass
+from works import authors_pass, authors_tuning_step, bounds_of_hits, our_pass, tuning_step
 
 from skillneurons.batching import collate, shuffled
-from skillneurons.classifier import label_logits
 from skillneurons.prompts import splice
 from skillneurons.tuning import frozen
 
@@ -121,22 +120,6 @@ def test_in_double_precision_every_counter_equals_the_authors(tokenizer, sentenc
     print(f"  counters that differ: {(hits != their_hits).sum()} of {hits.size:,}")
     assert difference < 1e-12
     assert np.array_equal(hits, their_hits)
-
-
-def tuning_step(classifier, vectors: torch.Tensor, batch) -> torch.Tensor:
-    with frozen(classifier.model), classifier.model.hooks(fwd_hooks=[splice(vectors)]):
-        loss = F.cross_entropy(label_logits(classifier, batch), batch.labels)
-        loss.backward()
-    return loss
-
-
-def authors_tuning_step(hf_model, authors: AuthorsWay, words: list[int], rows: list[dict]) -> torch.Tensor:
-    logits = authors.logits(rows)[:, 0, words]
-    loss = F.cross_entropy(logits, torch.tensor([row["label"] for row in rows]))
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(hf_model.parameters(), 1.0)
-    hf_model.zero_grad()
-    return loss
 
 
 def test_tuning_against_the_authors_way(benchmark, base, tokenizer, sentences):

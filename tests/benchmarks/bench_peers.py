@@ -1,30 +1,49 @@
-"""This library against its peers on the same work in one run: probing, and a sweep of perturbations.
+"""This library against its peers on the same work in one run: probing, a sweep of perturbations, and tuning.
 
     pytest -c tests/benchmarks/pytest.ini tests/benchmarks/bench_peers.py
 
-Prints a table in Markdown: medians, sentences in a second, ratios. Rounds of all peers alternate, after a warm-up of
-each. Below `BENCH_SCALE=0.05` the model is a tiny one, which only checks that it runs. nnsight takes part where it is
-installed.
+Prints tables in Markdown: medians, sentences in a second, the share of the speed at which the same machine multiplies
+large matrices, ratios. Rounds of all peers alternate, after a warm-up of each. nnsight takes part where installed.
+
+`BENCH_SHAPE` is `base`, `large` or `tiny` (below `BENCH_SCALE=0.05` too: that only checks that it runs), `BENCH_DTYPE`
+the models' precision, `BENCH_TOKENS` this library's `tokens_per_batch`, and `BENCH_DEVICE` where all of it happens. As
+many rows as the whole of SST-2, on a GPU:
+
+    BENCH_DEVICE=cuda BENCH_DTYPE=bfloat16 BENCH_TOKENS=65536 BENCH_SCALE=33.6745 pytest -c … bench_peers.py
 """
 
 import importlib.util
+import os
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import cycle, islice
 
 import numpy as np
 import pytest
 import torch
-from conftest import LABEL_WORDS, N_PROMPT, ROUNDS, SCALE, AuthorsWay, base_shape
-from probing import authors_pass, bounds_of_hits, our_pass
+from conftest import LABEL_WORDS, N_PROMPT, ROUNDS, SCALE, AuthorsWay, base_shape, on_host
 from transformer_lens.model_bridge import TransformerBridge
+from works import authors_pass, authors_tuning_step, bounds_of_hits, our_pass, tuning_step
 
 from skillneurons import Classifier, HookedEncoder, NeuronSet, Verbalizer, random_prompt, zero
+from skillneurons.batching import TOKENS_PER_BATCH, shuffled
+from skillneurons.devices import as_dtype
 from skillneurons.prompts import splice
 from skillneurons.sweeps import logits_many
 
-TINY = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 128}
+SHAPES = {
+    "tiny": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 128},
+    "base": {},
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+}
+SHAPE = os.environ.get("BENCH_SHAPE", "tiny" if SCALE < 0.05 else "base")
+DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
+DTYPE = as_dtype(os.environ.get("BENCH_DTYPE", "float32"))
+TOKENS = int(os.environ.get("BENCH_TOKENS", TOKENS_PER_BATCH))
+# How far two ways to compute an activation or a logit may lie apart.
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-1}[DTYPE]
 SETS, SHARE = 8, 0.1
 PROMPT = slice(1, 1 + N_PROMPT)
 
@@ -57,7 +76,7 @@ class HuggingFaceNumpy(AuthorsWay):
         finally:
             for handle in handles:
                 handle.remove()
-        return torch.cat(parts)[:, self.words].numpy()
+        return on_host(torch.cat(parts)[:, self.words])
 
 
 class Bridge(AuthorsWay):
@@ -79,13 +98,13 @@ class Bridge(AuthorsWay):
         for start in range(0, len(rows), 16):
             _, cache = self.run_hooked(rows[start : start + 16], [])
             names = (f"blocks.{layer}.mlp.hook_post" for layer in range(self.model.cfg.n_layers))
-            yield start, [cache[name][:, PROMPT].numpy() for name in names]
+            yield start, [on_host(cache[name][:, PROMPT]) for name in names]
 
     @torch.no_grad()
     def perturbed(self, rows: list[dict], neurons: NeuronSet) -> np.ndarray:
         hooks = zero(neurons, positions=PROMPT)
         parts = [self.run_hooked(rows[start : start + 16], hooks)[0][:, 0] for start in range(0, len(rows), 16)]
-        return torch.cat(parts)[:, self.words].numpy()
+        return on_host(torch.cat(parts)[:, self.words])
 
 
 class NNsight(AuthorsWay):
@@ -110,7 +129,7 @@ class NNsight(AuthorsWay):
                 saved = nnsight.save([])
                 for layer in traced.encoder.layer:
                     saved.append(layer.intermediate.output[:, PROMPT])
-            yield start, [one.numpy() for one in saved]
+            yield start, [on_host(one) for one in saved]
 
     @torch.no_grad()
     def perturbed(self, rows: list[dict], neurons: NeuronSet) -> np.ndarray:
@@ -124,20 +143,21 @@ class NNsight(AuthorsWay):
                     layer.intermediate.output[:, PROMPT, indices] = 0
                 last = nnsight.save(traced.output.last_hidden_state[:, 0])
             parts.append(self.model.lm_head(last))
-        return torch.cat(parts)[:, self.words].numpy()
+        return on_host(torch.cat(parts)[:, self.words])
 
 
 @pytest.fixture(scope="module")
 def competitors(tokenizer, tmp_path_factory):
     """(our classifier, the peers)."""
-    hf_model = base_shape(**(TINY if SCALE < 0.05 else {}))
+    hf_model, folder = base_shape(**SHAPES[SHAPE]), tmp_path_factory.mktemp("base")
+    hf_model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    hf_model = hf_model.to(DEVICE, DTYPE)
     encoder = HookedEncoder.from_hf(hf_model, tokenizer)
     words = Verbalizer.from_words(tokenizer, LABEL_WORDS)
     classifier = Classifier(encoder, random_prompt(encoder, N_PROMPT), words)
-    folder = tmp_path_factory.mktemp("base")
-    hf_model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    models = {HuggingFaceNumpy: hf_model, Bridge: TransformerBridge.boot_transformers(str(folder), device="cpu")}
+    bridge = TransformerBridge.boot_transformers(str(folder), device=DEVICE, dtype=DTYPE)
+    models = {HuggingFaceNumpy: hf_model, Bridge: bridge}
     if importlib.util.find_spec("nnsight") is not None:
         models[NNsight] = hf_model
     peers = [kind(model, tokenizer, classifier.prompt.vectors) for kind, model in models.items()]
@@ -146,39 +166,63 @@ def competitors(tokenizer, tmp_path_factory):
     return classifier, peers
 
 
-def compare(title: str, n_rows: int, works: dict[str, Callable]) -> dict[str, object]:
+def timed(work: Callable) -> tuple[float, object]:
+    start = time.perf_counter()
+    result = work()
+    if DEVICE.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, result
+
+
+@pytest.fixture(scope="module")
+def peak() -> float:
+    """Operations in a second, of one large product of matrices in the models' precision."""
+    n = {"cpu": 2048}.get(DEVICE, 8192) if SCALE >= 0.05 else 256
+    a, b = (torch.randn(n, n).to(DEVICE, DTYPE) for _ in range(2))
+    return 2 * n**3 / min(timed(lambda: a @ b)[0] for _ in range(10))
+
+
+def n_operations(classifier: Classifier, rows: list[dict]) -> float:
+    """Of a forward pass: what the blocks' weights ask of every token but padding, attention's own products aside."""
+    cfg, encoded = classifier.model.cfg, classifier.encode(rows)
+    n_tokens = int(encoded.lengths.sum()) + len(rows) * classifier.layout.n_added
+    return 2 * n_tokens * cfg.n_layers * (4 * cfg.d_model**2 + 2 * cfg.d_model * cfg.d_mlp)
+
+
+def compare(title: str, n_rows: int, operations: float, peak: float, works: dict[str, Callable]) -> dict[str, object]:
     """Time all works, alternating; print the table; return what each gave."""
     results = {name: work() for name, work in works.items()}
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(ROUNDS):
         for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(timed(work)[0])
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ours = next(iter(medians.values()))
-    print(f"\n{title}, {torch.get_num_threads()} threads, median of {ROUNDS} rounds after a warm-up\n")
-    print("| | seconds | from | to | sentences/s | times ours |\n|---|---|---|---|---|---|")
+    where = f"{torch.get_num_threads()} threads" if DEVICE == "cpu" else DEVICE
+    print(f"\n{title}, {SHAPE} shape, {DTYPE}, {where}, median of {ROUNDS} rounds after a warm-up")
+    print(f"\n| | seconds | from | to | sentences/s | of {peak / 1e12:.2f} TFLOP/s | times ours |\n|" + "---|" * 7)
     for name, median in medians.items():
-        low, high = min(seconds[name]), max(seconds[name])
-        print(f"| {name} | {median:.2f} | {low:.2f} | {high:.2f} | {n_rows / median:.0f} | {median / ours:.2f} |")
+        span = f"{median:.2f} | {min(seconds[name]):.2f} | {max(seconds[name]):.2f}"
+        share = operations / median / peak
+        print(f"| {name} | {span} | {n_rows / median:.0f} | {share:.0%} | {median / ours:.2f} |")
     return results
 
 
-def test_probing_against_peers(competitors, sentences):
+def test_probing_against_peers(competitors, sentences, peak):
     classifier, peers = competitors
     train, validation = sentences["baseline"], sentences["validation"]
-    works = {"skillneurons": partial(our_pass, classifier, train, validation)}
+    works = {"skillneurons": partial(our_pass, classifier, train, validation, tokens_per_batch=TOKENS)}
     works |= {peer.name: partial(authors_pass, peer, train, validation) for peer in peers}
-    n_rows = len(train) + len(validation)
-    results = compare(f"Probing, {len(train)} + {len(validation)} sentences", n_rows, works)
-    least, most = bounds_of_hits(classifier, results["skillneurons"][0], validation)
+    rows = [*train, *validation]
+    title = f"Probing, {len(train):,} + {len(validation)} sentences"
+    results = compare(title, len(rows), n_operations(classifier, rows), peak, works)
+    least, most = bounds_of_hits(classifier, results["skillneurons"][0], validation, ROUNDING)
     for peer in peers:
         hits = results[peer.name][1]
         assert (least <= hits).all() and (hits <= most).all(), peer.name
 
 
-def test_sweep_against_peers(competitors, sentences):
+def test_sweep_against_peers(competitors, sentences, peak):
     classifier, peers = competitors
     cfg, rows = classifier.model.cfg, sentences["validation"][: max(32, int(256 * SCALE))]
     generator = torch.Generator().manual_seed(0)
@@ -188,12 +232,45 @@ def test_sweep_against_peers(competitors, sentences):
     sets = [NeuronSet(mask) for mask in draws]
 
     def ours():
-        return logits_many(classifier, rows, [zero(one, positions=PROMPT) for one in sets]).numpy()
+        return logits_many(
+            classifier, rows, [zero(one, positions=PROMPT) for one in sets], tokens_per_batch=TOKENS
+        ).numpy()
 
     def theirs(peer):
         return np.stack([peer.perturbed(rows, one) for one in sets])
 
     works = {"skillneurons": ours} | {peer.name: lambda peer=peer: theirs(peer) for peer in peers}
-    results = compare(f"Sweep of {SETS} neuron sets, {len(rows)} sentences", SETS * len(rows), works)
+    title = f"Sweep of {SETS} neuron sets, {len(rows)} sentences"
+    results = compare(title, SETS * len(rows), SETS * n_operations(classifier, rows), peak, works)
     for peer in peers:
-        assert np.abs(results["skillneurons"] - results[peer.name]).max() < 1e-3, peer.name
+        assert np.abs(results["skillneurons"] - results[peer.name]).max() < 100 * ROUNDING, peer.name
+
+
+def test_tuning_against_the_authors_way(competitors, sentences, peak):
+    """As many steps of 32 sentences, each way on batches of its own making."""
+    classifier, (authors, *_) = competitors
+    pool = list(islice(cycle(sentences["train"]), 32 * max(2, round(16 * SCALE))))
+    ours, theirs = (classifier.prompt.vectors.clone().requires_grad_() for _ in range(2))
+    peer = AuthorsWay(authors.model, authors.tokenizer, theirs)
+    encoded, n_steps = classifier.encode(pool), len(pool) // 32
+
+    def our_steps():
+        generator = torch.Generator().manual_seed(0)
+        for index in islice(shuffled(encoded, 32, generator), n_steps):
+            [batch] = classifier.collate(encoded, index)
+            tuning_step(classifier, ours, batch)
+        return ours.grad.float().norm().item()
+
+    def their_steps():
+        order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(0)).tolist()
+        for start in range(0, len(pool), 32):
+            rows = [pool[i] for i in order[start : start + 32]]
+            authors_tuning_step(authors.model, peer, list(classifier.verbalizer.token_ids), rows)
+        return theirs.grad.float().norm().item()
+
+    works = {"skillneurons": our_steps, "the authors' way": their_steps}
+    # Forward, and backward to the activations: the weights are frozen.
+    operations = 2 * n_operations(classifier, pool)
+    results = compare(f"Tuning, {n_steps} steps of 32 sentences", len(pool), operations, peak, works)
+    # Gradients add up over the same sentences.
+    assert results["skillneurons"] == pytest.approx(results["the authors' way"], rel=max(1e-3, ROUNDING))
