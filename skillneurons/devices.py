@@ -29,7 +29,8 @@ def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def to_device(tensor: Tensor, device: torch.device | None) -> Tensor:
-    """The tensor there. Neither side waits: copies to a GPU leave from pinned memory."""
+    """The tensor there. On the way to a GPU neither side waits: the copy leaves from pinned memory."""
     if device is not None and device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    # The host has to wait for what comes back: it could read the copy before it is whole.
+    return tensor.to(device, non_blocking=device is not None and device.type != "cpu")

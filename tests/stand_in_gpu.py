@@ -8,6 +8,7 @@ would keep the host waiting. Stands on torch's Python backends, which one proces
 from contextlib import contextmanager
 
 import torch
+from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -74,9 +75,12 @@ def _run(func, args, kwargs):
     ours = [tensor for tensor in tensors if isinstance(tensor, There)]
     asked = kwargs.get("device")
     goes_there = bool(ours) if asked is None else torch.device(asked).type == NAME
-    _check_places(func, args, tensors)
+    if func in CROSSES:
+        _check_crossing(func, args, kwargs, goes_there)
+    else:
+        _check_places(func, args, tensors)
     if _state["strict"]:
-        _check_waiting(func, args, kwargs, ours, goes_there)
+        _check_waiting(func, args, ours)
     known = {id(tensor.raw if isinstance(tensor, There) else tensor): tensor for tensor in tensors}
     kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
     if asked is not None:
@@ -100,10 +104,24 @@ def _raw(value):
     return value.raw if isinstance(value, There) else value
 
 
+def _check_crossing(func, args, kwargs, goes_there) -> None:
+    """A copy to the CPU has to wait for its values; one to the device need not."""
+    if func is aten.copy_.default:
+        to, source = args[:2]
+        goes_there, without_waiting = isinstance(to, There), len(args) > 2 and args[2]
+    else:
+        source, without_waiting = args[0], False
+    without_waiting = without_waiting or kwargs.get("non_blocking")
+    if isinstance(source, There) == goes_there or not source.dim():
+        return
+    if without_waiting and not goes_there:
+        raise RuntimeError(f"{func} to the CPU does not wait: its values could be read before they are there")
+    if _state["strict"] and not without_waiting:
+        raise Waiting(f"{func} from one device to the other")
+
+
 def _check_places(func, args, tensors) -> None:
     """Single numbers may come from the CPU, and indices; all else must be in one place."""
-    if func in CROSSES:
-        return
     indices = {id(leaf) for leaf in tree_leaves(args[INDEXES[func]])} if func in INDEXES else set()
     places = {type(tensor) is There for tensor in tensors if tensor.dim() and id(tensor) not in indices}
     if len(places) > 1:
@@ -113,19 +131,13 @@ def _check_places(func, args, tensors) -> None:
         raise RuntimeError(f"{func}: a tensor on the CPU was indexed by one on the device")
 
 
-def _check_waiting(func, args, kwargs, ours, goes_there) -> None:
+def _check_waiting(func, args, ours) -> None:
     if func in READS and ours:
         raise Waiting(f"{func} reads values")
     if func in INDEXES:
         for index in tree_leaves(args[INDEXES[func]]):
             if isinstance(index, torch.Tensor) and (not isinstance(index, There) or index.dtype == torch.bool):
                 raise Waiting(f"{func}: an index of {index.dtype} on {index.device}")
-    if func is aten._to_copy.default and bool(ours) != goes_there and not kwargs.get("non_blocking"):
-        raise Waiting("a copy between the devices")
-    if func is aten.copy_.default:
-        (to, source), blocking = args[:2], not (args[2] if len(args) > 2 else kwargs.get("non_blocking"))
-        if isinstance(to, There) != isinstance(source, There) and source.dim() and blocking:
-            raise Waiting("a copy between the devices")
 
 
 def pytest_configure(config) -> None:
@@ -133,10 +145,16 @@ def pytest_configure(config) -> None:
     _setup_privateuseone_for_python_backend(NAME)
     _state["registered"], _state["library"] = True, torch.library.Library("_", "IMPL")
     _state["library"].fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
-    generator = torch.Generator
+    _device_constructors()  # remembers them, so that `with torch.device(...)` still knows `torch.tensor`
+    tensor, generator = torch.tensor, torch.Generator
+
+    def tensor_there(data, *, device=None, **options):
+        made = tensor(data, **options)
+        return made if device is None else made.to(device)
 
     class GeneratorThere(generator):
         def __new__(cls, device="cpu"):
             return generator.__new__(cls, "cpu")
 
-    torch.Generator = GeneratorThere  # a Python backend cannot make its own
+    # These reach the device by ways that a Python backend does not see.
+    torch.tensor, torch.Generator = tensor_there, GeneratorThere

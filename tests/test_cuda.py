@@ -13,6 +13,8 @@ from dataclasses import replace
 import pytest
 import torch
 from stand_in_gpu import NAME, nothing_waits, registered
+from test_bridge import boot, make_decoder
+from test_bridge_t5 import make_seq2seq
 
 import skillneurons
 from skillneurons import (
@@ -22,11 +24,13 @@ from skillneurons import (
     HookedEncoder,
     LabelSums,
     TuningConfig,
+    Verbalizer,
     collect,
     find_skill_neurons,
     load_example,
     load_model,
     permutation_test,
+    random_prompt,
     tune_prompt,
 )
 from skillneurons.evaluation import intervention
@@ -162,6 +166,29 @@ def test_what_is_passed_in_from_the_cpu_is_taken_to_the_device(here, there):
     resid = here.model(tokens, mask, stop_at_layer=1)
     torch.testing.assert_close(there.model(resid, mask, start_at_layer=1).cpu(), expected, **CLOSE)
     assert replace(there, prompt=here.prompt).prompt.vectors.device == there.model.device
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen2", "t5"])
+def test_a_bridge_there_counts_and_tunes_as_on_the_cpu(name, roberta_tokenizer, tiny_task, tmp_path):
+    make = make_seq2seq if name == "t5" else make_decoder
+    boot(make(name, len(roberta_tokenizer)), roberta_tokenizer, tmp_path)
+    on_cpu, elsewhere = (load_model(tmp_path, device=device) for device in ("cpu", DEVICE))
+    words = Verbalizer.from_words(on_cpu.tokenizer, tiny_task.label_words)
+    one = Classifier(on_cpu, random_prompt(on_cpu, 3), words)
+    # Tied weights are taken apart on their way to the stand-in, which changes the fingerprint.
+    assert registered() or elsewhere.fingerprint() == on_cpu.fingerprint()
+    other = replace(one, model=elsewhere, prompt=replace(one.prompt, model=elsewhere.fingerprint()))
+    assert other.prompt.vectors.device == elsewhere.device
+    torch.testing.assert_close(other.logits(tiny_task.test), one.logits(tiny_task.test), **CLOSE)
+    skill = find_skill_neurons(one, tiny_task).top(0.2)
+    for kind in ("zero", "mean"):
+        silenced = (c.logits(tiny_task.test, intervention(kind, c, tiny_task)(skill)) for c in (one, other))
+        torch.testing.assert_close(*silenced, **CLOSE)
+    config = TuningConfig(steps=3, eval_every=3, lr=1e-2)
+    first, second = (
+        tune_prompt(model, tiny_task, n_prompt=3, config=config, progress=False) for model in (on_cpu, elsewhere)
+    )
+    torch.testing.assert_close(second.prompt.vectors.cpu(), first.prompt.vectors, rtol=1e-2, atol=1e-3)
 
 
 MODULES = [found.name for found in pkgutil.walk_packages(skillneurons.__path__, "skillneurons.")]

@@ -10,6 +10,8 @@ import pytest
 import torch
 from stand_in_gpu import NAME, Waiting, nothing_waits, registered
 
+from skillneurons.devices import to_device
+
 TESTS = Path(__file__).parent
 there_only = [
     pytest.mark.gpu,
@@ -58,6 +60,12 @@ class TestTheStandIn:
         with pytest.raises(RuntimeError, match="on the CPU was indexed by one on the device"):
             torch.ones(3, 4)[torch.tensor([0]).to(NAME)]
         assert (there + torch.tensor(1.0)).device.type == NAME
+
+    def test_refuses_copies_to_the_cpu_that_do_not_wait_for_their_values(self, there):
+        for copy in (lambda: there.to("cpu", non_blocking=True), lambda: torch.empty(3, 4).copy_(there, True)):
+            with pytest.raises(RuntimeError, match="could be read before they are there"):
+                copy()
+        assert to_device(there, torch.device("cpu")).device.type == "cpu"
 
     @pytest.mark.parametrize(
         "wait",
