@@ -36,9 +36,10 @@ def run(corpus, monkeypatch):
     """Run the script as the command line would."""
 
     def go(out, *options):
-        sizes = "--n-layers 1 --d-model 64 --d-vocab 300 --steps 4 --batch-tokens 512 --save-every 2 --log-every 1"
+        sizes = "" if "--start-from" in options else "--n-layers 1 --d-model 64 --d-vocab 300"
+        steps = "--steps 4 --batch-tokens 512 --save-every 2 --log-every 1"
         command = ["pretrain.py", "--data", str(corpus), "--out", str(out), "--device", "cpu", "--no-compile"]
-        monkeypatch.setattr(sys, "argv", [*command, *sizes.split(), *options])
+        monkeypatch.setattr(sys, "argv", [*command, *f"{sizes} {steps}".split(), *options])
         pretrain.pretrain(pretrain.parse_arguments())
         return out
 
@@ -99,3 +100,10 @@ def test_four_fifths_of_the_chosen_become_masks_and_a_tenth_stays():
     kinds = inputs.ravel()[chosen]
     masked, kept = (kinds == pretrain.MASK).sum(), (kinds == 5).sum()
     assert chisquare([masked, kept, len(kinds) - masked - kept], np.array([0.8, 0.1, 0.1]) * len(kinds)).pvalue > 1e-3
+
+
+def test_sizes_of_a_model_that_is_there_already_are_refused(run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(tmp_path / "out", "--start-from", str(tmp_path), "--d-model", "128")
+    assert "--d-model: a run that starts from a model has that model's sizes" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

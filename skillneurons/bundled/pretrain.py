@@ -35,6 +35,7 @@ BOS, PAD, EOS, UNK, MASK = range(5)
 
 HELD_OUT = "wikitext2"
 N_CTX = 128
+SIZES = {"n_layers": 4, "d_model": 192, "d_vocab": 8192}
 
 Mixture = dict[str, float]
 """Share of training windows drawn from each source, by the start of the file name."""
@@ -427,9 +428,8 @@ def parse_arguments() -> argparse.Namespace:
         type=float,
         help="frequency F; tokens of a higher one, f, are chosen F / f times as often as others [default: all alike]",
     )
-    parser.add_argument("--n-layers", type=int, default=4)
-    parser.add_argument("--d-model", type=int, default=192)
-    parser.add_argument("--d-vocab", type=int, default=8192)
+    for name, size in SIZES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"of a new model [default: {size}]")
     parser.add_argument("--steps", type=int, default=5_500)
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--mask-share", type=float, default=0.2)
@@ -439,7 +439,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--save-every", type=int, default=250)
-    return parser.parse_args()
+    args = parser.parse_args()
+    asked = [f"--{name.replace('_', '-')}" for name in SIZES if getattr(args, name) is not None]
+    if args.start_from and asked:
+        parser.error(f"{' and '.join(asked)}: a run that starts from a model has that model's sizes; leave them out")
+    return argparse.Namespace(**vars(args) | {name: getattr(args, name) or size for name, size in SIZES.items()})
 
 
 if __name__ == "__main__":
