@@ -165,7 +165,7 @@ def _tune(
         first,
         task,
         list(parameters.values()),
-        [splice(fixed.vectors, first.layout.start), *hooks(parameters)],
+        [splice(first.prompt.vectors, first.layout.start), *hooks(parameters)],
         snapshot,
         seed=seed,
         config=config or DELTA_CONFIG,

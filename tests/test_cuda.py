@@ -31,6 +31,7 @@ from skillneurons import (
     load_model,
     permutation_test,
     random_prompt,
+    tune_adapter,
     tune_prompt,
 )
 from skillneurons.evaluation import intervention
@@ -158,7 +159,7 @@ def test_nothing_in_a_pass_waits_for_the_gpu(there, task, scores, kind, monkeypa
     assert sums.totals[0].device.type == DEVICE
 
 
-def test_what_is_passed_in_from_the_cpu_is_taken_to_the_device(here, there):
+def test_what_is_passed_in_from_the_cpu_is_taken_to_the_device(here, there, task):
     tokens = here.model.to_tokens(["a dull film", "a great and moving film"])
     mask = here.model.attention_mask(tokens)
     expected, logits = (model(tokens, mask, token_type_ids=tokens * 0) for model in (here.model, there.model))
@@ -166,6 +167,12 @@ def test_what_is_passed_in_from_the_cpu_is_taken_to_the_device(here, there):
     resid = here.model(tokens, mask, stop_at_layer=1)
     torch.testing.assert_close(there.model(resid, mask, start_at_layer=1).cpu(), expected, **CLOSE)
     assert replace(there, prompt=here.prompt).prompt.vectors.device == there.model.device
+    quick = {"config": TuningConfig(steps=1, eval_every=1), "progress": False}
+    for tuned in (
+        tune_prompt(there.model, task, start=here.prompt, **quick),
+        tune_adapter(there.model, task, prompt=here.prompt, **quick),
+    ):
+        assert tuned.prompt.vectors.device == there.model.device
 
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen2", "t5"])
