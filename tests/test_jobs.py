@@ -174,7 +174,7 @@ def tune_then_wait(path, *arguments):
 def test_a_trial_of_another_model_than_asked_for_is_refused(task, tmp_path):
     [trial] = make_trials(task, tmp_path, seeds=(0,))
     with pytest.raises(ValueError, match=r"from 'bundled', but what lies there has fingerprint \w+, and this one 1234"):
-        trials._work(trial, 0, "bundled", None, "1234", "cpu", "float32")
+        trials._work(trial, 0, "bundled", None, "1234", "cpu", torch.float32)
     assert trial.written() == []
 
 

@@ -25,7 +25,7 @@ def test_all_that_is_asked_of_a_gpu_holds_on_its_stand_in():
     wanted = ["-m", "gpu", "-k", "not example"]
     command = [sys.executable, "-m", "pytest", "-p", "stand_in_gpu", *wanted, "-q", "-p", "no:cacheprovider"]
     path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, *files], cwd=TESTS.parent, env=environment, capture_output=True, text=True, check=False
     )
