@@ -334,9 +334,13 @@ def find_skill_neurons(
     splits = {split: classifiers[0].encode(getattr(task, split)) for split in SPLITS}
     n_rows = len(classifiers) * sum(len(rows) for rows in splits.values())
     hidden = not progress or accelerator is not None
-    own = {"positions": positions, "accelerator": accelerator, "tokens_per_batch": tokens_per_batch}
     with tqdm(total=n_rows, desc=f"score {task.name}", unit="row", delay=SHOW_AFTER, disable=hidden) as bar:
-        own["on_rows"] = bar.update
+        own = {
+            "positions": positions,
+            "accelerator": accelerator,
+            "tokens_per_batch": tokens_per_batch,
+            "on_rows": bar.update,
+        }
         parts = [_score_one(classifier, task, splits, on_pass, own) for classifier in classifiers]
     return NeuronScores.merge_seeds(parts)
 

@@ -9,9 +9,7 @@ Each test prints what it saw: medians, ratios, differences. `BENCH_SCALE=0.02` o
 import statistics
 import subprocess
 import sys
-import time
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +17,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROUNDS, SCALE, AuthorsWay, base_shape, classifier_of
-from works import authors_pass, authors_tuning_step, bounds_of_hits, our_pass, tuning_step
+from works import (
+    authors_batches,
+    authors_pass,
+    authors_tuning_step,
+    bounds_of_hits,
+    our_batches,
+    our_pass,
+    timed,
+    tuning_step,
+)
 
-from skillneurons.batching import collate, shuffled
+from skillneurons.batching import collate
 from skillneurons.prompts import splice
 from skillneurons.tuning import frozen
-
-
-def timed(function) -> tuple[float, object]:
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
 
 
 def test_logits_and_every_hook_post_equal_hugging_face(base, tokenizer, sentences):
@@ -140,11 +141,9 @@ def test_tuning_against_the_authors_way(benchmark, base, tokenizer, sentences):
     one = benchmark.stats.stats.median
     their_one = statistics.median(timed(lambda: authors_step(pool[:32]))[0] for _ in range(2 * ROUNDS))
 
-    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(0)).tolist()
-    their_batches = [[pool[i] for i in order[start : start + 32]] for start in range(0, len(pool), 32)]
-    our_batches = list(islice(shuffled(encoded, 32, torch.Generator().manual_seed(0)), n_steps))
-    assert sorted(torch.cat(our_batches).tolist()) == sorted(order)
-    many, _ = timed(lambda: [step(collate(encoded, index, prefix, 1)) for index in our_batches])
+    batches, their_batches = our_batches(encoded), authors_batches(pool)
+    assert sorted(torch.cat(batches).tolist()) == list(range(len(pool)))
+    many, _ = timed(lambda: [step(collate(encoded, index, prefix, 1)) for index in batches])
     their_many, _ = timed(lambda: [authors_step(rows) for rows in their_batches])
 
     print(f"\nprompt tuning, batches of 32 sentences, {torch.get_num_threads()} threads, seconds for a step")

@@ -15,20 +15,28 @@ many rows as the whole of SST-2, on a GPU:
 import importlib.util
 import os
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
-from itertools import cycle, islice
 
 import numpy as np
 import pytest
 import torch
-from conftest import LABEL_WORDS, N_PROMPT, ROUNDS, SCALE, AuthorsWay, base_shape, on_host
+from conftest import DEVICE, LABEL_WORDS, N_PROMPT, ROUNDS, SCALE, AuthorsWay, base_shape, on_host
 from transformer_lens.model_bridge import TransformerBridge
-from works import authors_pass, authors_tuning_step, bounds_of_hits, our_pass, tuning_step
+from works import (
+    ROWS_PER_STEP,
+    authors_batches,
+    authors_pass,
+    authors_tuning_step,
+    bounds_of_hits,
+    our_batches,
+    our_pass,
+    timed,
+    tuning_step,
+)
 
 from skillneurons import Classifier, HookedEncoder, NeuronSet, Verbalizer, random_prompt, zero
-from skillneurons.batching import TOKENS_PER_BATCH, shuffled
+from skillneurons.batching import TOKENS_PER_BATCH
 from skillneurons.devices import as_dtype
 from skillneurons.prompts import splice
 from skillneurons.sweeps import logits_many
@@ -39,7 +47,6 @@ SHAPES = {
     "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
 }
 SHAPE = os.environ.get("BENCH_SHAPE", "tiny" if SCALE < 0.05 else "base")
-DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
 DTYPE = as_dtype(os.environ.get("BENCH_DTYPE", "float32"))
 TOKENS = int(os.environ.get("BENCH_TOKENS", TOKENS_PER_BATCH))
 # How far two ways to compute an activation or a logit may lie apart.
@@ -166,18 +173,10 @@ def competitors(tokenizer, tmp_path_factory):
     return classifier, peers
 
 
-def timed(work: Callable) -> tuple[float, object]:
-    start = time.perf_counter()
-    result = work()
-    if DEVICE.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
-
-
 @pytest.fixture(scope="module")
 def peak() -> float:
     """Operations in a second, of one large product of matrices in the models' precision."""
-    n = {"cpu": 2048}.get(DEVICE, 8192) if SCALE >= 0.05 else 256
+    n = 256 if SCALE < 0.05 else 2048 if DEVICE == "cpu" else 8192
     a, b = (torch.randn(n, n).to(DEVICE, DTYPE) for _ in range(2))
     return 2 * n**3 / min(timed(lambda: a @ b)[0] for _ in range(10))
 
@@ -247,30 +246,28 @@ def test_sweep_against_peers(competitors, sentences, peak):
 
 
 def test_tuning_against_the_authors_way(competitors, sentences, peak):
-    """As many steps of 32 sentences, each way on batches of its own making."""
+    """As many steps, each way on batches of its own making."""
     classifier, (authors, *_) = competitors
-    pool = list(islice(cycle(sentences["train"]), 32 * max(2, round(16 * SCALE))))
+    n_steps = max(2, round(16 * SCALE))
+    pool = sentences["train"][: ROWS_PER_STEP * n_steps]
     ours, theirs = (classifier.prompt.vectors.clone().requires_grad_() for _ in range(2))
     peer = AuthorsWay(authors.model, authors.tokenizer, theirs)
-    encoded, n_steps = classifier.encode(pool), len(pool) // 32
+    encoded, words = classifier.encode(pool), list(classifier.verbalizer.token_ids)
 
     def our_steps():
-        generator = torch.Generator().manual_seed(0)
-        for index in islice(shuffled(encoded, 32, generator), n_steps):
+        for index in our_batches(encoded):
             [batch] = classifier.collate(encoded, index)
             tuning_step(classifier, ours, batch)
         return ours.grad.float().norm().item()
 
     def their_steps():
-        order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(0)).tolist()
-        for start in range(0, len(pool), 32):
-            rows = [pool[i] for i in order[start : start + 32]]
-            authors_tuning_step(authors.model, peer, list(classifier.verbalizer.token_ids), rows)
+        for rows in authors_batches(pool):
+            authors_tuning_step(authors.model, peer, words, rows)
         return theirs.grad.float().norm().item()
 
     works = {"skillneurons": our_steps, "the authors' way": their_steps}
     # Forward, and backward to the activations: the weights are frozen.
     operations = 2 * n_operations(classifier, pool)
-    results = compare(f"Tuning, {n_steps} steps of 32 sentences", len(pool), operations, peak, works)
+    results = compare(f"Tuning, {n_steps} steps of {ROWS_PER_STEP} sentences", len(pool), operations, peak, works)
     # Gradients add up over the same sentences.
     assert results["skillneurons"] == pytest.approx(results["the authors' way"], rel=max(1e-3, ROUNDING))

@@ -18,6 +18,7 @@ N_PROMPT = 16
 LABEL_WORDS = ("negative", "positive")
 # 1 is the size the README's numbers are of; smaller values only check that the benchmarks run, larger ones repeat rows.
 SCALE = float(os.environ.get("BENCH_SCALE", "1"))
+DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", 3 if SCALE >= 1 else 1))
 
 
@@ -54,7 +55,7 @@ def sentences():
         with gzip.open(folder / f"{split}.jsonl.gz", "rt") as file:
             rows = [json.loads(line) for line in file]
         n = max(32, int(n * SCALE))
-        return list(islice(cycle(rows), n if n > len(rows) and split == "train" else min(n, len(rows))))
+        return list(islice(cycle(rows), n)) if split == "train" else rows[:n]
 
     return {"train": read("train", 20000), "baseline": read("train", 2000), "validation": read("validation", 872)}
 

@@ -1,14 +1,30 @@
-"""Works, as this library and as the released code do them: the probing pass, and a step of prompt tuning."""
+"""Works, as this library and as the released code do them: the probing pass, and steps of prompt tuning."""
+
+import time
+from collections.abc import Callable
+from itertools import islice
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from conftest import AuthorsWay
+from conftest import DEVICE, AuthorsWay
 
 from skillneurons import AboveCounts, LabelSums, collect
+from skillneurons.batching import Encoded, shuffled
 from skillneurons.classifier import label_logits
 from skillneurons.prompts import splice
 from skillneurons.tuning import frozen
+
+ROWS_PER_STEP = 32
+
+
+def timed(work: Callable) -> tuple[float, object]:
+    """(seconds, what it gave)."""
+    start = time.perf_counter()
+    result = work()
+    if DEVICE.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, result
 
 
 def our_pass(classifier, baseline_rows: list[dict], rows: list[dict], **options) -> tuple[np.ndarray, np.ndarray]:
@@ -49,6 +65,18 @@ def bounds_of_hits(
     n_negative = int(lower.n[0])
     least, most = n_negative - lower.above[0] + higher.above[1], n_negative - higher.above[0] + lower.above[1]
     return least.numpy(), most.numpy()
+
+
+def our_batches(encoded: Encoded) -> list[torch.Tensor]:
+    """The indices of each step's rows, similar lengths together; one epoch."""
+    batches = shuffled(encoded, ROWS_PER_STEP, torch.Generator().manual_seed(0))
+    return list(islice(batches, len(encoded) // ROWS_PER_STEP))
+
+
+def authors_batches(rows: list[dict]) -> list[list[dict]]:
+    """The rows of each step as they come; one epoch."""
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    return [[rows[i] for i in part] for part in order.split(ROWS_PER_STEP)]
 
 
 def tuning_step(classifier, vectors: torch.Tensor, batch) -> torch.Tensor:
