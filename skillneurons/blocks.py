@@ -1,20 +1,37 @@
 """The parts of a `HookedEncoder`: embedding, attention, MLP, block and read-out, with TransformerLens's hook points."""
 
+import math
 import warnings
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 from transformers.activations import ACT2FN
 
-from skillneurons.config import EncoderConfig
+from skillneurons.config import N_BUCKETS, EncoderConfig
+
+# Distances from here on share MPNet's last bucket.
+FAR = 128
+
+
+def fused_is_faster(q: Tensor) -> bool:
+    """Whether torch's fused attention is the faster one for these queries.
+
+    It is, or is as fast, but for one case: its backward pass on a CPU in half precision takes twice as long as that of
+    plain matrix products (`tests/benchmarks/bench_attention.py`).
+    """
+    learns = torch.is_grad_enabled() and q.requires_grad
+    return not (learns and q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all positions, for queries at the first `n_queries` of them."""
+    """Multi-head self-attention over all positions, for queries at the first `n_queries` of them.
+
+    `mask` is True where a position may be read, or, with relative positions, a number to add to the scores.
+    """
 
     def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
@@ -37,10 +54,13 @@ class Attention(nn.Module):
         k = self.hook_k(rearrange(self.key(resid), split, head=self.n_heads))
         v = self.hook_v(rearrange(self.value(resid), split, head=self.n_heads))
         q, k, v = (rearrange(x, "batch pos head d_head -> batch head pos d_head") for x in (q, k, v))
-        if self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks():
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask[..., :n_queries, :]
+        if self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks() or not fused_is_faster(q):
             scores = q @ k.mT * self.scale
             if mask is not None:
-                scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+                hidden = torch.finfo(scores.dtype).min
+                scores = scores.masked_fill(~mask, hidden) if mask.dtype == torch.bool else scores + mask
             z = self.hook_pattern(self.hook_attn_scores(scores).softmax(dim=-1)) @ v
         else:
             z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -124,8 +144,41 @@ class Embed(nn.Module):
         super().__init__()
         self.word = nn.Embedding(cfg.d_vocab, cfg.d_model)
         self.position = nn.Embedding(cfg.n_ctx + cfg.position_offset, cfg.d_model)
-        self.token_type = nn.Embedding(cfg.d_token_types, cfg.d_model)
+        self.token_type = nn.Embedding(cfg.d_token_types, cfg.d_model) if cfg.d_token_types else None
         self.ln = nn.LayerNorm(cfg.d_model, eps=cfg.eps)
+
+
+class RelativeBias(nn.Embedding):
+    """A learnt number for each head and each distance between two positions, near ones told apart and far ones not.
+
+    Source: Raffel et al. 2020 (T5), section 2.1, as MPNet has it; one table for all blocks.
+    """
+
+    def __init__(self, n_heads: int) -> None:
+        super().__init__(N_BUCKETS, n_heads)
+
+    def scores(self, n_pos: int, mask: Tensor | None) -> Float[Tensor, "batch_or_one head query key"]:
+        """What is added to the attention scores, with the least number where `mask` hides a position."""
+        where = torch.arange(n_pos, device=self.weight.device)
+        added = rearrange(self(bucket(where - where[:, None])), "query key head -> 1 head query key")
+        return added if mask is None else added.masked_fill(~mask, torch.finfo(added.dtype).min)
+
+
+def bucket(distance: Int[Tensor, "query key"]) -> Int[Tensor, "query key"]:
+    """Number of the bucket of each distance (key's position minus query's): half of them for keys behind the query.
+
+    Half of each side's buckets hold one distance each, the others wider ranges up to `FAR`, in equal steps of the
+    logarithm.
+
+    Example:
+        >>> bucket(torch.tensor([[-200, -8, -1, 0, 1, 8, 200]])).tolist()
+        [[15, 8, 1, 0, 17, 24, 31]]
+    """
+    one_side, size = N_BUCKETS // 2, distance.abs()
+    n_exact = one_side // 2
+    steps = torch.log(size.clamp_min(1).float() / n_exact) / math.log(FAR / n_exact) * (one_side - n_exact)
+    wide = (n_exact + steps.long()).clamp_max(one_side - 1)
+    return torch.where(size < n_exact, size, wide) + one_side * (distance > 0)
 
 
 class ReadOut(nn.Module):

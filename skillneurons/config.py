@@ -5,6 +5,9 @@ from typing import Any
 
 from transformer_lens.config import TransformerLensConfig
 
+# Of MPNet's distances between positions: as many as Hugging Face's code uses, whatever a configuration says.
+N_BUCKETS = 32
+
 
 @dataclass(repr=False)
 class EncoderConfig(TransformerLensConfig):
@@ -12,9 +15,10 @@ class EncoderConfig(TransformerLensConfig):
 
     Args:
         d_mlps: Hidden width of each block's MLP. All equal to `d_mlp` unless the encoder has been pruned.
-        d_token_types: Number of segment embeddings (1 for RoBERTa, 2 for BERT).
+        d_token_types: Number of segment embeddings (1 for RoBERTa, 2 for BERT); 0 for a model without (MPNet).
         pad_token_id: The padding token.
         position_offset: Row of the position table that the first token uses (`pad_token_id + 1` for RoBERTa, else 0).
+        relative_positions: Whether attention scores get a learnt number for the distance of their positions (MPNet).
         read_out: `"mlm"` for the checkpoint's own head; `"tied"` where it has none: logits are then the final
             residual times the word embeddings, without a transform or bias.
         tied_embeddings: Whether the unembedding is the word-embedding matrix itself.
@@ -35,6 +39,7 @@ class EncoderConfig(TransformerLensConfig):
     d_token_types: int = 1
     pad_token_id: int = 1
     position_offset: int = 2
+    relative_positions: bool = False
     read_out: str = "mlm"
     tied_embeddings: bool = True
     source: str = "in-memory model"

@@ -1,9 +1,9 @@
 """HookedEncoder: a BERT-family encoder whose forward pass is built from TransformerLens hook points.
 
-Post-LayerNorm blocks, absolute positions, a masked-language-model read-out. It does less work than a general
-forward pass where less is asked for: logits of a few tokens at one position (`logits_for`, `logits_at`), the last block
-only where it is read (`last_block_to`), blocks left out on either side (`start_at_layer`, `stop_at_layer`), and
-attention stays fused unless someone hooks its scores or pattern.
+Post-LayerNorm blocks, absolute positions (and MPNet's relative ones), a masked-language-model read-out. It does less
+work than a general forward pass where less is asked for: logits of a few tokens at one position (`logits_for`,
+`logits_at`), the last block only where it is read (`last_block_to`), blocks left out on either side
+(`start_at_layer`, `stop_at_layer`), and attention stays fused where that is faster and nobody hooks its scores.
 
 Memory: what one forward pass of the same shape needs; nothing is kept between calls.
 """
@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
-from skillneurons.blocks import Block, Embed, ReadOut
+from skillneurons.blocks import Block, Embed, ReadOut, RelativeBias
 from skillneurons.checkpoints import convert, export, read_checkpoint
 from skillneurons.config import EncoderConfig
 from skillneurons.devices import check_device, to_device
-from skillneurons.encoder_checks import check_mask, check_tokens
+from skillneurons.encoder_checks import check_mask, check_segments, check_tokens
 from skillneurons.encoder_files import is_saved_encoder, read_encoder, write_encoder
 from skillneurons.identity import fingerprint_of
 from skillneurons.types import AttentionMask, FwdHooks
@@ -77,6 +77,7 @@ class HookedEncoder(HookedRootModule):
         self.cfg, self.tokenizer = cfg, tokenizer
         self.embed = Embed(cfg)
         self.blocks = nn.ModuleList(Block(cfg, d_mlp) for d_mlp in cfg.d_mlps)
+        self.relative_bias = RelativeBias(cfg.n_heads) if cfg.relative_positions else None
         self.read_out = ReadOut(cfg)
         self.hook_embed, self.hook_pos_embed, self.hook_token_type_embed = HookPoint(), HookPoint(), HookPoint()
         self.hook_full_embed = HookPoint()
@@ -127,7 +128,7 @@ class HookedEncoder(HookedRootModule):
     def from_hf(cls, hf_model: Any, tokenizer: Any = None) -> "HookedEncoder":
         """An encoder with a copy of an in-memory Hugging Face model's weights.
 
-        Takes the masked-language models of RoBERTa, XLM-R, CamemBERT and BERT, and their headless base models; a
+        Takes the masked-language models of RoBERTa, XLM-R, CamemBERT, BERT and MPNet, and their headless base models; a
         headless model is read out by its own word embeddings (`encoder.cfg.read_out == "tied"`).
 
         Raises:
@@ -234,6 +235,8 @@ class HookedEncoder(HookedRootModule):
         if start_at_layer is None:
             if check_input:
                 check_tokens(input, attention_mask, self.cfg)
+                if token_type_ids is not None:
+                    check_segments(token_type_ids, input.shape, self.cfg.d_token_types)
             resid = self._embed(to_device(input, self.device), token_type_ids)
         else:
             if input.ndim != 3 or input.shape[-1] != self.cfg.d_model:
@@ -247,6 +250,8 @@ class HookedEncoder(HookedRootModule):
             if check_input:
                 check_mask(attention_mask, resid.shape[:2])
             mask = rearrange(to_device(attention_mask, self.device).bool(), "batch pos -> batch 1 1 pos")
+        if self.relative_bias is not None:
+            mask = self.relative_bias.scores(n_pos, mask)
         last_block_to = self._last_block_to(last_block_to, logits_at, n_pos)
 
         for layer in range(start, stop):
@@ -285,11 +290,14 @@ class HookedEncoder(HookedRootModule):
             positions = real.cumsum(1) * real + self.cfg.pad_token_id
         else:
             positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        types = torch.zeros_like(tokens) if token_type_ids is None else to_device(token_type_ids, tokens.device)
         embed = self.hook_embed(self.embed.word(tokens))
-        token_type = self.hook_token_type_embed(self.embed.token_type(types))
+        if self.embed.token_type is not None:
+            types = torch.zeros_like(tokens) if token_type_ids is None else to_device(token_type_ids, tokens.device)
+            embed = embed + self.hook_token_type_embed(self.embed.token_type(types))
+        elif self.hook_token_type_embed.has_hooks():
+            embed = embed + self.hook_token_type_embed(torch.zeros_like(embed))
         position = self.hook_pos_embed(self.embed.position(positions))
-        return self.hook_full_embed(self.embed.ln(embed + token_type + position))
+        return self.hook_full_embed(self.embed.ln(embed + position))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HookedEncoder":
         # What `to`, `half` and `cuda` come down to.
@@ -441,4 +449,7 @@ class HookedEncoder(HookedRootModule):
         Name, source and tokenizer are no part of it. Computed at each call (0.3 s for roberta-base): torch does not
         tell of weights written through `.data`.
         """
-        return fingerprint_of(self.named_parameters(), {name: getattr(self.cfg, name) for name in BEHAVIOUR})
+        behaviour = {name: getattr(self.cfg, name) for name in BEHAVIOUR}
+        if self.cfg.relative_positions:
+            behaviour["relative_positions"] = True
+        return fingerprint_of(self.named_parameters(), behaviour)

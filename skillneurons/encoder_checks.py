@@ -34,6 +34,19 @@ def check_ids(tokens: Tensor, d_vocab: int) -> None:
         )
 
 
+def check_segments(segments: Tensor, shape: Sequence[int], n: int) -> None:
+    """Raise unless `segments` has this shape and each is one of the model's `n`; 0 is none in a model without."""
+    if segments.shape != shape:
+        came = tuple(segments.shape)
+        raise ValueError(f"`token_type_ids` needs the shape of the input, {tuple(shape)}, but has {came}.")
+    most = max(n - 1, 0)
+    if segments.numel() and not 0 <= int(segments.min()) <= int(segments.max()) <= most:
+        raise ValueError(
+            f"`token_type_ids` must lie in 0 to {most}, since the model has {n} segments, but run from "
+            f"{int(segments.min())} to {int(segments.max())}. Leave them out for a model without segments."
+        )
+
+
 def check_mask(mask: Tensor, shape: Sequence[int]) -> None:
     """Raise unless `mask` has this shape and pads on the right only."""
     if mask.shape != shape:

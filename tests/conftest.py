@@ -18,6 +18,7 @@ from skillneurons.tasks import Task
 
 ROBERTA = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1}
 BERT = {"pad_token_id": 0, "type_vocab_size": 3}
+MPNET = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 ARCHITECTURES = {
     "roberta": ("RobertaForMaskedLM", ROBERTA),
     "roberta-untied": ("RobertaForMaskedLM", ROBERTA | {"tie_word_embeddings": False}),
@@ -29,6 +30,9 @@ ARCHITECTURES = {
     "bert-untied": ("BertForMaskedLM", BERT | {"tie_word_embeddings": False, "hidden_act": "gelu_new"}),
     "bert-pretraining": ("BertForPreTraining", BERT),
     "bert-headless": ("BertModel", BERT),
+    "mpnet": ("MPNetForMaskedLM", MPNET),
+    "mpnet-untied": ("MPNetForMaskedLM", MPNET | {"tie_word_embeddings": False, "hidden_act": "relu"}),
+    "mpnet-headless": ("MPNetModel", MPNET),
 }
 SIGNALS = (("dreadful", "boring", "clumsy"), ("lovely", "moving", "clever"))
 FILLERS = ("the", "film", "a", "scene", "story", "and", "is", "of", "it", "was")

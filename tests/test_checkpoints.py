@@ -151,11 +151,29 @@ def test_decoders_and_relative_positions_are_refused(build_hf):
         HookedEncoder.from_hf(model)
 
 
-def test_a_checkpoint_without_its_head_is_refused(build_hf, tmp_path):
-    build_hf("roberta-headless").save_pretrained(tmp_path)
-    edit_config(tmp_path, architectures=["RobertaForMaskedLM"])
-    with pytest.raises(ValueError, match=r"says it is a RobertaForMaskedLM but lacks \d of its weights, 'lm_head"):
+@pytest.mark.parametrize(("named", "headless"), [("MPNetForMaskedLM", "mpnet"), ("RobertaForMaskedLM", "roberta")])
+def test_a_checkpoint_without_its_head_is_read_out_by_its_words_and_says_so(build_hf, tmp_path, named, headless):
+    base = build_hf(f"{headless}-headless")
+    base.save_pretrained(tmp_path)
+    edit_config(tmp_path, architectures=[named])
+    with pytest.warns(UserWarning, match=f"says it is a {named} but has no weights of its head.*'tied'"):
+        encoder = HookedEncoder.from_pretrained(tmp_path)
+    assert encoder.cfg.read_out == "tied" and encoder.fingerprint() == HookedEncoder.from_hf(base).fingerprint()
+
+
+def test_a_checkpoint_that_lacks_a_part_of_its_head_is_refused(build_hf, tmp_path):
+    model = build_hf("mpnet")
+    state = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.dense.weight"}
+    model.save_pretrained(tmp_path, state_dict=state)
+    with pytest.raises(ValueError, match=r"says it is a MPNetForMaskedLM but lacks 1 of its weights, 'lm_head.dense"):
         HookedEncoder.from_pretrained(tmp_path)
+
+
+def test_an_mpnet_that_hugging_face_itself_runs_otherwise_than_it_says_is_refused(build_hf):
+    with pytest.raises(ValueError, match=r"by padding id 1, but this model pads with 3\."):
+        HookedEncoder.from_hf(build_hf("mpnet", pad_token_id=3))
+    with pytest.raises(ValueError, match="32 buckets, but this model's table has 31"):
+        HookedEncoder.from_hf(build_hf("mpnet", relative_attention_num_buckets=31))
 
 
 def test_a_missing_folder_says_what_can_be_passed(tmp_path, monkeypatch):

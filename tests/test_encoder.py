@@ -8,6 +8,7 @@ import torch
 from einops import einsum, rearrange
 from transformer_lens.model_protocol import TransformerLensModel
 
+from skillneurons.blocks import bucket
 from skillneurons.encoder import HookedEncoder
 from skillneurons.prompts import splice
 
@@ -95,6 +96,41 @@ def test_the_longest_input_reaches_the_last_row_of_the_position_table(hf_model, 
     expected, _, _ = hf_run(hf_model, input_ids=tokens)
     torch.testing.assert_close(encoder(tokens), expected, **CLOSE)
     assert torch.equal(encoder.W_pos[-1], hf_model.base_model.embeddings.position_embeddings.weight[-1])
+
+
+def test_distances_are_sorted_into_hugging_faces_buckets(build_hf):
+    where = torch.arange(600)
+    distance = where - where[:, None]
+    theirs = build_hf("mpnet").mpnet.encoder.relative_position_bucket(distance)
+    assert torch.equal(bucket(distance), theirs) and len(theirs.unique()) == 31  # 0 has one side
+
+
+def test_relative_positions_reach_the_attention_scores(build_hf):
+    model = build_hf("mpnet", torch.float64, num_attention_heads=4, max_position_embeddings=310)
+    encoder = HookedEncoder.from_hf(model)
+    tokens, mask = batch_of(model, (300, 211, 3))  # beyond the distance where buckets end
+    expected, neurons, _ = hf_run(model, input_ids=tokens, attention_mask=mask)
+    logits, cache = encoder.run_with_cache(tokens, mask)
+    real = mask.bool()
+    torch.testing.assert_close(logits[real], expected[real], **CLOSE)
+    torch.testing.assert_close(cache["post", 1][real], neurons[1][real], **CLOSE)
+    bias = model.mpnet.encoder.compute_position_bias(torch.zeros(1, 300, 1))
+    for layer in range(2):
+        scores = einsum(cache["q", layer], cache["k", layer], "b query h d, b key h d -> b h query key") / 2
+        torch.testing.assert_close((scores + bias)[0], cache["attn_scores", layer][0], **CLOSE)
+    short = encoder(tokens, mask, logits_at=1, last_block_to=4)
+    torch.testing.assert_close(short, expected[:, 1], **CLOSE)
+
+
+def test_a_model_without_segments_takes_none_but_lets_a_hook_add_some(build_hf):
+    encoder = HookedEncoder.from_hf(build_hf("mpnet", torch.float64))
+    tokens = torch.tensor([[0, 7, 11, 2]])
+    assert torch.equal(encoder(tokens, token_type_ids=torch.zeros_like(tokens)), encoder(tokens))
+    with pytest.raises(ValueError, match=r"must lie in 0 to 0, since the model has 0 segments, but run from 0 to 1"):
+        encoder(tokens, token_type_ids=(tokens == 2).long())
+    with encoder.hooks(fwd_hooks=[("hook_token_type_embed", lambda zeros, hook: zeros + torch.arange(16))]):
+        shifted = encoder(tokens)
+    assert not torch.allclose(shifted, encoder(tokens))
 
 
 def test_segments_are_those_of_hugging_face(build_hf):
