@@ -37,7 +37,7 @@ from skillneurons import (
     pruning_report,
     tune_prompt,
 )
-from skillneurons.pruning import n_parameters
+from skillneurons.applications.pruning import n_parameters
 
 # %% tags=["parameters"]
 n_rows, n_prompt, seed, layers = 300, 8, 0, (1, 2, 3)

@@ -42,7 +42,7 @@ from skillneurons import (
     random_prompt,
     tune_prompt,
 )
-from skillneurons.bridge import as_classifiable
+from skillneurons.models.bridge import as_classifiable
 
 # %% tags=["parameters"]
 n_rows, n_prompt, seed = 60, 4, 0

@@ -35,9 +35,11 @@ from skillneurons import (
     load_task,
     tune_prompt,
 )
-from skillneurons.controls import against_random, claims, control_task
-from skillneurons.decisions import Decisions, permutation_test
-from skillneurons.rivals import rival_scores
+from skillneurons.activations.decisions import Decisions
+from skillneurons.neurons._permutation_test import permutation_test
+from skillneurons.neurons.controls import against_random, claims
+from skillneurons.neurons.other_scores.table import rival_scores
+from skillneurons.tasks._control_task import control_task
 
 # %% tags=["parameters"]
 n_rows, n_prompt, seed, n_permutations = 400, 8, 0, 999

@@ -13,8 +13,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from skillneurons.encoder import HookedEncoder
-from skillneurons.tasks import Task
+from skillneurons.models.encoder import HookedEncoder
+from skillneurons.tasks.task import Task
 
 ROBERTA = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1}
 BERT = {"pad_token_id": 0, "type_vocab_size": 3}

@@ -21,12 +21,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from skillneurons.classifier import Classifier
-from skillneurons.config import EncoderConfig
-from skillneurons.encoder import HookedEncoder
-from skillneurons.neurons import NeuronSet
-from skillneurons.prompts import SoftPrompt, Verbalizer
-from skillneurons.tasks import Task
+from skillneurons.classifiers.classifier import Classifier
+from skillneurons.classifiers.prompts import SoftPrompt, Verbalizer
+from skillneurons.models.config import EncoderConfig
+from skillneurons.models.encoder import HookedEncoder
+from skillneurons.neurons.neuron_set import NeuronSet
+from skillneurons.tasks.task import Task
 
 N_SIGNALS, N_LAYERS, D_MLP, N_NOISE = 3, 3, 29, 12
 D_MODEL = 6 * N_SIGNALS + 2 + N_NOISE

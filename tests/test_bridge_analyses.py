@@ -20,12 +20,12 @@ from skillneurons import (
     tune_bitfit,
     zero,
 )
-from skillneurons.bridge import as_classifiable
-from skillneurons.evaluation import label_margin
-from skillneurons.finished import open_run
-from skillneurons.interop import collect_cached
+from skillneurons.activations.cached import collect_cached
+from skillneurons.classifiers.evaluation import label_margin
+from skillneurons.models.bridge import as_classifiable
 from skillneurons.plots import plot_places
-from skillneurons.runs import FindSettings, find
+from skillneurons.runs._find import FindSettings, find
+from skillneurons.runs._open_run import open_run
 
 # Three steps are no tuning.
 pytestmark = pytest.mark.filterwarnings("ignore::skillneurons.TuningWarning")

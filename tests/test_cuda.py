@@ -34,8 +34,8 @@ from skillneurons import (
     tune_adapter,
     tune_prompt,
 )
-from skillneurons.evaluation import intervention
 from skillneurons.findings import necessity
+from skillneurons.interventions.perturbation import intervention
 
 DEVICE = NAME if registered() else "cuda"
 pytestmark = [

@@ -15,7 +15,7 @@ import typer
 
 import skillneurons
 from skillneurons import TuningConfig, findings, plots, rivals
-from skillneurons.cli import app
+from skillneurons.cli.commands import app
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "api"

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import HfApi
 from planted import planted_classifier, planted_model, planted_task
 from safetensors.torch import save_file
+from skillneurons.interop import hub
 from test_bridge import boot, make_classifier, make_decoder
 from transformers import AutoModelForMaskedLM
 from typer.testing import CliRunner
@@ -30,13 +31,12 @@ from skillneurons import (
     runs,
     save_peft,
 )
-from skillneurons.bridge import as_classifiable
-from skillneurons.cli import app
-from skillneurons.encoder import HookedEncoder
-from skillneurons.interop import hub
-from skillneurons.predictivity import accuracy_from_counts, predictivity
-from skillneurons.runs import FindSettings, RunFolderError, find
-from skillneurons.store import StoreError
+from skillneurons.cli.commands import app
+from skillneurons.models.bridge import as_classifiable
+from skillneurons.models.encoder import HookedEncoder
+from skillneurons.neurons._predictivity import accuracy_from_counts, predictivity
+from skillneurons.runs._find import FindSettings, RunFolderError, find
+from skillneurons.utilities.store import StoreError
 
 matplotlib.use("Agg")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from stand_in_gpu import NAME, Waiting, nothing_waits, registered
 
-from skillneurons.devices import to_device
+from skillneurons.utilities.devices import to_device
 
 TESTS = Path(__file__).parent
 there_only = [

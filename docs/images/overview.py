@@ -18,7 +18,7 @@ from skillneurons import (
     plot_activation_histogram,
     plot_perturbation,
 )
-from skillneurons.activations import OneNeuron
+from skillneurons.activations.examples import OneNeuron
 from skillneurons.plots import style
 
 

@@ -13,7 +13,6 @@
 | | several classes | `several_classes`, `serves` | `plot_several_classes` |
 """
 
-from skillneurons.display import public_names as _public_names
 from skillneurons.findings.existence import Existence as Existence
 from skillneurons.findings.existence import existence as existence
 from skillneurons.findings.necessity import Necessity as Necessity
@@ -27,6 +26,8 @@ from skillneurons.findings.prompts import PromptComparison as PromptComparison
 from skillneurons.findings.prompts import compare_places as compare_places
 from skillneurons.findings.robustness import Robustness as Robustness
 from skillneurons.findings.robustness import robustness as robustness
+from skillneurons.findings.score_comparison import ScoreComparison as ScoreComparison
+from skillneurons.findings.score_comparison import compare_scores as compare_scores
 from skillneurons.findings.selectivity import WordSelectivity as WordSelectivity
 from skillneurons.findings.selectivity import label_word_selectivity as label_word_selectivity
 from skillneurons.findings.selectivity import nearest_tokens as nearest_tokens
@@ -41,6 +42,7 @@ from skillneurons.findings.specificity import cross_perturbation as cross_pertur
 from skillneurons.findings.specificity import task_similarity as task_similarity
 from skillneurons.findings.stability import Stability as Stability
 from skillneurons.findings.stability import stability as stability
+from skillneurons.utilities.results import public_names as _public_names
 
 
 def __dir__() -> list[str]:

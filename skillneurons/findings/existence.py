@@ -18,15 +18,17 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from skillneurons.activations import OneNeuron, collect, widened
-from skillneurons.batching import Batch, Encoded
-from skillneurons.classifier import Classifier
-from skillneurons.display import Shown, drawn_by
-from skillneurons.evaluation import evaluate
+from skillneurons.activations._collect import collect
+from skillneurons.activations.examples import OneNeuron
+from skillneurons.activations.statistic import widened
+from skillneurons.classifiers.classifier import Classifier
+from skillneurons.classifiers.evaluation import evaluate
 from skillneurons.findings.common import check_binary, check_scored, held_out_interval
-from skillneurons.predictivity import accuracy_from_counts, best_position, held_out_accuracy, predictivity
-from skillneurons.scores import NeuronScores
-from skillneurons.tasks import Task
+from skillneurons.neurons._predictivity import accuracy_from_counts, best_position, held_out_accuracy, predictivity
+from skillneurons.neurons.scores import NeuronScores
+from skillneurons.tasks.batching import Batch, Encoded
+from skillneurons.tasks.task import Task
+from skillneurons.utilities.results import Shown, drawn_by
 
 PROBE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 

@@ -27,25 +27,19 @@ from jaxtyping import Float, Int
 from scipy import stats
 from torch import Tensor
 
-from skillneurons.batching import TOKENS_PER_BATCH, Encoded
-from skillneurons.classifier import Classifier, check_answers
-from skillneurons.display import Shown, drawn_by
-from skillneurons.evaluation import (
-    Evaluation,
-    Kind,
-    check_fractions,
-    check_kinds,
-    check_labels,
-    evaluation_of,
-    intervention,
-    label_margin,
-)
-from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model, paired_gap, spread
-from skillneurons.neurons import NeuronSet, top_like
-from skillneurons.scores import union_of_top
-from skillneurons.sweeps import kept, logits_many
-from skillneurons.tasks import Task
-from skillneurons.types import FwdHooks, Row
+from skillneurons.classifiers.classifier import Classifier, check_answers
+from skillneurons.classifiers.evaluation import Evaluation, check_labels, evaluation_of, label_margin
+from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model
+from skillneurons.interventions.curve import check_fractions
+from skillneurons.interventions.gaps import paired_gap, spread
+from skillneurons.interventions.perturbation import Kind, check_kinds, intervention
+from skillneurons.interventions.sweep import kept, logits_many
+from skillneurons.neurons.neuron_set import NeuronSet, top_like
+from skillneurons.neurons.scores import union_of_top
+from skillneurons.tasks.batching import TOKENS_PER_BATCH, Encoded
+from skillneurons.tasks.task import Task
+from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.types import FwdHooks, Row
 
 Scope: TypeAlias = Literal["all", "single", "cumulative"]
 KINDS: tuple[Kind, ...] = ("mean", "resample", "zero", "gaussian")

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skillneurons.classifier import Classifier
-from skillneurons.delta import tune_adapter, tune_bitfit
-from skillneurons.display import Shown, drawn_by
-from skillneurons.encoder import HookedEncoder
-from skillneurons.evaluation import Kind, evaluate
+from skillneurons.classifiers.bitfit_and_adapters import tune_adapter, tune_bitfit
+from skillneurons.classifiers.classifier import Classifier
+from skillneurons.classifiers.evaluation import evaluate
+from skillneurons.classifiers.prompts import random_prompt, written_prompt
+from skillneurons.classifiers.tuning import TuningConfig, tune_prompt
 from skillneurons.findings.common import (
     ScoresOfTask,
     as_list,
@@ -30,13 +30,14 @@ from skillneurons.findings.common import (
     check_scored,
     encoder_of,
     held_out_interval,
-    spearman,
 )
 from skillneurons.findings.necessity import Necessity, check_sweep, necessity
-from skillneurons.prompts import random_prompt, written_prompt
-from skillneurons.scores import NeuronScores, find_skill_neurons
-from skillneurons.tasks import SPLITS, Task
-from skillneurons.tuning import TuningConfig, tune_prompt
+from skillneurons.interventions.perturbation import Kind
+from skillneurons.models.encoder import HookedEncoder
+from skillneurons.neurons.agreement import spearman
+from skillneurons.neurons.scores import NeuronScores, find_skill_neurons
+from skillneurons.tasks.task import SPLITS, Task
+from skillneurons.utilities.results import Shown, drawn_by
 
 CONDITIONS = ("tuned prompt", "random prompt", "written prompt", "random model", "shuffled labels")
 

@@ -17,15 +17,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skillneurons.activations import AboveCounts, LabelSums, collect
-from skillneurons.batching import Encoded
-from skillneurons.classifier import Classifier
-from skillneurons.display import Shown, drawn_by
-from skillneurons.findings.common import check_scored, held_out_interval, spearman
-from skillneurons.neurons import top_neurons
-from skillneurons.pooling import Pool, Pooled, Together
-from skillneurons.scores import NeuronScores
-from skillneurons.tasks import Task
+from skillneurons.activations._collect import collect
+from skillneurons.activations.sums import AboveCounts, LabelSums
+from skillneurons.activations.text import Pool, Pooled, Together
+from skillneurons.classifiers.classifier import Classifier
+from skillneurons.findings.common import check_scored, held_out_interval
+from skillneurons.neurons.agreement import spearman
+from skillneurons.neurons.neuron_set import top_neurons
+from skillneurons.neurons.scores import NeuronScores
+from skillneurons.tasks.batching import Encoded
+from skillneurons.tasks.task import Task
+from skillneurons.utilities.results import Shown, drawn_by
 
 PLACES: dict[str, tuple[str, Pool | None]] = {
     "soft prompt, best position": ("prompt", None),

@@ -15,15 +15,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skillneurons.activations import AboveCounts, collect
-from skillneurons.classifier import Classifier
-from skillneurons.display import Shown, drawn_by
-from skillneurons.evaluation import Evaluation, evaluate
-from skillneurons.findings.common import check_binary, check_scored, held_out_interval, overlap_test, spearman
-from skillneurons.neurons import NeuronSet, top_neurons
-from skillneurons.predictivity import accuracy_from_counts, held_out_accuracy, predictivity
-from skillneurons.scores import NeuronScores
-from skillneurons.tasks import Task
+from skillneurons.activations._collect import collect
+from skillneurons.activations.sums import AboveCounts
+from skillneurons.classifiers.classifier import Classifier
+from skillneurons.classifiers.evaluation import Evaluation, evaluate
+from skillneurons.findings.common import check_binary, check_scored, held_out_interval
+from skillneurons.neurons._predictivity import accuracy_from_counts, held_out_accuracy, predictivity
+from skillneurons.neurons.agreement import overlap_test, spearman
+from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
+from skillneurons.neurons.scores import NeuronScores
+from skillneurons.tasks.task import Task
+from skillneurons.utilities.results import Shown, drawn_by
 
 
 @dataclass(frozen=True, eq=False, repr=False)

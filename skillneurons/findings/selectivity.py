@@ -16,14 +16,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from skillneurons.activations import stack_layers
-from skillneurons.devices import to_device
-from skillneurons.display import Shown, drawn_by
-from skillneurons.encoder import HookedEncoder
-from skillneurons.findings.common import check_same_model, overlap_test, spearman
-from skillneurons.neurons import NeuronSet, top_neurons
-from skillneurons.prompts import Verbalizer
-from skillneurons.scores import NeuronScores
+from skillneurons.activations.statistic import stack_layers
+from skillneurons.classifiers.prompts import Verbalizer
+from skillneurons.findings.common import check_same_model
+from skillneurons.models.encoder import HookedEncoder
+from skillneurons.neurons.agreement import overlap_test, spearman
+from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
+from skillneurons.neurons.scores import NeuronScores
+from skillneurons.utilities.devices import to_device
+from skillneurons.utilities.results import Shown, drawn_by
 
 Side = Literal["input", "output"]
 

@@ -14,14 +14,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from skillneurons.classifier import Classifier, check_answers
-from skillneurons.display import Shown, drawn_by
-from skillneurons.evaluation import Kind, check_fractions, intervention
-from skillneurons.findings.common import check_same_model, check_same_rows, overlap_test, paired_gap, spearman, spread
-from skillneurons.neurons import NeuronSet
-from skillneurons.scores import NeuronScores, find_skill_neurons, union_of_top
-from skillneurons.sweeps import logits_many
-from skillneurons.tasks import Task
+from skillneurons.classifiers.classifier import Classifier, check_answers
+from skillneurons.findings.common import check_same_model, check_same_rows
+from skillneurons.interventions.curve import check_fractions
+from skillneurons.interventions.gaps import paired_gap, spread
+from skillneurons.interventions.perturbation import Kind, intervention
+from skillneurons.interventions.sweep import logits_many
+from skillneurons.neurons.agreement import overlap_test, spearman
+from skillneurons.neurons.neuron_set import NeuronSet
+from skillneurons.neurons.scores import NeuronScores, find_skill_neurons, union_of_top
+from skillneurons.tasks.task import Task
+from skillneurons.utilities.results import Shown, drawn_by
 
 
 @dataclass(frozen=True, eq=False, repr=False)

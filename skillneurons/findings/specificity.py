@@ -16,23 +16,17 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
-from skillneurons.classifier import Classifier, check_answers
-from skillneurons.display import Shown, drawn_by
-from skillneurons.evaluation import Kind, check_fractions, intervention, label_margin
-from skillneurons.findings.common import (
-    ScoresOfTask,
-    as_list,
-    check_same_model,
-    check_task,
-    overlap_test,
-    paired_gap,
-    spearman,
-    spread,
-    task_predictivity,
-)
-from skillneurons.scores import union_of_top
-from skillneurons.sweeps import logits_many
-from skillneurons.tasks import Task
+from skillneurons.classifiers.classifier import Classifier, check_answers
+from skillneurons.classifiers.evaluation import label_margin
+from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model, check_task, task_predictivity
+from skillneurons.interventions.curve import check_fractions
+from skillneurons.interventions.gaps import paired_gap, spread
+from skillneurons.interventions.perturbation import Kind, intervention
+from skillneurons.interventions.sweep import logits_many
+from skillneurons.neurons.agreement import overlap_test, spearman
+from skillneurons.neurons.scores import union_of_top
+from skillneurons.tasks.task import Task
+from skillneurons.utilities.results import Shown, drawn_by
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skillneurons.display import Shown, drawn_by
-from skillneurons.findings.common import overlap_test, spearman
-from skillneurons.neurons import top_neurons
-from skillneurons.scores import NeuronScores
+from skillneurons.neurons.agreement import overlap_test, spearman
+from skillneurons.neurons.neuron_set import top_neurons
+from skillneurons.neurons.scores import NeuronScores
+from skillneurons.utilities.results import Shown, drawn_by
 
 
 @dataclass(frozen=True, eq=False, repr=False)

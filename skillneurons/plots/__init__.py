@@ -1,6 +1,5 @@
 """Figures: results in, matplotlib Axes out."""
 
-from skillneurons.display import public_names as _public_names
 from skillneurons.plots.applications import plot_indicators as plot_indicators
 from skillneurons.plots.applications import plot_pruning as plot_pruning
 from skillneurons.plots.applications import plot_steering as plot_steering
@@ -31,7 +30,12 @@ from skillneurons.plots.statistics import plot_null as plot_null
 from skillneurons.plots.statistics import plot_score_agreement as plot_score_agreement
 from skillneurons.plots.statistics import plot_score_effects as plot_score_effects
 from skillneurons.plots.style import style as style
+from skillneurons.utilities.results import FIGURES as _FIGURES
+from skillneurons.utilities.results import public_names as _public_names
 
 
 def __dir__() -> list[str]:
     return _public_names(globals())
+
+
+_FIGURES.update({name: value for name, value in list(globals().items()) if name.startswith("plot_")})

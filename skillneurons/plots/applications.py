@@ -5,11 +5,11 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 
+from skillneurons.applications._pruning_report import PruningReport
+from skillneurons.applications.indicators import IndicatorTest
+from skillneurons.applications.steering import SteeringCurve
+from skillneurons.applications.transfer import TransferMatrix, WarmStart
 from skillneurons.plots.style import COLOURS, RANDOM, REFERENCE, SEQUENTIAL, SKILL, axes_or_new, styled
-from skillneurons.pruning_report import PruningReport
-from skillneurons.steering import SteeringCurve
-from skillneurons.transfer import TransferMatrix, WarmStart
-from skillneurons.transfer_indicators import IndicatorTest
 
 MARKERS = "sD^vP"
 

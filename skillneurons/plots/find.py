@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from skillneurons.evaluation import PerturbationCurve
+from skillneurons.interventions.curve import PerturbationCurve
+from skillneurons.neurons.scores import NeuronScores
 from skillneurons.plots.style import (
     LABEL_COLOURS,
     RANDOM,
@@ -21,7 +22,6 @@ from skillneurons.plots.style import (
     style,
     styled,
 )
-from skillneurons.scores import NeuronScores
 
 
 @styled

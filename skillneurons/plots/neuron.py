@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy import stats
 
-from skillneurons.one_neuron import HEAT, NeuronCard, TextHeat
+from skillneurons.applications.one_neuron import HEAT, NeuronCard, TextHeat
 from skillneurons.plots.find import plot_activation_histogram
 from skillneurons.plots.style import COLOURS, LABEL_COLOURS, RANDOM, REFERENCE, SKILL, axes_or_new, styled
 

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from skillneurons.decisions import PermutationTest
-from skillneurons.evaluation import clopper_pearson
+from skillneurons.findings.score_comparison import ScoreComparison
+from skillneurons.neurons._permutation_test import PermutationTest
+from skillneurons.neurons.other_scores.table import SCORES
 from skillneurons.plots.style import COLOURS, DIVERGING, RANDOM, REFERENCE, SKILL, axes_or_new, styled
-from skillneurons.rivals.compare import ScoreComparison
-from skillneurons.rivals.table import SCORES
+from skillneurons.utilities.intervals import clopper_pearson
 
 
 @styled

@@ -37,7 +37,7 @@ sys.path.insert(0, sys.argv[1])
 from conftest import base_shape
 from skillneurons import AboveCounts, Classifier, HookedEncoder, LabelSums, NeuronSet, Verbalizer
 from skillneurons import collect, random_prompt, zero
-from skillneurons.sweeps import logits_many
+from skillneurons.interventions.sweep import logits_many
 
 asked = json.loads(sys.argv[2])
 

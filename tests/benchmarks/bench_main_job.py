@@ -28,9 +28,9 @@ from works import (
     tuning_step,
 )
 
-from skillneurons.batching import collate
-from skillneurons.prompts import splice
-from skillneurons.tuning import frozen
+from skillneurons.classifiers.prompts import splice
+from skillneurons.classifiers.tuning import frozen
+from skillneurons.tasks.batching import collate
 
 
 def test_logits_and_every_hook_post_equal_hugging_face(base, tokenizer, sentences):

@@ -36,10 +36,10 @@ from works import (
 )
 
 from skillneurons import Classifier, HookedEncoder, NeuronSet, Verbalizer, random_prompt, zero
-from skillneurons.batching import TOKENS_PER_BATCH
-from skillneurons.devices import as_dtype
-from skillneurons.prompts import splice
-from skillneurons.sweeps import logits_many
+from skillneurons.classifiers.prompts import splice
+from skillneurons.interventions.sweep import logits_many
+from skillneurons.tasks.batching import TOKENS_PER_BATCH
+from skillneurons.utilities.devices import as_dtype
 
 SHAPES = {
     "tiny": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 128},

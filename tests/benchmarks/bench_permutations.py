@@ -15,8 +15,9 @@ import pandas as pd
 import torch
 from scipy.stats import binomtest
 
-from skillneurons.decisions import Decisions, permutation_test
-from skillneurons.statistics import adjusted, held_out_p_values, neuron_p_values
+from skillneurons.activations.decisions import Decisions
+from skillneurons.neurons._permutation_test import permutation_test
+from skillneurons.neurons.p_values import adjusted, held_out_p_values, neuron_p_values
 
 ROWS, POSITIONS, LAYERS, D_MLP = 872, 16, 12, 3072
 ALPHA = 0.05

@@ -14,8 +14,8 @@ import torch
 from conftest import SCALE
 
 from skillneurons import NeuronSet, prune
-from skillneurons.interventions import mean
-from skillneurons.pruning import forward_flops, n_parameters
+from skillneurons.applications.pruning import forward_flops, n_parameters
+from skillneurons.interventions.hooks import mean
 
 KEPT, LAYERS = 0.02, range(3, 12)
 ROUNDS = 5 if SCALE >= 0.05 else 1

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from conftest import DEVICE, AuthorsWay
 
 from skillneurons import AboveCounts, LabelSums, collect
-from skillneurons.batching import Encoded, shuffled
-from skillneurons.classifier import label_logits
-from skillneurons.prompts import splice
-from skillneurons.tuning import frozen
+from skillneurons.classifiers.classifier import label_logits
+from skillneurons.classifiers.prompts import splice
+from skillneurons.classifiers.tuning import frozen
+from skillneurons.tasks.batching import Encoded, shuffled
 
 ROWS_PER_STEP = 32
 

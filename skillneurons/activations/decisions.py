@@ -1,0 +1,98 @@
+"""Decisions: on which side of its baseline each neuron is on each row, in bits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from skillneurons.activations.statistic import add_sum, check_activations, widened
+from skillneurons.activations.sums import _count as count_true
+from skillneurons.tasks.batching import Batch
+
+
+@dataclass(eq=False)
+class Decisions:
+    """Whether each neuron is above its baseline, for each row and position: one bit. Filled by `collect`.
+
+    Memory: rows x positions x neurons / 8 bytes.
+
+    Args:
+        baseline: Threshold of each position and neuron.
+        n: Number of rows.
+        labels: Class of each row, in the order of the rows.
+        packed: For each layer `[batch prompt byte]`: eight neurons to a byte, the first in the highest bit.
+
+    Example:
+        >>> from skillneurons import Decisions, LabelSums, collect, load_example
+        >>> classifier, task = load_example()
+        >>> baseline = collect(classifier, task.train, LabelSums(2)).mean
+        >>> decisions = collect(classifier, task.validation, Decisions(baseline, 32))
+        >>> decisions.n_bytes  # 32 * 16 * 4 * 768 / 8
+        196608
+    """
+
+    baseline: Float[Tensor, "prompt layer neuron"]
+    n: int
+    labels: Int[Tensor, " batch"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    packed: list[np.ndarray] = field(default_factory=list)
+    sums: list[Tensor] = field(default_factory=list, repr=False)
+
+    def update(
+        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
+    ) -> None:
+        threshold = self.baseline[:, layer]
+        if threshold.shape != activations.shape[1:]:
+            raise ValueError(
+                f"`baseline` has {tuple(threshold.shape)} positions and neurons in layer {layer}, but the activations "
+                f"have {tuple(activations.shape[1:])}. Take it from the same prompt and positions."
+            )
+        wide = widened(activations)
+        add_sum(self.sums, layer, wide)
+        above = np.packbits((wide > threshold.to(wide)).cpu().numpy(), axis=-1)
+        if layer == len(self.packed):
+            self.packed.append(np.zeros((self.n, *above.shape[1:]), dtype=np.uint8))
+        self.packed[layer][batch.index.numpy()] = above
+        if layer == 0:
+            if not len(self.labels):
+                self.labels = torch.full((self.n,), -1)
+            self.labels[batch.index] = batch.labels.cpu()
+
+    def finish(self) -> None:
+        if len(self.labels) != self.n or int(self.labels.min()) < 0:
+            raise ValueError(
+                f"`n` is {self.n}, but that is not the number of labelled rows of the pass. Pass len(rows)."
+            )
+        check_activations(self.sums)
+
+    @classmethod
+    def of(cls, above: Bool[Tensor, "batch prompt layer neuron"], labels: Int[Tensor, " batch"]) -> "Decisions":
+        """Decisions that are already known, packed."""
+        if len(above) != len(labels):
+            raise ValueError(f"`above` has {len(above)} rows and `labels` {len(labels)}. Pass one label for each row.")
+        packed = [np.packbits(above[:, :, layer].numpy(), axis=-1) for layer in range(above.shape[2])]
+        return cls(torch.zeros(above.shape[1:]), len(above), labels, packed)
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(part.nbytes for part in self.packed)
+
+    def unpack(self, layer: int, start: int = 0, stop: int | None = None) -> Bool[Tensor, "batch prompt neuron"]:
+        """The decisions of neurons `start` to `stop` of a layer; `start` must be a multiple of 8."""
+        d_mlp = self.baseline.shape[2]
+        stop = d_mlp if stop is None else stop
+        if start % 8 or not 0 <= start < stop <= d_mlp:
+            raise ValueError(
+                f"`start` is a multiple of 8 below `stop`, at most {d_mlp}, but they are {start} and {stop}."
+            )
+        part = np.unpackbits(self.packed[layer][:, :, start // 8 : -(-stop // 8)], axis=-1, count=stop - start)
+        return torch.from_numpy(part.view(np.bool_))
+
+    @property
+    def above(self) -> Int[Tensor, "label prompt layer neuron"]:
+        """Counts for two classes, as `AboveCounts` gives them."""
+        layers = [self.unpack(layer) for layer in range(len(self.packed))]
+        by_label = [[count_true(part[self.labels == label]) for part in layers] for label in (0, 1)]
+        return torch.stack([torch.stack(of_label, dim=1) for of_label in by_label]).long()

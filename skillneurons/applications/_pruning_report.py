@@ -1,0 +1,268 @@
+"""What pruning costs in accuracy, over a range of kept shares and against other ways to choose the neurons.
+
+Costs two passes over the training rows, and for each set of neurons one over the test rows and, if that is asked for,
+one tuning of the prompt.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from skillneurons.activations._collect import collect
+from skillneurons.activations.sums import LabelSums
+from skillneurons.applications.pruning import Moments, forward_flops, n_parameters, prunable, prune, weight_magnitude
+from skillneurons.classifiers.classifier import Classifier, check_answers
+from skillneurons.classifiers.evaluation import Evaluation, evaluate
+from skillneurons.classifiers.tuning import TuningConfig, TuningWarning, tune_prompt
+from skillneurons.neurons.neuron_set import top_like
+from skillneurons.neurons.scores import NeuronScores, union_of_top
+from skillneurons.tasks.task import Task
+from skillneurons.utilities import store
+from skillneurons.utilities.intervals import clopper_pearson
+from skillneurons.utilities.results import Shown, drawn_by
+
+KEPT = (0.01, 0.02, 0.05, 0.1, 0.3)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PruningReport(Shown):
+    """Accuracy on test of pruned classifiers, over a range of kept shares and several ways to choose.
+
+    Args:
+        fractions: Share of the pruned layers' neurons that is kept.
+        sets: How each set was chosen: `"skill"`, `"magnitude"`, …; `"random"` once for each draw.
+        pruned: Accuracy right after pruning.
+        retuned: Accuracy after tuning the prompt on the pruned model; NaN where that was not asked for.
+        parameters: Weights that are left.
+        flops: Floating-point operations for one example, see `forward_flops`; the mean over the test rows.
+        before: The classifier as it was.
+        full_parameters: Its weights.
+        full_flops: Its operations.
+        meta: Provenance and settings.
+
+    Example:
+        See `pruning_report`, which makes it.
+    """
+
+    fractions: tuple[float, ...]
+    sets: tuple[str, ...]
+    pruned: Float[Tensor, "set fraction"]
+    retuned: Float[Tensor, "set fraction"]
+    parameters: Int[Tensor, " fraction"]
+    flops: Float[Tensor, " fraction"]
+    before: Evaluation
+    full_parameters: int
+    full_flops: float
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_pruning")
+
+    @property
+    def parameter_share(self) -> Float[Tensor, " fraction"]:
+        """Share of the whole model's weights that is left, word embeddings included."""
+        return self.parameters.double() / self.full_parameters
+
+    @property
+    def flop_share(self) -> Float[Tensor, " fraction"]:
+        return self.flops / self.full_flops
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each set and share, with 95 % intervals over the test rows (Clopper-Pearson)."""
+        records = []
+        for i, fraction in enumerate(self.fractions):
+            for j, choice in enumerate(self.sets):
+                record: dict[str, Any] = {
+                    "kept": fraction,
+                    "choice": choice,
+                    "draw": self.sets[:j].count(choice),
+                    "parameters": int(self.parameters[i]),
+                    "parameter_share": self.parameter_share[i].item(),
+                    "flop_share": self.flop_share[i].item(),
+                    "before": self.before.accuracy,
+                }
+                for name, values in (("pruned", self.pruned), ("retuned", self.retuned)):
+                    record[name], record[f"{name}_low"], record[f"{name}_high"] = self._interval(values[j, i])
+                records.append(record)
+        return pd.DataFrame(records)
+
+    def _interval(self, accuracy: Tensor) -> tuple[float, float, float]:
+        if bool(accuracy.isnan()):
+            return float("nan"), float("nan"), float("nan")
+        n = self.before.n
+        return (accuracy.item(), *clopper_pearson(round(accuracy.item() * n), n))
+
+    def _table(self) -> pd.DataFrame:
+        table = self.to_dataframe().groupby(["kept", "choice"], sort=False, as_index=False)
+        return pd.DataFrame(table[["parameter_share", "pruned", "retuned"]].mean())
+
+    def __repr__(self) -> str:
+        return f"PruningReport({self.meta.get('task')}, before {self.before.accuracy:.3f})\n{self._table()}"
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path.safetensors` and `path.json`."""
+        tensors = {name: getattr(self, name) for name in ("pruned", "retuned", "parameters", "flops")}
+        names = ("fractions", "sets", "full_parameters", "full_flops")
+        meta = {name: getattr(self, name) for name in names} | {"before": asdict(self.before), "settings": self.meta}
+        return store.save(path, "PruningReport", tensors, meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PruningReport":
+        """Read what `save` wrote."""
+        tensors, meta = store.load(path, "PruningReport")
+        before = Evaluation(**meta["before"] | {"interval": tuple(meta["before"]["interval"])})
+        return cls(
+            fractions=tuple(meta["fractions"]),
+            sets=tuple(meta["sets"]),
+            before=before,
+            full_parameters=meta["full_parameters"],
+            full_flops=meta["full_flops"],
+            meta=meta["settings"],
+            **tensors,
+        )
+
+
+def pruning_report(
+    classifier: Classifier,
+    task: Task,
+    scores: NeuronScores | Sequence[NeuronScores],
+    *,
+    fractions: Sequence[float] = KEPT,
+    layers: Sequence[int] | None = None,
+    fold: Literal["prompt", "everywhere"] = "prompt",
+    rank_by: Mapping[str, Float[Tensor, "layer neuron"]] | None = None,
+    n_random: int = 3,
+    retune: TuningConfig | None = None,
+    seed: int = 0,
+    on_set: Callable[[int, int], None] | None = None,
+) -> PruningReport:
+    """Prune to the skill neurons, and to as many in each layer chosen by other scores or by chance.
+
+    Source: Wang et al. 2022, where 2 % of layers 3 to 11 of 12 are kept. The other choices are ours: weight magnitude;
+    output variance, `sd(n) |W_out[n]|`, the error that folding the mean leaves; and random sets.
+
+    Everything that is chosen is chosen on train and validation; test is only reported on. After re-tuning, the old
+    prompt stays where it is better on validation.
+
+    Args:
+        classifier: In eval mode, made of a prompt.
+        task: Train gives means and tunes, validation stops, test is reported on.
+        scores: Rank the skill neurons; for several classes, the scores of each subtask.
+        fractions: Shares of the pruned layers' neurons to keep.
+        layers: To prune; by default all but the first quarter.
+        fold: Mean that replaces a removed neuron: at the prompt's positions, as in the paper, or everywhere.
+        rank_by: More scores to choose by, by name.
+        n_random: Random sets for each share.
+        retune: How to tune the prompt on each pruned model; None leaves it.
+        seed: Of the random sets, and of the tuning.
+        on_set: Called with (sets done, sets) after each.
+
+    Raises:
+        ValueError: `fold` is not one of the two, a share, a layer, the scores or the classifier do not fit, or a name
+            in `rank_by` is taken.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example, pruning_report
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> report = pruning_report(classifier, task, scores, fractions=(0.1,), n_random=2)
+        >>> report.sets, round(report.parameter_share.item(), 2)
+        (('skill', 'magnitude', 'output variance', 'random', 'random'), 0.77)
+        >>> report.to_dataframe().columns[:8].tolist()
+        ['kept', 'choice', 'draw', 'parameters', 'parameter_share', 'flop_share', 'before', 'pruned']
+    """
+    model = prunable(classifier)
+    n_layers = model.cfg.n_layers
+    chosen_layers = list(range(n_layers // 4, n_layers)) if layers is None else list(layers)
+    if fold not in ("prompt", "everywhere"):
+        raise ValueError(f"`fold` is 'prompt' or 'everywhere', not {fold!r}.")
+    if not fractions or not chosen_layers:
+        raise ValueError(
+            f"A report needs shares to keep and layers to prune, but `fractions` are {tuple(fractions)} and `layers` "
+            f"{chosen_layers}."
+        )
+    check_answers(classifier, task)
+    ranked = [scores] if isinstance(scores, NeuronScores) else list(scores)
+    kept = [union_of_top(ranked, fraction) for fraction in fractions]
+    # A trial with means of zero, so that a set or layer that does not fit is refused before any pass.
+    prune(classifier, kept[0], torch.zeros(kept[0].mask.shape), layers=chosen_layers)
+    train = classifier.encode(task.train)
+    moments = collect(classifier, train, Moments(), positions="all")
+    mean = collect(classifier, train, LabelSums(task.n_labels)).mean if fold == "prompt" else moments.mean
+    rankings = _rankings(classifier, moments.sd, rank_by or {}, n_random, seed)
+
+    sets = ("skill", *(name for name, _ in rankings))
+    pruned, retuned = (torch.full((len(sets), len(fractions)), torch.nan, dtype=torch.float64) for _ in range(2))
+    parameters, flops = torch.zeros(len(fractions), dtype=torch.long), torch.zeros(len(fractions), dtype=torch.float64)
+    test = classifier.encode(task.test)
+    lengths = (test.lengths + classifier.layout.n_prefix).tolist()
+    for i, skill in enumerate(kept):
+        keeps = [skill, *(top_like(score, skill) for _, score in rankings)]
+        for j, keep in enumerate(keeps):
+            smaller = prune(classifier, keep, mean, layers=chosen_layers)
+            pruned[j, i] = evaluate(smaller, test).accuracy
+            if retune is not None:
+                retuned[j, i] = evaluate(_retuned(smaller, task, retune, seed), test).accuracy
+            if j == 0:
+                parameters[i] = n_parameters(prunable(smaller))
+                flops[i] = _mean_flops(smaller, lengths)
+            if on_set is not None:
+                on_set(i * len(keeps) + j + 1, len(fractions) * len(keeps))
+    meta = {
+        "task": task.name,
+        "model": classifier.prompt.model,
+        "model_source": model.cfg.source,
+        "classifier_seed": classifier.prompt.seed,
+        "layers": chosen_layers,
+        "fold": fold,
+        "seed": seed,
+        "retune": None if retune is None else asdict(retune),
+    }
+    return PruningReport(
+        fractions=tuple(fractions),
+        sets=sets,
+        pruned=pruned,
+        retuned=retuned,
+        parameters=parameters,
+        flops=flops,
+        before=evaluate(classifier, test),
+        full_parameters=n_parameters(model),
+        full_flops=_mean_flops(classifier, lengths),
+        meta=meta,
+    )
+
+
+def _rankings(
+    classifier: Classifier, sd: Tensor, more: Mapping[str, Tensor], n_random: int, seed: int
+) -> list[tuple[str, Tensor]]:
+    """Name and score of each way to choose besides skill; a random score for each random set."""
+    model = prunable(classifier)
+    own = {
+        "magnitude": weight_magnitude(model),
+        "output variance": sd * model.W_out.norm(dim=2).detach().cpu(),
+    }
+    if taken := sorted({"skill", "random", *own} & set(more)):
+        raise ValueError(f"`rank_by` has {taken[0]!r}, which is the name of a choice of the report. Use another name.")
+    generator = torch.Generator().manual_seed(seed)
+    chance = [("random", torch.rand(sd.shape, generator=generator)) for _ in range(n_random)]
+    return [*(own | dict(more)).items(), *chance]
+
+
+def _retuned(pruned: Classifier, task: Task, config: TuningConfig, seed: int) -> Classifier:
+    with warnings.catch_warnings():
+        # That a pruned model can no longer learn the task is a result here, and is reported as one.
+        warnings.simplefilter("ignore", TuningWarning)
+        tuned = tune_prompt(pruned.model, task, start=pruned.prompt, seed=seed, config=config, progress=False)
+    on_validation = [evaluate(candidate, task.validation).accuracy for candidate in (pruned, tuned)]
+    return tuned if on_validation[1] >= on_validation[0] else pruned
+
+
+def _mean_flops(classifier: Classifier, lengths: Sequence[int]) -> float:
+    cfg, n_labels = prunable(classifier).cfg, len(classifier.labels)
+    return sum(forward_flops(cfg, n_pos, n_labels) for n_pos in lengths) / len(lengths)

@@ -1,0 +1,264 @@
+"""Do answers follow when skill neurons are shifted towards a label? Flip rates, against matched random neurons.
+
+Costs what `perturbation_curve` costs: for each batch the layers below the first steered one once, and those above once
+for each strength and set of neurons.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from einops import reduce
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from skillneurons.activations._collect import collect
+from skillneurons.activations.statistic import stack_layers
+from skillneurons.activations.sums import LabelSums
+from skillneurons.classifiers.classifier import Classifier, check_answers
+from skillneurons.classifiers.evaluation import label_margin
+from skillneurons.interventions.hooks import steer
+from skillneurons.interventions.sweep import logits_many
+from skillneurons.neurons.neuron_set import NeuronSet
+from skillneurons.tasks.batching import Encoded
+from skillneurons.tasks.task import Task
+from skillneurons.utilities import store
+from skillneurons.utilities.intervals import clopper_pearson
+from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.types import Row
+
+STRENGTHS = (-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0)
+TENSORS = ("skill", "random", "skill_shift", "random_shift")
+
+
+def label_direction(
+    classifier: Classifier, rows: Sequence[Row] | Encoded, label: int, *, positions: str = "prompt"
+) -> Float[Tensor, "prompt layer neuron"]:
+    """Mean activation on the rows of one class minus that on all others: one unit of what `steer` adds.
+
+    `d(n, p) = mean_{y = label} a(n, p, x) - mean_{y != label} a(n, p, x)`
+
+    Args:
+        classifier: In eval mode.
+        rows: Training rows.
+        label: Index of the class to steer to.
+        positions: Where activations are taken.
+
+    Raises:
+        ValueError: There is no such class, the rows lack it, or have no other.
+
+    Example:
+        >>> from skillneurons import label_direction, load_example
+        >>> classifier, task = load_example()
+        >>> positive = label_direction(classifier, task.train, label=1)
+        >>> positive.shape
+        torch.Size([16, 4, 768])
+        >>> positive.allclose(-label_direction(classifier, task.train, label=0))
+        True
+    """
+    if not 0 <= label < len(classifier.labels):
+        raise ValueError(f"`label` is an index of {', '.join(classifier.labels)}, from 0, not {label}.")
+    sums = collect(classifier, rows, LabelSums(len(classifier.labels)), positions=positions)
+    n, rest = int(sums.n[label]), int(sums.n.sum() - sums.n[label])
+    if not n or not rest:
+        raise ValueError(
+            f"`rows` need examples of class {label} and of others, but the classes hold {sums.n.tolist()}."
+        )
+    differences = [total[label] / n - (total.sum(0) - total[label]) / rest for total in sums.totals]
+    return stack_layers(differences, dim=1)
+
+
+def flip_rate(
+    before: Int[Tensor, " batch"], after: Int[Tensor, " batch"], label: int, *, towards: bool = True
+) -> float:
+    """Share of the answers that turn to `label`, of those that were not; or that leave it, of those that were.
+
+    Returns:
+        In [0, 1]; NaN where no answer could flip.
+
+    Example:
+        >>> flip_rate(torch.tensor([0, 0, 1, 1]), torch.tensor([1, 0, 1, 0]), 1)
+        0.5
+    """
+    able = (before != label) if towards else (before == label)
+    flipped = able & ((after == label) == towards)
+    return flipped.sum().item() / able.sum().item() if bool(able.any()) else float("nan")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SteeringCurve(Shown):
+    """Flip rates against steering strength, for skill neurons and for random sets.
+
+    Args:
+        strengths: In units of the classes' mean difference; negative ones steer away from the label.
+        skill: Flip rate with skill neurons steered: to the label at positive strengths, away from it at negative.
+        random: The same for each random set.
+        skill_shift: Mean rise of the label's logit over the best other's.
+        random_shift: The same for each random set.
+        n_other: Rows answered otherwise before: those that can flip to the label.
+        n_label: Rows answered with the label before: those that can flip away.
+        label: Name of the label.
+        meta: Provenance and settings.
+
+    Example:
+        See `steering_curve`, which makes it.
+    """
+
+    strengths: tuple[float, ...]
+    skill: Float[Tensor, " strength"]
+    random: Float[Tensor, "draw strength"]
+    skill_shift: Float[Tensor, " strength"]
+    random_shift: Float[Tensor, "draw strength"]
+    n_other: int
+    n_label: int
+    label: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_steering")
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each strength: flip rates with 95 % intervals over rows (Clopper-Pearson), and shifts."""
+        records = []
+        for i, strength in enumerate(self.strengths):
+            n = self.n_label if strength < 0 else self.n_other
+            flips = self.skill[i].item()
+            low, high = clopper_pearson(round(flips * n), n) if n else (float("nan"), float("nan"))
+            record = {"strength": strength, "n_rows": n, "skill_flips": flips, "low": low, "high": high}
+            record |= _summary("random_flips", self.random[:, i])
+            record["skill_shift"] = self.skill_shift[i].item()
+            records.append(record | _summary("random_shift", self.random_shift[:, i]))
+        return pd.DataFrame(records)
+
+    def __repr__(self) -> str:
+        title = f"SteeringCurve(to {self.label!r}, {self.meta.get('task')}, {len(self.random)} random sets)"
+        return f"{title}\n{self.to_dataframe()}"
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path.safetensors` and `path.json`."""
+        names = ("strengths", "n_other", "n_label", "label", "meta")
+        meta = {name: getattr(self, name) for name in names}
+        return store.save(path, "SteeringCurve", {name: getattr(self, name) for name in TENSORS}, meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SteeringCurve":
+        """Read what `save` wrote."""
+        tensors, meta = store.load(path, "SteeringCurve")
+        meta["strengths"] = tuple(meta["strengths"])
+        return cls(**tensors, **meta)
+
+
+def _summary(name: str, values: Tensor) -> dict[str, float]:
+    return {name: values.mean().item(), f"{name}_low": values.amin().item(), f"{name}_high": values.amax().item()}
+
+
+def steering_curve(
+    classifier: Classifier,
+    task: Task,
+    neurons: NeuronSet,
+    label: str,
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    n_random: int = 10,
+    match: Literal["shift", "own"] = "shift",
+    positions: str = "prompt",
+    seed: int = 0,
+    rows: Sequence[Row] | Encoded | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> SteeringCurve:
+    """Shift neurons along the classes' mean difference on train, and count the answers on test that follow.
+
+    Skill neurons differ between the classes by definition, so random neurons moved by their own difference move less.
+    The fair control, and the default, moves as many random neurons of each layer along their own difference but as far
+    as the skill neurons move together. At the prompt's positions the last layer has no say, as the answer is read at
+    the mask.
+
+    Args:
+        classifier: In eval mode.
+        task: Train gives the direction, test is answered.
+        neurons: Skill neurons, chosen without the test rows; at most half of a layer.
+        label: Name of the class to steer to.
+        strengths: Factors of the mean difference.
+        n_random: Random sets, disjoint from `neurons`, as many in each layer.
+        match: `"shift"`: random sets move as far in each layer (Euclidean, over positions and neurons); `"own"`: by
+            their own difference as it is.
+        positions: Where to steer, by name.
+        seed: Of the random sets.
+        rows: Answer these instead of the test rows.
+        on_batch: Called with (rows done, rows).
+
+    Raises:
+        ValueError: The classifier has no such label, or other classes than the task; `neurons` is empty or more than
+            half of a layer, or `n_random` is not positive.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example, steering_curve
+        >>> classifier, task = load_example()
+        >>> skill = find_skill_neurons(classifier, task).top(0.1)
+        >>> curve = steering_curve(
+        ...     classifier, task, skill, "positive", strengths=(-4.0, 4.0), n_random=2
+        ... )
+        >>> (curve.skill_shift > 0).tolist()
+        [False, True]
+        >>> curve.to_dataframe().columns[:6].tolist()
+        ['strength', 'n_rows', 'skill_flips', 'low', 'high', 'random_flips']
+    """
+    if label not in classifier.labels:
+        raise ValueError(f"`label` is one of {', '.join(map(repr, classifier.labels))}, not {label!r}.")
+    if not len(neurons) or n_random < 1:
+        raise ValueError(
+            f"Steering compares neurons with random ones, but got {len(neurons)} and {n_random} random sets."
+        )
+    if match not in ("shift", "own"):
+        raise ValueError(f"`match` is 'shift' or 'own', not {match!r}.")
+    check_answers(classifier, task)
+    target = classifier.labels.index(label)
+    where = classifier.layout.positions(positions)
+    sets = [neurons, *(neurons.random_like(seed=seed * 10_007 + draw) for draw in range(n_random))]
+    direction = label_direction(classifier, task.train, target, positions=positions)
+    scales = [
+        shift_ratio(direction, neurons, chosen) if match == "shift" else torch.ones(len(neurons.mask))
+        for chosen in sets
+    ]
+    hooks = [
+        steer(chosen, direction * scale[:, None], strength=strength, positions=where) if strength else []
+        for chosen, scale in zip(sets, scales, strict=True)
+        for strength in strengths
+    ]
+    encoded = classifier.encode(task.test if rows is None else rows)
+    logits = logits_many(classifier, encoded, [[], *hooks], last_block_to=where.stop, on_batch=on_batch)
+    before, wanted = logits[0].argmax(dim=1), torch.full((len(encoded),), target)
+    start = label_margin(logits[0], wanted)
+    shape = (len(sets), len(strengths))
+    flips, shifts = torch.empty(shape, dtype=torch.float64), torch.empty(shape, dtype=torch.float64)
+    for i, steered in enumerate(logits[1:]):
+        at = divmod(i, len(strengths))
+        flips[at] = flip_rate(before, steered.argmax(dim=1), target, towards=strengths[at[1]] >= 0)
+        shifts[at] = (label_margin(steered, wanted) - start).double().mean()
+    meta = {
+        "task": task.name,
+        "model": classifier.prompt.model,
+        "classifier_seed": classifier.prompt.seed,
+        "n_neurons": len(neurons),
+        "match": match,
+        "positions": positions,
+        "seed": seed,
+    }
+    n_label = int((before == target).sum())
+    return SteeringCurve(
+        tuple(strengths), flips[0], flips[1:], shifts[0], shifts[1:], len(encoded) - n_label, n_label, label, meta
+    )
+
+
+def shift_ratio(
+    direction: Float[Tensor, "prompt layer neuron"], neurons: NeuronSet, others: NeuronSet
+) -> Float[Tensor, " layer"]:
+    """For each layer, how much further `neurons` move along `direction` than `others`; 0 where these do not move."""
+
+    def length(chosen: NeuronSet) -> Tensor:
+        return reduce((direction * chosen.mask).square(), "prompt layer neuron -> layer", "sum").sqrt()
+
+    own = length(others)
+    return torch.where(own > 0, length(neurons) / own, 0.0)

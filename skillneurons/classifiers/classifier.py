@@ -1,0 +1,250 @@
+"""Classifier: a frozen model, a soft prompt and label words. The thing whose neurons are studied.
+
+`label_logits` is the one place that runs the model on examples; tuning, probing and evaluation all go through it.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from skillneurons.classifiers.prompts import Layout, SoftPrompt, Verbalizer, splice
+from skillneurons.models.bridge import AnyModel, BridgedModel, as_classifiable
+from skillneurons.models.input_checks import check_ids
+from skillneurons.tasks.batching import TOKENS_PER_BATCH, Batch, Encoded, bucketed, by_length, collate, encode
+from skillneurons.tasks.task import Task
+from skillneurons.utilities import store
+from skillneurons.utilities.types import FwdHooks, Row
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A model that answers a task through a soft prompt.
+
+    Args:
+        model: Never changed by anything in this package. A TransformerBridge may be passed; see `bridge`.
+        prompt: Vectors in front of the text, or behind it for a decoder.
+        verbalizer: The label words.
+        labels: Names of the classes, in the order of the verbalizer.
+        history: One record for each evaluation during tuning: step, loss, accuracy.
+        extra_hooks: Forward hooks that belong to the classifier, such as a tuned adapter's.
+
+    Raises:
+        ValueError: The prompt was made for another model, or labels and label words differ in number.
+
+    Example:
+        >>> from skillneurons import Classifier, HookedEncoder, Verbalizer
+        >>> from skillneurons import load_example, written_prompt
+        >>> model = HookedEncoder.from_pretrained("bundled")
+        >>> words = Verbalizer.from_words(model.tokenizer, ["terrible", "great"])
+        >>> rows = [{"text": "A clever film."}, {"text": "Dull and far too long."}]
+        >>> Classifier(model, written_prompt(model, "It was"), words).logits(rows).shape
+        torch.Size([2, 2])
+        >>> tuned, _ = load_example()
+        >>> [tuned.labels[i] for i in tuned.predict(rows)]
+        ['positive', 'negative']
+    """
+
+    model: AnyModel
+    prompt: SoftPrompt
+    verbalizer: Verbalizer
+    labels: Sequence[str] = ()
+    history: tuple[dict[str, int | float], ...] = ()
+    extra_hooks: FwdHooks = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", as_classifiable(self.model))
+        object.__setattr__(self, "labels", tuple(self.labels) or self.verbalizer.words)
+        if len(self.labels) != len(self.verbalizer.words):
+            raise ValueError(f"`labels` {self.labels} and label words {self.verbalizer.words} differ in number.")
+        if self.prompt.vectors.device != self.model.device:
+            vectors = self.prompt.vectors.to(self.model.device)
+            object.__setattr__(self, "prompt", replace(self.prompt, vectors=vectors))
+        expected = self.model.fingerprint()
+        if self.prompt.model != expected:
+            raise ValueError(
+                f"The prompt was made for a model with fingerprint {self.prompt.model}, but this one "
+                f"({self.model.cfg.source}) has {expected}. Load the prompt's model or tune a new prompt."
+            )
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(len(self.prompt), isinstance(self.model, BridgedModel) and self.model.cfg.after_text)
+
+    @property
+    def fwd_hooks(self) -> FwdHooks:
+        """The hooks that make the model this classifier."""
+        return [splice(self.prompt.vectors, self.layout.start), *self.extra_hooks]
+
+    def encode(self, rows: Sequence[Row] | Encoded) -> Encoded:
+        """Tokenized rows; already tokenized ones are returned as they are.
+
+        Warns where texts are cut to fit.
+
+        Raises:
+            ValueError: There are no rows, a token is not one of the model's, or rows that were tokenized for a shorter
+                prompt are too long beside this one.
+        """
+        room = self.model.cfg.n_ctx - self.layout.n_added
+        if isinstance(rows, Encoded):
+            if bool((rows.lengths > room).any()):
+                raise ValueError(
+                    f"`rows` were encoded with up to {int(rows.lengths.max())} tokens, but beside this prompt of "
+                    f"{len(self.prompt)} vectors {room} fit. Encode them with this classifier."
+                )
+            return rows
+        encoded = encode(self.model.tokenizer, rows, room)
+        if encoded.n_truncated:
+            warnings.warn(
+                f"{encoded.n_truncated} of {len(encoded)} texts have more than the {room} tokens that fit beside this "
+                "prompt; their ends are cut. `Task.shortened(n_words)` cuts them alike for all models.",
+                stacklevel=2,
+            )
+        check_ids(encoded.tokens, self.model.cfg.d_vocab)
+        return encoded
+
+    def batches(
+        self,
+        rows: Sequence[Row] | Encoded,
+        *,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+        share: slice = slice(None),
+    ) -> Iterator[Batch]:
+        """Batches of similar length, ordered by label within, on the model's device; with a `share`, some of them."""
+        encoded = self.encode(rows)
+        for index in bucketed(encoded, self.layout.n_added, tokens_per_batch)[share]:
+            yield from self.collate(encoded, index)
+
+    def collate(self, encoded: Encoded, index: Int[Tensor, " batch"]) -> list[Batch]:
+        """The rows `index` as one padded batch; with the prompt behind the text, as one batch for each length."""
+        prefix, pad, device = self.layout.prefix(self.model.tokenizer), self.model.cfg.pad_token_id, self.model.device
+        if not self.layout.after_text:
+            return [collate(encoded, index, prefix, pad, device)]
+        suffix = self.layout.suffix()
+        return [collate(encoded, part, prefix, pad, device, suffix=suffix) for part in by_length(encoded, index)]
+
+    @torch.no_grad()
+    def logits(
+        self,
+        rows: Sequence[Row] | Encoded,
+        fwd_hooks: FwdHooks = (),
+        *,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+    ) -> Float[Tensor, "batch label"]:
+        """Logit of each label word where the label is read, in the order of the rows, on the CPU in float32.
+
+        Args:
+            rows: Examples, or what `encode` made of them.
+            fwd_hooks: Interventions, run after the classifier's own hooks.
+            tokens_per_batch: Padded positions in one forward pass; bounds the memory.
+
+        Raises:
+            ValueError: The model is in train mode.
+            FloatingPointError: A logit is NaN or infinite.
+        """
+        require_eval(self.model)
+        encoded = self.encode(rows)
+        result, parts = torch.empty(len(encoded), len(self.labels)), []
+        with self.model.hooks(fwd_hooks=[*self.fwd_hooks, *fwd_hooks]):
+            for batch in self.batches(encoded, tokens_per_batch=tokens_per_batch):
+                parts.append((batch.index, label_logits(self, batch).float()))
+        # Fetched at the end, so that the host never waits for a GPU in between.
+        for index, logits in parts:
+            result[index] = logits.cpu()
+        store.check_finite("logits", result, "Check the model's weights, the prompt and any hooks.")
+        return result
+
+    def predict(self, rows: Sequence[Row] | Encoded, fwd_hooks: FwdHooks = ()) -> Int[Tensor, " batch"]:
+        """Index of the label with the highest logit, for each row."""
+        return self.logits(rows, fwd_hooks).argmax(dim=-1)
+
+    def __repr__(self) -> str:
+        return f"Classifier({self.model.cfg.source}, {self.prompt}, {' / '.join(self.labels)})"
+
+    def save(self, path: str | Path) -> Path:
+        """Write prompt, label words and history; the model is named, not copied.
+
+        Raises:
+            ValueError: The classifier has hooks besides its prompt, which a file cannot hold.
+        """
+        if self.extra_hooks:
+            raise ValueError("Only a classifier made of a prompt can be saved; this one has hooks of its own.")
+        meta = {
+            "model": self.prompt.model,
+            "model_source": self.model.cfg.source,
+            "model_revision": self.model.cfg.revision,
+            "prompt": {"origin": self.prompt.origin, "seed": self.prompt.seed},
+            "verbalizer": {"words": self.verbalizer.words, "token_ids": self.verbalizer.token_ids},
+            "labels": self.labels,
+            "history": list(self.history),
+        }
+        return store.save(path, "Classifier", {"prompt": self.prompt.vectors}, meta)
+
+    @classmethod
+    def load(cls, path: str | Path, model: AnyModel) -> "Classifier":
+        """Read what `save` wrote, onto the model it was made with."""
+        tensors, meta = store.load(path, "Classifier")
+        return cls(
+            model=model,
+            prompt=SoftPrompt(tensors["prompt"], meta["model"], **meta["prompt"]),
+            verbalizer=Verbalizer(tuple(meta["verbalizer"]["words"]), tuple(meta["verbalizer"]["token_ids"])),
+            labels=tuple(meta["labels"]),
+            history=tuple(meta["history"]),
+        )
+
+    def with_prompt(self, prompt: SoftPrompt) -> "Classifier":
+        """The same model and label words behind another prompt."""
+        return replace(self, prompt=prompt, history=())
+
+
+def check_answers(classifier: Classifier, task: Task) -> None:
+    """Raise unless the classifier's classes are the task's, in one order, so that an integer label means the same.
+
+    A class is the same by its name or by its label word.
+    """
+    pairs = zip(classifier.labels, task.labels, classifier.verbalizer.words, task.label_words, strict=False)
+    same = [label == other or word == other_word for label, other, word, other_word in pairs]
+    if len(classifier.labels) != task.n_labels or not all(same):
+        raise ValueError(
+            f"A classifier of the task's classes is needed, but {task.name!r} has {tuple(task.labels)} and the "
+            f"classifier answers {tuple(classifier.labels)}. Tune one on this task, pass the task that it was tuned "
+            "on, or take its answers over by `transferred(classifier, task)`."
+        )
+
+
+def require_eval(model: AnyModel | torch.nn.Module) -> None:
+    """Raise where a model is in train mode: dropout would make every number random."""
+    if model.training:
+        raise ValueError("The model is in train mode, and dropout would change its activations. Call `model.eval()`.")
+
+
+def label_logits(
+    classifier: Classifier,
+    batch: Batch,
+    *,
+    resid: Tensor | None = None,
+    start_at_layer: int | None = None,
+    last_block_to: int | None = None,
+) -> Float[Tensor, "batch label"]:
+    """Label-word logits where the label is read, for one batch; hooks must be in place already.
+
+    With `resid` and `start_at_layer` the pass begins at that block instead of at the tokens.
+    """
+    return classifier.model(
+        batch.tokens if resid is None else resid,
+        batch.mask,
+        token_type_ids=_segments(classifier, batch) if resid is None else None,
+        logits_at=classifier.layout.label_position,
+        logits_for=classifier.verbalizer.token_ids,
+        start_at_layer=start_at_layer,
+        last_block_to=last_block_to,
+        check_input=False,  # `collate` made it
+    )
+
+
+def _segments(classifier: Classifier, batch: Batch) -> Tensor | None:
+    return batch.token_types if classifier.model.cfg.d_token_types > 1 else None

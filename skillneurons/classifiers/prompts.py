@@ -1,0 +1,305 @@
+"""Soft prompts, where they go, and the words that answers are read as.
+
+An encoder's input is `[MASK] p_1 … p_P <s> text </s>`: the mask at position 0, the soft prompt behind it, right-padded
+text. A decoder's is `text p_1 … p_P`, without padding, since a position sees only what is before it. The prompt's
+vectors replace the word embeddings of placeholder tokens at `hook_embed`, before positions and LayerNorm.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from einops import repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from skillneurons.models.bridge import AnyModel, as_classifiable
+from skillneurons.utilities import store
+from skillneurons.utilities.devices import to_device
+from skillneurons.utilities.results import Shown
+from skillneurons.utilities.types import Hook
+
+MASK_POSITION = 0
+
+# How vocabularies spell the space in front of a word.
+SPACES = "Ġ▁"
+
+# Answers that are single tokens in most English vocabularies: what an error suggests.
+COMMON_WORDS = (
+    "good",
+    "bad",
+    "great",
+    "terrible",
+    "positive",
+    "negative",
+    "neutral",
+    "yes",
+    "no",
+    "maybe",
+    "true",
+    "false",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SoftPrompt(Shown):
+    """`prompt` vectors in the word-embedding space of one model.
+
+    Args:
+        vectors: The prompt.
+        model: `fingerprint()` of the model it belongs to.
+        origin: How it came about: `"random"`, `"tuned"` or `"written: …"`.
+        seed: Of the draw or the tuning; None for written prompts.
+
+    Example:
+        >>> from skillneurons import SoftPrompt, load_example
+        >>> one, two = (load_example(seed=seed)[0].prompt for seed in (0, 1))
+        >>> SoftPrompt((one.vectors + two.vectors) / 2, one.model, "mean of two")
+        SoftPrompt(16 vectors of 192, mean of two, seed None)
+    """
+
+    vectors: Float[Tensor, "prompt d_model"]
+    model: str
+    origin: str
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or not len(self.vectors):
+            raise ValueError(f"`vectors` needs shape [prompt, d_model], but has {tuple(self.vectors.shape)}.")
+        store.check_finite("vectors", self.vectors, "Tune the prompt again with a lower `lr`.")
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __repr__(self) -> str:
+        return f"SoftPrompt({len(self)} vectors of {self.vectors.shape[1]}, {self.origin}, seed {self.seed})"
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row: the number of vectors, their width and mean length, and where the prompt comes from."""
+        n_prompt, d_model = self.vectors.shape
+        columns = {"n_prompt": n_prompt, "d_model": d_model, "mean_norm": self.vectors.norm(dim=1).mean().item()}
+        return pd.DataFrame([columns | {"origin": self.origin, "seed": self.seed, "model": self.model}])
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path.safetensors` and `path.json`."""
+        meta = {"model": self.model, "origin": self.origin, "seed": self.seed}
+        return store.save(path, "SoftPrompt", {"vectors": self.vectors}, meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SoftPrompt":
+        """Read what `save` wrote."""
+        tensors, meta = store.load(path, "SoftPrompt")
+        return cls(tensors["vectors"], **meta)
+
+
+def random_prompt(model: AnyModel, n_prompt: int = 16, seed: int = 0) -> SoftPrompt:
+    """`n_prompt` word vectors of the model, drawn at random without replacement.
+
+    Where tuning starts, and the untuned control of finding F7.
+
+    Example:
+        >>> from skillneurons import HookedEncoder
+        >>> random_prompt(HookedEncoder.from_pretrained("bundled"), 3, seed=0).vectors.shape
+        torch.Size([3, 192])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model = as_classifiable(model)
+    W_E = model.W_E.detach()
+    if not 0 < n_prompt <= len(W_E):
+        raise ValueError(f"`n_prompt` must be from 1 to {len(W_E)}, not {n_prompt}.")
+    chosen = torch.randperm(len(W_E), generator=generator)[:n_prompt]
+    return SoftPrompt(W_E[chosen.to(W_E.device)].clone(), model.fingerprint(), "random", seed)
+
+
+def written_prompt(model: AnyModel, text: str) -> SoftPrompt:
+    """The word vectors of `text` as a prompt (the paper's hand-written control, section 4.4).
+
+    Example:
+        >>> from skillneurons import HookedEncoder, written_prompt
+        >>> written_prompt(HookedEncoder.from_pretrained("bundled"), "The film is")
+        SoftPrompt(3 vectors of 192, written: The film is, seed None)
+    """
+    model = as_classifiable(model)
+    tokens = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not tokens:
+        raise ValueError("`text` has no tokens; write at least one word.")
+    vectors = model.W_E.detach()[to_device(torch.tensor(tokens), model.W_E.device)].clone()
+    return SoftPrompt(vectors, model.fingerprint(), f"written: {text}")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where mask, prompt and text go, for a prompt of `n_prompt` vectors.
+
+    Args:
+        n_prompt: Its length.
+        after_text: `text p_1 … p_P` instead of `[MASK] p_1 … p_P text`: for decoders. The label is then read at `p_P`,
+            and positions are counted from the end.
+
+    Example:
+        >>> from skillneurons import Layout
+        >>> Layout(16).positions("prompt"), Layout(16).label_position
+        (slice(1, 17, None), 0)
+        >>> Layout(16, after_text=True).positions("prompt")
+        slice(-16, None, None)
+    """
+
+    n_prompt: int
+    after_text: bool = False
+
+    @property
+    def n_prefix(self) -> int:
+        """Positions before the text."""
+        return 0 if self.after_text else 1 + self.n_prompt
+
+    @property
+    def n_added(self) -> int:
+        """Positions besides those of the text."""
+        return self.n_prompt if self.after_text else self.n_prefix
+
+    @property
+    def start(self) -> int:
+        """Position of the prompt's first vector."""
+        return -self.n_prompt if self.after_text else 1
+
+    @property
+    def label_position(self) -> int:
+        """Where the label is read."""
+        return -1 if self.after_text else MASK_POSITION
+
+    @property
+    def added(self) -> str:
+        """Name of all positions besides those of the text."""
+        return "prompt" if self.after_text else "mask_and_prompt"
+
+    def varies(self, which: str) -> bool:
+        """Whether rows of different lengths have different numbers of these positions."""
+        self.positions(which)
+        return which in ("text", "all")
+
+    def positions(self, which: str = "prompt") -> slice:
+        """Positions of the soft prompt, of the mask, of both (as the authors' code counts them), of the text, or all.
+
+        `"text"` and `"all"` differ in number from batch to batch, and include padding. A prompt behind the text has no
+        mask.
+        """
+        if self.after_text:
+            end = slice(-self.n_prompt, None)
+            table = {"prompt": end, "text": slice(0, -self.n_prompt), "all": slice(0, None)}
+        else:
+            table = {
+                "prompt": slice(1, self.n_prefix),
+                "mask": slice(MASK_POSITION, 1),
+                "mask_and_prompt": slice(0, self.n_prefix),
+                "text": slice(self.n_prefix, None),
+                "all": slice(0, None),
+            }
+        if which not in table:
+            where = " for a prompt behind the text" if self.after_text else ""
+            raise ValueError(f"`positions` is one of {', '.join(map(repr, table))}{where}, not {which!r}.")
+        return table[which]
+
+    def prefix(self, tokenizer: Any) -> Int[Tensor, " prefix"]:
+        """Token ids before the text. The mask also holds the prompt's places, since padding there would not be seen."""
+        if self.after_text:
+            return torch.zeros(0, dtype=torch.long)
+        if tokenizer is None or tokenizer.mask_token_id is None:
+            raise ValueError("The model's tokenizer needs a mask token, where the label is read.")
+        return torch.full((self.n_prefix,), tokenizer.mask_token_id, dtype=torch.long)
+
+    def suffix(self) -> Int[Tensor, " suffix"] | None:
+        """Token ids that hold the prompt's places behind the text. Any will do, where nothing is padding."""
+        return torch.zeros(self.n_prompt, dtype=torch.long) if self.after_text else None
+
+
+def splice(vectors: Float[Tensor, "prompt d_model"], start: int = 1) -> Hook:
+    """A hook that puts `vectors` in the place of the word embeddings from position `start` on.
+
+    A negative `start` counts from the end; see `Layout.start`.
+    """
+
+    def replace(embed: Float[Tensor, "batch pos d_model"], hook: Any = None) -> Float[Tensor, "batch pos d_model"]:
+        begin = start if start >= 0 else embed.shape[1] + start
+        end = begin + len(vectors)
+        if begin < 0 or embed.shape[1] < end or embed.shape[2] != vectors.shape[1]:
+            raise ValueError(
+                f"A prompt of shape {tuple(vectors.shape)} goes to positions {begin} to {end - 1}, but the embeddings "
+                f"are {tuple(embed.shape)}. Use a prompt made for this model, in the place its layout gives it."
+            )
+        prompt = repeat(vectors.to(embed.dtype), "prompt d_model -> batch prompt d_model", batch=len(embed))
+        return torch.cat([embed[:, :begin], prompt, embed[:, end:]], dim=1)
+
+    return "hook_embed", replace
+
+
+@dataclass(frozen=True)
+class Verbalizer:
+    """Label words and the token each one is.
+
+    Args:
+        words: One for each class.
+        token_ids: Their ids in the model's vocabulary.
+
+    Example:
+        >>> from skillneurons import HookedEncoder, Verbalizer
+        >>> tokenizer = HookedEncoder.from_pretrained("bundled").tokenizer
+        >>> words = Verbalizer.from_words(tokenizer, ["terrible", "great"])
+        >>> [tokenizer.decode([token]) for token in words.token_ids]
+        [' terrible', ' great']
+    """
+
+    words: tuple[str, ...]
+    token_ids: tuple[int, ...]
+
+    @classmethod
+    def from_words(cls, tokenizer: Any, words: Sequence[str]) -> "Verbalizer":
+        """Look the words up, with a leading space where the vocabulary marks it.
+
+        Raises:
+            ValueError: A word is not a single token (the error names its pieces and suggests words that are), or two
+                words are the same token.
+        """
+        if tokenizer is None:
+            raise ValueError("The model has no tokenizer, so label words cannot be looked up. Pass one to `from_hf`.")
+        ids = tuple(_single_token(tokenizer, word) for word in words)
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"Label words must be different tokens, but {tuple(words)} are {ids}.")
+        return cls(tuple(words), ids)
+
+
+def _single_token(tokenizer: Any, word: str) -> int:
+    pieces = _pieces(tokenizer, word)
+    if len(pieces) == 1 and pieces[0] != tokenizer.unk_token_id:
+        return pieces[0]
+    names = tokenizer.convert_ids_to_tokens(pieces)
+    suggestions = _single_token_words(tokenizer, word)
+    raise ValueError(
+        f"Label word {word!r} needs to be one token of the model's vocabulary, but is {len(pieces)}: {names}. "
+        f"Words that are one token: {', '.join(suggestions)}."
+    )
+
+
+def _single_token_words(tokenizer: Any, word: str, n: int = 5) -> list[str]:
+    """Whole words of the vocabulary: some spelt like `word`, and common answers."""
+    vocabulary = {token.lstrip(SPACES) for token in tokenizer.get_vocab() if token[:1] in SPACES or token[:1].isalpha()}
+    near = [w for w in difflib.get_close_matches(word, sorted(vocabulary), n=2 * n) if _is_single(tokenizer, w)][:n]
+    common = [w for w in COMMON_WORDS if _is_single(tokenizer, w) and w not in near]
+    return [*near, *common[:n]]
+
+
+def _pieces(tokenizer: Any, word: str) -> list[int]:
+    """The word's tokens behind a space, which some tokenizers put in front of every text by themselves."""
+    word = word.strip()
+    bare = tokenizer(word, add_special_tokens=False)["input_ids"]
+    if bare and tokenizer.convert_ids_to_tokens(bare)[0][:1] in SPACES:
+        return bare
+    return tokenizer(" " + word, add_special_tokens=False)["input_ids"]
+
+
+def _is_single(tokenizer: Any, word: str) -> bool:
+    pieces = _pieces(tokenizer, word)
+    return len(pieces) == 1 and pieces[0] != tokenizer.unk_token_id

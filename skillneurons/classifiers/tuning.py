@@ -1,0 +1,255 @@
+"""Tuning with the model frozen: one loop for whatever parameters enter through hooks.
+
+Costs one forward and one backward pass through the activations for each step; no weight of the model gets a gradient,
+logits are computed for the label words at the mask only, and the last block only there.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import binomtest
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
+from skillneurons.classifiers.prompts import SoftPrompt, Verbalizer, random_prompt, splice
+from skillneurons.models.bridge import AnyModel, as_classifiable
+from skillneurons.tasks.batching import shuffled
+from skillneurons.tasks.task import Task
+from skillneurons.utilities.types import FwdHooks
+
+# Of the warning that tuning did no better than the most frequent class.
+SIGNIFICANCE = 0.1
+
+
+class TuningWarning(UserWarning):
+    """Tuning ended no better than always answering the most frequent class.
+
+    Example:
+        >>> import warnings
+        >>> from skillneurons import TuningConfig, TuningWarning
+        >>> from skillneurons import control_task, load_example, tune_prompt
+        >>> classifier, task = load_example()
+        >>> settings = {"config": TuningConfig(steps=2, eval_every=2), "progress": False}
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", TuningWarning)
+        ...     tune_prompt(classifier.model, control_task(task), **settings)
+        Traceback (most recent call last):
+        skillneurons.tuning.TuningWarning: Tuning on 'movies:control' (seed 0) collapsed: ...
+    """
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """How to tune.
+
+    Args:
+        lr: Peak learning rate of AdamW.
+        steps: Most steps to take.
+        batch_size: Examples in a step.
+        warm_up: Share of the steps over which the learning rate rises; it then falls linearly to zero.
+        eval_every: Steps between evaluations on validation.
+        patience: Evaluations in a row without a better validation accuracy (or, at the same accuracy, a lower loss)
+            after which tuning stops.
+        weight_decay: Of AdamW.
+
+    Example:
+        >>> from skillneurons import TuningConfig
+        >>> config = TuningConfig(steps=40, warm_up=0.25)
+        >>> [round(config.lr_scale(step), 2) for step in (0, 9, 39)]
+        [0.1, 1.0, 0.03]
+    """
+
+    lr: float = 1e-2
+    steps: int = 250
+    batch_size: int = 16
+    warm_up: float = 0.1
+    eval_every: int = 125
+    patience: int = 4
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "steps", "batch_size", "eval_every", "patience"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be positive, not {getattr(self, name)}.")
+
+    def lr_scale(self, step: int) -> float:
+        """Share of the peak learning rate at `step`."""
+        warm_up = max(1, round(self.warm_up * self.steps))
+        return min((step + 1) / warm_up, max(0.0, (self.steps - step) / max(1, self.steps - warm_up)))
+
+
+def tune_prompt(
+    model: AnyModel,
+    task: Task,
+    *,
+    n_prompt: int = 16,
+    seed: int = 0,
+    start: SoftPrompt | None = None,
+    config: TuningConfig | None = None,
+    progress: bool = True,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Classifier:
+    """A classifier whose soft prompt was tuned on the task's training rows, the model frozen.
+
+    Minimises cross-entropy over the label words where the label is read, and keeps the prompt with the best validation
+    accuracy.
+    Source: Wang et al. 2022, section 2.2 (prompt tuning).
+
+    Args:
+        model: Gets no gradients and is left as it was. Or a TransformerBridge; see `bridge`.
+        task: Its training rows are learnt, its validation rows decide when to stop.
+        n_prompt: Number of soft vectors.
+        seed: Of the first prompt and of the order of the rows.
+        start: Begin from this prompt instead of random word vectors.
+        config: Learning rate, steps and so on.
+        progress: Show a progress bar.
+        on_step: Called with `(step, steps)` after each step, for a display of one's own.
+
+    Returns:
+        The classifier; `history` has a record of each evaluation (step, train loss, validation loss and accuracy).
+
+    Raises:
+        ValueError: A label word is not one token, the model is in train mode, or the prompt leaves no room for text.
+        FloatingPointError: The loss is no longer finite.
+
+    Example:
+        >>> from skillneurons import HookedEncoder, load_task
+        >>> model, task = HookedEncoder.from_pretrained("bundled"), load_task("movies").subset(200)
+        >>> config = TuningConfig(steps=40, lr=3e-2)
+        >>> classifier = tune_prompt(model, task, n_prompt=2, config=config, progress=False)
+        >>> len(classifier.prompt), classifier.prompt.origin
+        (2, 'tuned')
+    """
+    model = as_classifiable(model)
+    start = start or random_prompt(model, n_prompt, seed)
+    first = Classifier(model, start, Verbalizer.from_words(model.tokenizer, task.label_words), task.labels)
+    vectors = first.prompt.vectors.detach().clone().float().requires_grad_()
+
+    def snapshot() -> Classifier:
+        return first.with_prompt(SoftPrompt(vectors.detach().clone(), start.model, "tuned", seed))
+
+    return train(
+        first,
+        task,
+        [vectors],
+        [splice(vectors, first.layout.start)],
+        snapshot,
+        seed=seed,
+        config=config or TuningConfig(),
+        progress=progress,
+        on_step=on_step,
+    )
+
+
+def train(
+    classifier: Classifier,
+    task: Task,
+    parameters: Sequence[Tensor],
+    fwd_hooks: FwdHooks,
+    snapshot: Callable[[], Classifier],
+    *,
+    seed: int,
+    config: TuningConfig,
+    progress: bool,
+    on_step: Callable[[int, int], None] | None,
+) -> Classifier:
+    """The loop: move `parameters`, which enter the model through `fwd_hooks`; the best snapshot comes back.
+
+    Args:
+        classifier: Gives the model, the label words and the layout; its own hooks are not used.
+        task: See `tune_prompt`.
+        parameters: Leaf tensors that require gradients.
+        fwd_hooks: Hooks that use them.
+        snapshot: A classifier with a copy of their present values.
+        seed: Of the order of the rows.
+        config: See `TuningConfig`.
+        progress: Show a progress bar.
+        on_step: Called after each step.
+    """
+    model = classifier.model
+    require_eval(model)
+    train_rows, validation_rows = classifier.encode(task.train), classifier.encode(task.validation)
+    validation_labels = validation_rows.labels
+    majority = validation_labels.bincount().max().item() / len(validation_labels)
+    batches = shuffled(train_rows, config.batch_size, torch.Generator().manual_seed(seed))
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    history: list[dict[str, float]] = []
+    best, best_key, since_best, losses, n_right, n_seen = snapshot(), (-1.0, -math.inf), 0, [], 0, 0
+
+    with frozen(model), tqdm(total=config.steps, disable=not progress, desc=f"{task.name}, seed {seed}") as bar:
+        for step in range(config.steps):
+            parts = classifier.collate(train_rows, next(batches))
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * config.lr_scale(step)
+            with model.hooks(fwd_hooks=fwd_hooks):
+                logits = torch.cat([label_logits(classifier, part) for part in parts]).float()
+            labels = torch.cat([part.labels for part in parts])
+            loss = F.cross_entropy(logits, labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.detach())
+            n_right += (logits.detach().argmax(-1) == labels).sum()
+            n_seen += len(labels)
+            bar.update()
+            if on_step is not None:
+                on_step(step + 1, config.steps)
+            if (step + 1) % config.eval_every and step + 1 < config.steps:
+                continue
+
+            train_loss = torch.stack(losses).mean().item()
+            if not math.isfinite(train_loss):
+                raise FloatingPointError(
+                    f"The training loss is {train_loss} at step {step + 1} of {task.name!r}. Lower `lr` ({config.lr})."
+                )
+            candidate = snapshot()
+            validation_logits = candidate.logits(validation_rows)
+            accuracy = (validation_logits.argmax(-1) == validation_labels).double().mean().item()
+            validation_loss = F.cross_entropy(validation_logits, validation_labels).item()
+            history.append(
+                {
+                    "step": step + 1,
+                    "train_loss": train_loss,
+                    "train_accuracy": float(n_right) / n_seen,
+                    "validation_loss": validation_loss,
+                    "validation_accuracy": accuracy,
+                }
+            )
+            bar.set_postfix(loss=f"{train_loss:.3f}", validation=f"{accuracy:.3f}")
+            losses, n_right, n_seen = [], 0, 0
+            since_best += 1
+            if (accuracy, -validation_loss) > best_key:
+                best, best_key, since_best = candidate, (accuracy, -validation_loss), 0
+            if since_best >= config.patience:
+                break
+
+    n = len(validation_labels)
+    p_value = binomtest(round(best_key[0] * n), n, majority, alternative="greater").pvalue
+    if p_value > SIGNIFICANCE:
+        warnings.warn(
+            f"Tuning on {task.name!r} (seed {seed}) collapsed: validation accuracy {best_key[0]:.3f} on {n} rows is "
+            f"not told apart from the {majority:.3f} of always answering the most frequent class (p = {p_value:.2f}). "
+            "Try another seed, `lr`, more steps or more rows.",
+            TuningWarning,
+            stacklevel=3,
+        )
+    return replace(best, history=tuple(history))
+
+
+@contextmanager
+def frozen(model: AnyModel | torch.nn.Module) -> Iterator[None]:
+    """No parameter of the model requires gradients inside; what they were is restored."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, required in before:
+            parameter.requires_grad_(required)

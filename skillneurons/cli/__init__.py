@@ -1,0 +1,3 @@
+"""The command line."""
+
+from skillneurons.cli.commands import app as app

@@ -1,0 +1,357 @@
+"""The command line: `skillneurons find` and its siblings. Thin: it parses, calls the library and prints."""
+
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from skillneurons.cli.terminal import (
+    bar_updater,
+    console,
+    print_curves,
+    print_find,
+    print_summary,
+    print_table,
+    progress_bars,
+    quiet_libraries,
+    reported_errors,
+)
+
+app = typer.Typer(
+    help="Find, test and use skill neurons in pretrained transformers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+# Options that several commands have.
+NPrompt = Annotated[int, typer.Option(min=1, help="Soft vectors in a prompt.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Most tuning steps for each prompt.")]
+LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Examples in a tuning step.")]
+Rows = Annotated[int | None, typer.Option(min=8, help="Use at most this many rows of each split.")]
+Kinds = Annotated[str, typer.Option(help="Interventions, comma-separated.")]
+Fractions = Annotated[str, typer.Option(help="Shares of neurons, comma-separated.")]
+NRandom = Annotated[int, typer.Option(min=1, help="Random sets for each fraction.")]
+Sigma = Annotated[float, typer.Option(help="Standard deviation of Gaussian noise.")]
+Positions = Annotated[str, typer.Option(help="Where to intervene: all, prompt, or mask_and_prompt.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
+Dtype = Annotated[str, typer.Option(help="Of the model: float32, bfloat16, float16 or float64.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Tune this many prompts at a time, each in a process of its own.")]
+Slurm = Annotated[
+    str | None, typer.Option(help="Tune on a Slurm cluster, with these options: slurm_partition=gpu,timeout_min=240,…")
+]
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(version("skillneurons"))
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Find, test and use skill neurons in pretrained transformers."""
+
+
+@app.command()
+def find(
+    task: Annotated[str, typer.Argument(help="A bundled task, one of the paper's, or a name in --source.")] = "movies",
+    model: Annotated[str, typer.Option(help='"bundled", a hub id, or a folder.')] = "bundled",
+    source: Annotated[Path | None, typer.Option(help="Folder with the task's files.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; runs/MODEL-TASK by default.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Prompts to tune, with seeds 0, 1, …")] = 3,
+    n_prompt: NPrompt = 16,
+    steps: Steps = None,
+    lr: LearningRate = None,
+    batch_size: BatchSize = None,
+    label_words: Annotated[str | None, typer.Option(help="Words for the classes, comma-separated.")] = None,
+    rows: Rows = None,
+    fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of neurons in the saved set.")] = 0.02,
+    kinds: Kinds = "mean,zero,gaussian",
+    positions: Positions = "all",
+    n_random: NRandom = 10,
+    sigma: Sigma = 0.1,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    jobs: Jobs = 1,
+    slurm: Slurm = None,
+) -> None:
+    """Tune prompts, find the skill neurons, test them causally, and write tables and figures.
+
+    Run again with the same arguments, it reuses what is finished.
+    """
+    quiet_libraries()
+    from skillneurons import runs
+    from skillneurons.models._load_model import load_model
+    from skillneurons.tasks._load_task import load_task
+
+    with reported_errors():
+        words = label_words.split(",") if label_words else None
+        data = load_task(task, source=source, label_words=words)
+        if rows is not None:
+            data = data.subset(rows)
+        loaded = load_model(model, device=device, dtype=dtype)
+        settings = runs.FindSettings(
+            seeds=tuple(range(seeds)),
+            n_prompt=n_prompt,
+            tuning=_tuning(steps, lr, batch_size),
+            fraction=fraction,
+            kinds=tuple(kinds.split(",")),  # type: ignore[arg-type]
+            positions=positions,
+            n_random=n_random,
+            sigma=sigma,
+        )
+        folder = out or Path("runs") / f"{Path(model).name}-{task}"
+        console.print(f"[bold]{data}[/bold]\nmodel {model} ({loaded.fingerprint()}), results in {folder}")
+        executor = _executor(folder, slurm, jobs)
+        with progress_bars() as bars:
+            result = runs.find(
+                loaded,
+                data,
+                folder,
+                settings,
+                progress=bar_updater(bars),
+                jobs=jobs,
+                executor=executor,
+                device=device,
+            )
+    print_find(result)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html by default.")] = None,
+) -> None:
+    """Write one self-contained HTML page of a run: figures inline, tables sortable, no network."""
+    from skillneurons.runs.report import write_report
+
+    with reported_errors():
+        console.print(f"Written: {write_report(run, path=out)}")
+
+
+@app.command()
+def reproduce(
+    tasks: Annotated[str, typer.Option(help="Names, comma-separated.")] = "movies,restaurants,products",
+    model: Annotated[str, typer.Option(help='"bundled", a hub id, or a folder.')] = "bundled",
+    source: Annotated[Path | None, typer.Option(help="Folder with the tasks' files.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Prompts to tune for each task.")] = 3,
+    findings: Annotated[str | None, typer.Option(help="Only these, comma-separated.")] = None,
+    n_prompt: NPrompt = 16,
+    steps: Steps = None,
+    lr: LearningRate = None,
+    batch_size: BatchSize = None,
+    rows: Rows = None,
+    words: Annotated[int | None, typer.Option(min=1, help="Use at most this many words of each text.")] = None,
+    sweep_rows: Annotated[int, typer.Option(min=8, help="Most test rows in a sweep.")] = 250,
+    kinds: Kinds = "mean,resample,zero,gaussian",
+    fractions: Fractions = "0.03,0.1,0.3",
+    n_random: NRandom = 10,
+    out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("runs/reproduce"),
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    jobs: Jobs = 1,
+    slurm: Slurm = None,
+) -> None:
+    """Measure each of the paper's findings on several tasks: one table and one figure for each.
+
+    Resumable by task and seed: run again, it goes on where it stopped.
+    """
+    quiet_libraries()
+    from skillneurons import reproduce as reproduction
+    from skillneurons.runs._summary import summary
+    from skillneurons.tasks._load_task import load_task
+
+    with reported_errors():
+        loaded = [load_task(name, source=source) for name in tasks.split(",")]
+        if rows is not None:
+            loaded = [task.subset(rows) for task in loaded]
+        if words is not None:
+            loaded = [task.shortened(words) for task in loaded]
+        tables = reproduction.reproduce(
+            loaded,
+            model=model,
+            seeds=seeds,
+            out=out,
+            settings=reproduction.ReproduceSettings(
+                n_prompt=n_prompt,
+                tuning=_tuning(steps, lr, batch_size),
+                n_rows=sweep_rows,
+                kinds=tuple(kinds.split(",")),  # type: ignore[arg-type]
+                fractions=_numbers(fractions),
+                n_random=n_random,
+            ),
+            findings=findings.split(",") if findings else None,
+            on_event=console.print,
+            device=device,
+            dtype=dtype,
+            jobs=jobs,
+            executor=_executor(out, slurm, jobs),
+        )
+        print_summary(summary(tables))
+        console.print(f"Tables and figures: {out}")
+
+
+@app.command()
+def prune(
+    run: Annotated[Path, typer.Argument(help="A folder that `skillneurons find` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pruned model and its prompt.")],
+    fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of each layer's neurons to keep.")] = 0.02,
+    layers: Annotated[str | None, typer.Option(help="Layers to prune, comma-separated; all by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Which of the run's prompts.")] = 0,
+    source: Annotated[Path | None, typer.Option(help="Folder with the task's files, if the run had one.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Keep a run's skill neurons only, fold the mean of the others into the biases, and save the smaller model."""
+    quiet_libraries()
+    from skillneurons import evaluate
+    from skillneurons import prune as prune_classifier
+    from skillneurons.applications.pruning import n_parameters
+    from skillneurons.models.bridge import as_encoder
+    from skillneurons.runs._open_run import open_run
+
+    with reported_errors():
+        opened = open_run(run, device=device)
+        classifier, scores, rows = opened.classifier(seed), opened.binary_scores(), opened.task(source).test
+        n_layers = opened.model.cfg.n_layers
+        chosen = [int(layer) for layer in layers.split(",")] if layers else list(range(n_layers))
+        baseline = scores.baseline[scores.seeds.index(seed)]
+        pruned = prune_classifier(classifier, scores.top(fraction), baseline, layers=chosen)
+        pruned.model.save(out / "model")
+        pruned.save(out / "classifier")
+        kept = n_parameters(as_encoder(pruned.model, "Pruning")) / n_parameters(as_encoder(opened.model, "Pruning"))
+        console.print(f"{kept:.1%} of the parameters kept, in {out}")
+        before, after = evaluate(classifier, rows), evaluate(pruned, rows)
+        console.print(f"Accuracy on {before.n} test rows: {before.accuracy:.3f} before, {after.accuracy:.3f} after")
+
+
+@app.command()
+def perturb(
+    run: Annotated[Path, typer.Argument(help="A folder that `skillneurons find` wrote.")],
+    kinds: Kinds = "mean,zero,gaussian,resample",
+    positions: Positions = "prompt",
+    fractions: Fractions = "0.03,0.1,0.3",
+    n_random: NRandom = 10,
+    sigma: Sigma = 0.1,
+    rows: Annotated[int, typer.Option(min=8, help="Most test rows to evaluate on.")] = 300,
+    seed: Annotated[int, typer.Option(help="Which of the run's prompts.")] = 0,
+    source: Annotated[Path | None, typer.Option(help="Folder with the task's files, if the run had one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for curves and figures; RUN/perturb by default.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Perturb a finished run's skill neurons in other ways, at other positions, in other shares."""
+    quiet_libraries()
+    from skillneurons import perturbation_curve
+    from skillneurons.plots import plot_perturbation, save_figure
+    from skillneurons.runs._open_run import open_run
+
+    with reported_errors():
+        opened, folder = open_run(run, device=device), out or run / "perturb"
+        classifier, task, curves = opened.classifier(seed), opened.task(source), {}
+        test = task.subset(rows, splits=("test",)).test
+        with progress_bars() as bars:
+            for kind in kinds.split(","):
+                curve = perturbation_curve(
+                    classifier,
+                    task,
+                    opened.scores,
+                    kind=kind,  # type: ignore[arg-type]
+                    fractions=_numbers(fractions),
+                    n_random=n_random,
+                    positions=positions,
+                    sigma=sigma,
+                    rows=test,
+                    on_batch=partial(bar_updater(bars), f"perturb ({kind})"),
+                )
+                name = f"{kind}-{positions}-seed-{seed}"
+                curve.save(folder / f"curve-{name}")
+                for quantity in ("accuracy", "margin"):
+                    save_figure(plot_perturbation(curve, quantity=quantity), folder / f"{name}-{quantity}")
+                curves[kind] = curve
+        print_curves(curves)
+        console.print(f"Curves and figures: {folder}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `skillneurons find` wrote, on one model.")],
+    fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of neurons in the compared sets.")] = 0.02,
+) -> None:
+    """Do two or more runs rely on the same neurons? Rank correlation of predictivities, and overlap of top sets."""
+    from itertools import combinations
+
+    from scipy.stats import spearmanr
+
+    from skillneurons.neurons.scores import NeuronScores
+
+    with reported_errors():
+        if len(runs) < 2:
+            raise ValueError(f"`runs` needs at least two folders to compare, but is {[str(run) for run in runs]}.")
+        scores = {run: NeuronScores.load(run / "scores") for run in runs}
+        rows = []
+        for a, b in combinations(runs, 2):
+            first, second = scores[a].top(fraction), scores[b].top(fraction)
+            rho, _ = spearmanr(scores[a].predictivity.flatten(), scores[b].predictivity.flatten())
+            rows.append((str(a), str(b), f"{rho:.3f}", f"{first.overlap(second):.3f}", f"{fraction:.3f}"))
+        print_table("Skill neurons of two runs", ("run", "other run", "Spearman", "overlap", "by chance"), rows)
+
+
+@app.command()
+def share(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    repo: Annotated[str, typer.Argument(help="Data set repository on the hub: USER/NAME.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Of a new repository; private otherwise.")] = False,
+) -> None:
+    """Upload a finished run, and nothing else in its folder, to the Hugging Face hub."""
+    from skillneurons.runs.hub import push_run
+
+    with reported_errors():
+        files = push_run(run, repo, dry_run=dry_run, private=not public)
+        sizes = [(name, f"{size:,}") for name, size in files.sizes.items()]
+        print_table(f"{len(sizes)} files for {repo}", ("file", "bytes"), [*sizes, ("all", f"{files.n_bytes:,}")])
+        if files.left_out:
+            console.print(f"Left out: {', '.join(files.left_out)}")
+        console.print("Nothing was sent." if dry_run else f"Uploaded: {files.url}")
+
+
+@app.command()
+def fetch(
+    repo: Annotated[str, typer.Argument(help="Data set repository on the hub: USER/NAME.")],
+    out: Annotated[Path, typer.Option(help="A new folder for the run.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+) -> None:
+    """Download a run that `share` uploaded, and check it."""
+    from skillneurons.runs.hub import pull_run
+
+    with reported_errors():
+        console.print(f"Downloaded: {pull_run(repo, out, revision=revision)}")
+
+
+def _tuning(steps: int | None, lr: float | None, batch_size: int | None) -> Any:
+    from skillneurons.classifiers.tuning import TuningConfig
+
+    asked = {"steps": steps, "lr": lr, "batch_size": batch_size}
+    return TuningConfig(**{key: value for key, value in asked.items() if value is not None})
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(","))
+
+
+def _executor(folder: Path, slurm: str | None, jobs: int) -> Any:
+    from skillneurons.runs.jobs import slurm_executor
+
+    return None if slurm is None else slurm_executor(folder / "slurm", slurm, n_at_once=jobs if jobs > 1 else None)
+
+
+if __name__ == "__main__":
+    app()

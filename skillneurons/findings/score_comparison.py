@@ -1,0 +1,260 @@
+"""Which score finds the neurons that matter? Agreement between scores, and the harm of ablating what each ranks first.
+
+Costs `1 + n_fractions * (n_scores + n_random)` passes over the rows, each from its first perturbed layer on, and one
+over train where the ablation needs means. Memory: a few numbers for each of these passes and each row.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from scipy.stats import rankdata, t
+from torch import Tensor
+from transformer_lens.utilities.statistics import derive_generator
+
+from skillneurons.classifiers.classifier import Classifier, check_answers
+from skillneurons.classifiers.evaluation import label_margin
+from skillneurons.interventions.curve import FRACTIONS
+from skillneurons.interventions.perturbation import Kind, intervention
+from skillneurons.interventions.sweep import logits_many
+from skillneurons.neurons.neuron_set import top_neurons
+from skillneurons.neurons.other_scores.table import RivalScores
+from skillneurons.tasks.batching import Encoded
+from skillneurons.tasks.task import Task
+from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.types import Row
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ScoreComparison(Shown):
+    """Scores side by side.
+
+    Args:
+        names: Of the scores, in the order of every `score` axis.
+        agreement: Spearman correlation of each two scores over all neurons.
+        fractions: Shares of neurons perturbed.
+        margin: Mean logit margin of the right label with each score's top neurons perturbed.
+        random_margin: The same for each random ranking.
+        accuracy: Accuracy instead of margin.
+        random_accuracy: The same for each random ranking.
+        unperturbed: Margin and accuracy of the classifier as it is.
+        area: For each score, the area between its margin curve and the mean random one, over the range of fractions:
+            the mean extra fall of the margin. Larger: the score finds neurons that matter more.
+        area_interval: 95 % interval, `[2, score]`, which pays for the choice of the rows and for the luck of one
+            ranking: that of a score which ranks at random excludes 0 one time in twenty, or less often with few rows.
+        random_area: The area of each random ranking against the mean of the others: what chance gives.
+        accuracy_area: As `area`, in accuracy.
+        best_share: Share of bootstrap samples of the rows in which each score has the largest area. Over rows only: of
+            scores that all rank at random, one can come first in most samples.
+        meta: Intervention and rows.
+
+    Example:
+        See `compare_scores`, which makes it.
+    """
+
+    names: tuple[str, ...]
+    agreement: Float[Tensor, "score score"]
+    fractions: tuple[float, ...]
+    margin: Float[Tensor, "score fraction"]
+    random_margin: Float[Tensor, "draw fraction"]
+    accuracy: Float[Tensor, "score fraction"]
+    random_accuracy: Float[Tensor, "draw fraction"]
+    unperturbed: tuple[float, float]
+    area: Float[Tensor, " score"]
+    area_interval: Float[Tensor, "2 score"]
+    random_area: Float[Tensor, " draw"]
+    accuracy_area: Float[Tensor, " score"]
+    best_share: Float[Tensor, " score"]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_score_effects")
+
+    @property
+    def best(self) -> str:
+        """The score with the largest area: the one that best predicts the effect of ablation here."""
+        return self.names[int(self.area.argmax())]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each score, the best first.
+
+        `above_random`: is its area above that of every random ranking? Of scores that rank at random, about one in
+        R + 1 is, with R random rankings: with 10, one of the twelve scores of `rival_scores` on average.
+        """
+        columns = {
+            "score": self.names,
+            "area": self.area.numpy(),
+            "low": self.area_interval[0].numpy(),
+            "high": self.area_interval[1].numpy(),
+            "accuracy_area": self.accuracy_area.numpy(),
+            "best_share": self.best_share.numpy(),
+            "above_random": (self.area > self.random_area.max()).numpy(),
+        }
+        return pd.DataFrame(columns).sort_values("area", ascending=False, ignore_index=True)
+
+    def __repr__(self) -> str:
+        band = f"{self.random_area.min():.3f} to {self.random_area.max():.3f}"
+        return f"ScoreComparison({self.meta.get('kind')}; random rankings {band})\n{self.to_dataframe()}"
+
+
+def compare_scores(
+    classifier: Classifier,
+    task: Task,
+    scores: RivalScores,
+    *,
+    kind: Kind = "mean",
+    fractions: Sequence[float] = FRACTIONS,
+    n_random: int = 10,
+    per_layer: bool = True,
+    positions: str = "prompt",
+    rows: Sequence[Row] | Encoded | None = None,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> ScoreComparison:
+    """Do scores agree, and which one best predicts the causal effect of ablation?
+
+    For each score the top neurons are perturbed, a growing share of each layer, and compared with random rankings,
+    matched by layer and shared by all scores. Scores come from validation rows; the harm is
+    measured on test rows.
+
+    Args:
+        classifier: One that the scores were taken from.
+        task: Test rows are evaluated; training rows give means.
+        scores: From `rival_scores`, or any scores in a `RivalScores`.
+        kind: See `evaluation.intervention`.
+        fractions: Rising shares of neurons.
+        n_random: Random rankings.
+        per_layer: A share of each layer, or of the whole model. Then scores differ also in how many neurons they pick
+            in the last layer, where an ablation at the prompt cannot do anything.
+        positions: Where they are perturbed: `"prompt"`, `"all"` and so on.
+        rows: Evaluate these instead of all test rows.
+        n_bootstrap: Resamples of the rows.
+        seed: Of rankings, ties, noise and resamples.
+        on_batch: Called with (rows done, rows).
+
+    Raises:
+        ValueError: Fractions do not rise, there are too few random rankings, or the scores are of another model or the
+            classifier of other classes.
+
+    Example:
+        >>> from skillneurons import compare_scores, load_example, rival_scores
+        >>> classifier, task = load_example()
+        >>> scores = rival_scores(classifier, task, ["predictivity", "auroc"])
+        >>> small = {"fractions": (0.1,), "n_random": 2}
+        >>> comparison = compare_scores(classifier, task, scores, **small)
+        >>> comparison.agreement.shape
+        torch.Size([2, 2])
+        >>> comparison.to_dataframe().columns[:4].tolist()
+        ['score', 'area', 'low', 'high']
+    """
+    if list(fractions) != sorted(set(fractions)) or not 0 < fractions[0] <= fractions[-1] <= 1:
+        raise ValueError(f"`fractions` must rise from above 0 to at most 1, but are {tuple(fractions)}.")
+    if n_random < 2:
+        raise ValueError(f"`n_random` is {n_random}; at least 2 are needed to see how far random rankings differ.")
+    if scores.meta.get("model") not in (None, classifier.prompt.model):
+        raise ValueError(
+            f"`scores` are of model {scores.meta['model']}, but the classifier's is {classifier.prompt.model}."
+        )
+    check_answers(classifier, task)
+    shape = next(iter(scores.values.values())).shape
+    generator = derive_generator(seed, "random rankings")
+    rankings = [torch.rand(shape, generator=generator) for _ in range(n_random)]
+    sets = [
+        scores.top(name, fraction, per_layer=per_layer, seed=seed) for name in scores.names for fraction in fractions
+    ]
+    sets += [top_neurons(ranking, fraction, per_layer=per_layer) for ranking in rankings for fraction in fractions]
+    encoded = classifier.encode(task.test if rows is None else rows)
+    perturb = intervention(kind, classifier, task, positions=positions, seed=seed)
+    last = classifier.layout.positions(positions).stop
+    logits = logits_many(
+        classifier, encoded, [[], *(perturb(one) for one in sets)], last_block_to=last, on_batch=on_batch
+    )
+
+    margins = torch.stack([label_margin(one, encoded.labels) for one in logits]).double()
+    right = (logits.argmax(-1) == encoded.labels).double()
+    n_scores, n_fractions = len(scores.names), len(fractions)
+
+    def split(values: Tensor) -> tuple[Tensor, Tensor]:
+        by_ranking = values[1:].unflatten(0, (n_scores + n_random, n_fractions))
+        return by_ranking[:n_scores], by_ranking[n_scores:]
+
+    (margin, random_margin), (accuracy, random_accuracy) = split(margins), split(right)
+    weights = trapezoid_weights(fractions)
+    by_row = torch.einsum("f,sfr->sr", weights, random_margin.mean(0) - margin)
+    resampled = _bootstrap(by_row, n_bootstrap, seed)
+    random_by_draw = torch.einsum("f,df->d", weights, random_margin.mean(-1))
+    with_luck = resampled + _luck(random_by_draw, n_bootstrap, seed)
+    others = (random_by_draw.sum() - random_by_draw) / (n_random - 1)
+    return ScoreComparison(
+        names=scores.names,
+        agreement=agreement(scores),
+        fractions=tuple(fractions),
+        margin=margin.mean(-1),
+        random_margin=random_margin.mean(-1),
+        accuracy=accuracy.mean(-1),
+        random_accuracy=random_accuracy.mean(-1),
+        unperturbed=(margins[0].mean().item(), right[0].mean().item()),
+        area=by_row.mean(1),
+        area_interval=torch.quantile(with_luck, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=1),
+        random_area=others - random_by_draw,
+        accuracy_area=torch.einsum("f,sf->s", weights, (random_accuracy.mean(0) - accuracy).mean(-1)),
+        best_share=resampled.argmax(0).bincount(minlength=n_scores).double() / n_bootstrap,
+        meta={
+            "kind": kind,
+            "positions": positions,
+            "per_layer": per_layer,
+            "n_random": n_random,
+            "n_rows": len(encoded),
+            "task": task.name,
+            "classifier_seed": classifier.prompt.seed,
+            "seed": seed,
+        },
+    )
+
+
+def agreement(scores: RivalScores) -> Float[Tensor, "score score"]:
+    """Spearman correlation of each two scores over all neurons; NaN with a score that is constant."""
+    ranks = rankdata(np.stack([value.flatten().double().numpy() for value in scores.values.values()]), axis=1)
+    centred = ranks - ranks.mean(axis=1, keepdims=True)
+    norm = np.linalg.norm(centred, axis=1, keepdims=True)
+    unit = np.divide(centred, norm, out=np.full_like(centred, np.nan), where=norm > 0)
+    return torch.from_numpy(np.clip(unit @ unit.T, -1.0, 1.0))
+
+
+def trapezoid_weights(fractions: Sequence[float]) -> Float[Tensor, " fraction"]:
+    """Weights with which differences at the fractions sum to the area over [0, last], divided by its width.
+
+    At fraction 0 nothing is perturbed, so all curves meet there.
+
+    Example:
+        >>> trapezoid_weights([0.5, 1.0]).tolist()
+        [0.5, 0.25]
+    """
+    knots = torch.tensor([0.0, *fractions], dtype=torch.float64)
+    steps = knots.diff()
+    return (steps + torch.cat([steps[1:], torch.zeros(1, dtype=torch.float64)])) / (2 * knots[-1])
+
+
+def _bootstrap(by_row: Float[Tensor, "score row"], n: int, seed: int) -> Float[Tensor, "score resample"]:
+    """Means over resampled rows, the same for all scores.
+
+    TransformerLens's `bootstrap_ci` keeps the ends of the intervals only; `best_share` and `_luck` need each resample.
+    """
+    generator, n_rows = derive_generator(seed, "rows"), by_row.shape[1]
+    return torch.stack([by_row[:, torch.randint(n_rows, (n_rows,), generator=generator)].mean(1) for _ in range(n)], 1)
+
+
+def _luck(random_by_draw: Float[Tensor, " draw"], n: int, seed: int) -> Float[Tensor, " resample"]:
+    """How far one more random ranking lies from the mean of these, `n` times.
+
+    A normal prediction: t-distributed with R - 1 degrees of freedom, `sqrt(1 + 1 / R)` times their standard deviation
+    wide. The `n` evenly spaced quantiles, in random order.
+    """
+    n_random = len(random_by_draw)
+    order = torch.randperm(n, generator=derive_generator(seed, "luck"))
+    quantiles = torch.from_numpy(t.ppf((order.double() + 0.5) / n, n_random - 1))
+    return quantiles * random_by_draw.std() * (1 + 1 / n_random) ** 0.5

@@ -1,0 +1,76 @@
+"""How far chosen neurons are from random sets, with intervals that pay for rows and for the luck of one set."""
+
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from skillneurons.neurons.neuron_set import NeuronSet
+
+
+def spread(chosen: NeuronSet, exclude: NeuronSet | None = None) -> float:
+    """How many times more a random set varies, around the mean of draws disjoint from it, than those draws vary.
+
+    Draws from what a set leaves share a smaller pool, and are more alike than sets drawn from all neurons: with effects
+    that add up over neurons, k of a layer chosen and m free to draw from, the variances have the ratio
+    `(m + k) / (m - k)`: 1.04 for 2 % of a layer, 2.5 for 30 %.
+
+    Args:
+        chosen: The set that the draws are disjoint from.
+        exclude: Further neurons that are not drawn.
+
+    Raises:
+        ValueError: As many neurons are free as are drawn, so that all draws are the same.
+
+    Example:
+        >>> spread(NeuronSet.from_pairs([(0, 0), (0, 1)], n_layers=1, d_mlp=10))
+        1.66...
+    """
+    taken = chosen if exclude is None else chosen | exclude
+    k, m = chosen.per_layer.double(), chosen.exists.sum(dim=1).double() - taken.per_layer
+    ours, draws = (k * (m + k) / m).nansum().item(), (k * (m - k) / m).nansum().item()
+    if draws <= 0:
+        raise ValueError("Random sets need more free neurons than they take. Perturb less than half of a layer.")
+    return ours / draws
+
+
+def paired_gap(
+    one: Float[Tensor, " batch"], many: Float[Tensor, "draw batch"], spread: float = 1.0, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean of `one` minus mean of `many`, with an interval that pays for rows and for the luck of one random set.
+
+    The interval excludes 0 where the chosen neurons do what a random set in their place would seldom do: with more
+    rows it does not shrink below what random sets differ by. `d_i = one_i - mean_r many_ri` has the variance
+    `Var_i(d_i) / n + Var_r(mean_i many_ri) (spread + 1 / R)`, and the interval is Student's t with Welch and
+    Satterthwaite's degrees of freedom. It is a normal approximation: with accuracies, expect it to be rough where fewer
+    than about ten rows change; where none does, it has no width and says nothing about changes rarer than three in n
+    rows.
+
+    Args:
+        one: Value of each row under the intervention that is studied: right or not, or a margin.
+        many: The same for each random draw.
+        spread: Of the chosen set, see `spread`; 1 for draws from all neurons.
+        level: Of the interval.
+
+    Returns:
+        Gap, lower end, upper end.
+
+    Raises:
+        ValueError: There are fewer than two rows or draws.
+
+    Example:
+        >>> paired_gap(torch.tensor([0.0, 1.0, 0.0]), torch.ones(5, 3))[0]
+        -0.66...
+    """
+    wide = many.double()
+    n, n_draws = len(one), len(wide)
+    if min(n, n_draws) < 2:
+        raise ValueError(f"An interval needs two rows and two draws or more, but there are {n} and {n_draws}.")
+    difference = one.double() - wide.mean(dim=0)
+    rows = difference.var().item() / n
+    draws = wide.mean(dim=1).var().item() * (spread + 1 / n_draws)
+    gap, total = difference.mean().item(), rows + draws
+    if not total:
+        return gap, gap, gap
+    freedom = total**2 / (rows**2 / (n - 1) + draws**2 / (n_draws - 1))
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * total**0.5
+    return gap, gap - half, gap + half

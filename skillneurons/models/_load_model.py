@@ -1,0 +1,54 @@
+"""load_model: by name, whatever a classifier can be made of."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from skillneurons.models.bridge import BridgedModel, Model, as_classifiable
+from skillneurons.models.checkpoints import ARCHITECTURES, read_config
+from skillneurons.models.encoder import HookedEncoder
+from skillneurons.models.encoder_files import is_saved_encoder
+from skillneurons.utilities.devices import as_dtype, check_device
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str = torch.float32,
+) -> Model:
+    """A `HookedEncoder` where the checkpoint is of an architecture that it takes, else a checked TransformerBridge.
+
+    Which of the two is decided by the checkpoint's configuration alone, so that other processes, and those who open a
+    run again, get the same. It never runs a checkpoint's own code.
+
+    Args:
+        name_or_path: `"bundled"`, a folder, or a hub id such as `"openai-community/gpt2"`.
+        revision: Branch, tag or commit on the hub.
+        device: Default: the CPU.
+        dtype: Of the weights and the computation, or its name. Statistics are in float32 or wider in any case.
+
+    Raises:
+        ValueError: What `HookedEncoder.from_pretrained` or `as_classifiable` refuse, or there is no such device
+            or dtype.
+        FileNotFoundError: No such folder, and the hub does not have it or cannot be reached.
+
+    Example:
+        >>> from skillneurons import load_model
+        >>> type(load_model("bundled")).__name__
+        'HookedEncoder'
+    """
+    check_device(device)
+    dtype = as_dtype(dtype)
+    if not is_saved_encoder(name_or_path):
+        config, location = read_config(name_or_path, revision=revision)
+        if (config.architectures or [""])[0] not in ARCHITECTURES:
+            options = {"revision": revision, "device": device or "cpu", "dtype": dtype}
+            bridge = TransformerBridge.boot_transformers(location, **options)
+            model = cast(BridgedModel, as_classifiable(bridge.eval()))
+            return replace(model, cfg=replace(model.cfg, source=str(name_or_path), revision=revision))
+    return HookedEncoder.from_pretrained(name_or_path, revision=revision, device=device, dtype=dtype)

@@ -1,0 +1,456 @@
+"""HookedEncoder: a BERT-family encoder whose forward pass is built from TransformerLens hook points.
+
+Post-LayerNorm blocks, absolute positions (and MPNet's relative ones), a masked-language-model read-out. It does less
+work than a general forward pass where less is asked for: logits of a few tokens at one position (`logits_for`,
+`logits_at`), the last block only where it is read (`last_block_to`), blocks left out on either side
+(`start_at_layer`, `stop_at_layer`), and attention stays fused where that is faster and nobody hooks its scores.
+
+Memory: what one forward pass of the same shape needs; nothing is kept between calls.
+"""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens import ActivationCache, HookedRootModule
+from transformer_lens.hook_points import HookPoint
+
+from skillneurons.models.blocks import Block, Embed, ReadOut, RelativeBias
+from skillneurons.models.checkpoints import convert, export, read_checkpoint
+from skillneurons.models.config import EncoderConfig
+from skillneurons.models.encoder_files import is_saved_encoder, read_encoder, write_encoder
+from skillneurons.models.input_checks import check_mask, check_segments, check_tokens
+from skillneurons.utilities.devices import check_device, to_device
+from skillneurons.utilities.fingerprints import fingerprint_of
+from skillneurons.utilities.types import AttentionMask, FwdHooks
+
+# What the weights do not tell of the function they make; attention's scale follows from `d_head`.
+BEHAVIOUR = (
+    "act_fn",
+    "d_head",
+    "d_mlps",
+    "d_model",
+    "d_token_types",
+    "eps",
+    "n_ctx",
+    "n_heads",
+    "pad_token_id",
+    "position_offset",
+    "read_out",
+    "tied_embeddings",
+)
+
+
+class HookedEncoder(HookedRootModule):
+    """A BERT-family encoder with TransformerLens hook names.
+
+    Make one with `HookedEncoder.from_pretrained` or `HookedEncoder.from_hf`. It satisfies TransformerLens's
+    `TransformerLensModel` protocol, so `ActivationCache` and the utilities built on it work.
+
+    Args:
+        cfg: Shape of the model. Weights are random until a checkpoint is loaded.
+        tokenizer: A Hugging Face tokenizer, needed only by the methods that take or return text.
+
+    Example:
+        >>> import torch
+        >>> from skillneurons.models.config import EncoderConfig
+        >>> from skillneurons.models.encoder import HookedEncoder
+        >>> cfg = EncoderConfig(d_model=8, d_head=4, n_layers=2, n_ctx=16, d_mlp=12, d_vocab=20, act_fn="gelu")
+        >>> encoder = HookedEncoder(cfg)
+        >>> tokens = torch.tensor([[0, 5, 7, 2]])
+        >>> encoder(tokens).shape
+        torch.Size([1, 4, 20])
+        >>> encoder(tokens, logits_at=0, logits_for=[5, 7]).shape
+        torch.Size([1, 2])
+    """
+
+    cfg: EncoderConfig
+
+    def __init__(self, cfg: EncoderConfig, tokenizer: Any = None) -> None:
+        super().__init__()
+        self.cfg, self.tokenizer = cfg, tokenizer
+        self.embed = Embed(cfg)
+        self.blocks = nn.ModuleList(Block(cfg, d_mlp) for d_mlp in cfg.d_mlps)
+        self.relative_bias = RelativeBias(cfg.n_heads) if cfg.relative_positions else None
+        self.read_out = ReadOut(cfg)
+        self.hook_embed, self.hook_pos_embed, self.hook_token_type_embed = HookPoint(), HookPoint(), HookPoint()
+        self.hook_full_embed = HookPoint()
+        self.unused_weights: dict[str, Tensor] = {}
+        self.setup()
+        self.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "HookedEncoder":
+        """An encoder with its tokenizer, from the bundled model, a folder or the model hub.
+
+        Args:
+            name_or_path: `"bundled"`, a folder in hub layout or written by `save`, or a hub id such as
+                `"FacebookAI/roberta-base"`.
+            revision: Branch, tag or commit on the hub.
+            device: Default: the CPU.
+            dtype: Of the weights and the computation.
+
+        Raises:
+            ValueError: The checkpoint asks for remote code (which is never run), is not a supported
+                architecture, or lacks weights; or there is no such device.
+            FileNotFoundError: No such folder, and the hub does not have it or cannot be reached.
+
+        Example:
+            >>> from skillneurons import HookedEncoder
+            >>> HookedEncoder.from_pretrained("bundled").cfg.source
+            'bundled'
+        """
+        check_device(device)
+        if is_saved_encoder(name_or_path):
+            cfg, weights, unused, tokenizer = read_encoder(name_or_path)
+            encoder = cls.from_weights(cfg, weights, tokenizer=tokenizer, unused=unused)
+            encoder.cfg.source = str(name_or_path)
+            return encoder.to(device=device, dtype=dtype)
+        hf_model, tokenizer, source = read_checkpoint(name_or_path, revision=revision)
+        encoder = cls.from_hf(hf_model, tokenizer)
+        encoder.cfg.source = source
+        return encoder.to(device=device, dtype=dtype)
+
+    @classmethod
+    def from_hf(cls, hf_model: Any, tokenizer: Any = None) -> "HookedEncoder":
+        """An encoder with a copy of an in-memory Hugging Face model's weights.
+
+        Takes the masked-language models of RoBERTa, XLM-R, CamemBERT, BERT and MPNet, and their headless base models; a
+        headless model is read out by its own word embeddings (`encoder.cfg.read_out == "tied"`).
+
+        Raises:
+            ValueError: The architecture is not one of these, or a weight is not finite.
+        """
+        cfg, weights, unused = convert(hf_model)
+        return cls.from_weights(cfg, weights, tokenizer=tokenizer, unused=unused)
+
+    @classmethod
+    def from_weights(
+        cls,
+        cfg: EncoderConfig,
+        weights: Mapping[str, Tensor],
+        *,
+        tokenizer: Any = None,
+        unused: Mapping[str, Tensor] | None = None,
+    ) -> "HookedEncoder":
+        """An encoder of the given configuration with copies of the given weights, by our parameter names.
+
+        Raises:
+            RuntimeError: A weight is missing, unknown or of another shape.
+        """
+        with torch.device("meta"):
+            encoder = cls(cfg, tokenizer)
+        copies = {name: weight.detach().clone() for name, weight in weights.items()}
+        encoder.load_state_dict(copies, assign=True)
+        encoder.unused_weights = dict(unused or {})
+        return encoder.to(encoder.device)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write weights, configuration and tokenizer, of a pruned encoder too; `from_pretrained(folder)` reads them."""
+        return write_encoder(folder, self.cfg, dict(self.named_parameters()), self.unused_weights, self.tokenizer)
+
+    def to_hf(self) -> Any:
+        """A Hugging Face model of the class this encoder came from, with a copy of its weights.
+
+        Raises:
+            ValueError: The encoder's layers have different widths (after pruning), which Hugging Face cannot hold.
+        """
+        return export(self.cfg, dict(self.named_parameters()), self.unused_weights)
+
+    # Forward pass
+
+    def forward(
+        self,
+        input: str | list[str] | Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_model"],
+        attention_mask: AttentionMask | None = None,
+        *,
+        token_type_ids: Int[Tensor, "batch pos"] | None = None,
+        logits_at: int | Int[Tensor, " batch"] | None = None,
+        logits_for: Sequence[int] | Int[Tensor, " label"] | None = None,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        last_block_to: int | None = None,
+        check_input: bool = True,
+    ) -> Tensor:
+        """Logits, `[batch pos d_vocab]` unless asked for less.
+
+        Args:
+            input: Right-padded token ids; with `start_at_layer`, the residual stream entering that block. Text is
+                tokenized, and padding masked. What is not on the model's device is taken there.
+            attention_mask: 1 for tokens, 0 for padding. Needed where the tokens contain padding.
+            token_type_ids: Segment of each token; 0 everywhere by default.
+            logits_at: One position, or one for each example: the result loses its `pos` axis.
+            logits_for: Token ids: the last axis holds their logits, in this order, instead of the vocabulary's.
+            start_at_layer: First block to run.
+            stop_at_layer: First block not to run: the result is the residual stream that would enter it.
+            last_block_to: Number of leading positions for which the last block is computed (its keys and values
+                always cover all). Default: up to `logits_at` where that is a number and the last block carries
+                no hooks, else all. Hooks of the last block see these positions only.
+            check_input: False where ids, mask and indices are known to be good: on a GPU, looking at them waits for
+                the device.
+
+        Returns:
+            Logits, or with `stop_at_layer` the residual stream `[batch pos d_model]`.
+
+        Raises:
+            ValueError: The input is too long, has padding without a mask or on the left, an id out of range, or a
+                layer or position that the model or input does not have.
+
+        Example:
+            >>> import torch
+            >>> from skillneurons import HookedEncoder
+            >>> model = HookedEncoder.from_pretrained("bundled")
+            >>> tokens = model.to_tokens("a dull film")
+            >>> resid = model(tokens, stop_at_layer=1)
+            >>> torch.equal(model(resid, start_at_layer=1), model("a dull film"))
+            True
+        """
+        n_layers = self.cfg.n_layers
+        start = 0 if start_at_layer is None else self._layer(start_at_layer, "start_at_layer", n_layers)
+        stop = n_layers if stop_at_layer is None else self._layer(stop_at_layer, "stop_at_layer", n_layers + 1)
+        if stop < start:
+            raise ValueError(f"`stop_at_layer` is {stop_at_layer}, before `start_at_layer`, which is {start_at_layer}.")
+        if stop_at_layer is not None and (logits_at is not None or logits_for is not None):
+            raise ValueError(
+                f"With `stop_at_layer` ({stop_at_layer}) there are no logits. Leave it out, or `logits_…`."
+            )
+        if isinstance(input, str | list):
+            if attention_mask is not None or start_at_layer is not None:
+                raise ValueError("`input` is text, which comes without `attention_mask` and `start_at_layer`.")
+            input = self.to_tokens(input)
+            attention_mask = self.attention_mask(input)
+        if start_at_layer is None:
+            if check_input:
+                check_tokens(input, attention_mask, self.cfg)
+                if token_type_ids is not None:
+                    check_segments(token_type_ids, input.shape, self.cfg.d_token_types)
+            resid = self._embed(to_device(input, self.device), token_type_ids)
+        else:
+            if input.ndim != 3 or input.shape[-1] != self.cfg.d_model:
+                raise ValueError(
+                    f"With `start_at_layer`, `input` is a residual stream [batch, pos, {self.cfg.d_model}], "
+                    f"but its shape is {tuple(input.shape)}. Get one from `stop_at_layer`."
+                )
+            resid = to_device(input, self.device)
+        n_pos, mask = resid.shape[1], None
+        if attention_mask is not None:
+            if check_input:
+                check_mask(attention_mask, resid.shape[:2])
+            mask = rearrange(to_device(attention_mask, self.device).bool(), "batch pos -> batch 1 1 pos")
+        if self.relative_bias is not None:
+            mask = self.relative_bias.scores(n_pos, mask)
+        last_block_to = self._last_block_to(last_block_to, logits_at, n_pos)
+
+        for layer in range(start, stop):
+            resid = self.blocks[layer](resid, mask, last_block_to if layer == n_layers - 1 else None)
+        if stop_at_layer is not None:
+            return resid
+        if isinstance(logits_at, int):
+            resid = resid[:, logits_at]
+        elif logits_at is not None:
+            if check_input and not 0 <= int(logits_at.min()) <= int(logits_at.max()) < resid.shape[1]:
+                raise ValueError(
+                    f"`logits_at` runs from {int(logits_at.min())} to {int(logits_at.max())}, but the last block's "
+                    f"positions from 0 to {resid.shape[1] - 1}."
+                )
+            resid = resid[torch.arange(len(resid), device=resid.device), logits_at]
+        return self.unembed(resid, logits_for)
+
+    def unembed(
+        self, resid: Float[Tensor, "*batch d_model"], logits_for: Sequence[int] | Int[Tensor, " label"] | None = None
+    ) -> Float[Tensor, "*batch d_vocab_out"]:
+        """The read-out alone: final residual stream to logits of all tokens, or of those in `logits_for`."""
+        features = self.read_out(resid)
+        weight, bias = self._unembedding
+        if logits_for is not None:
+            chosen = torch.as_tensor(logits_for)
+            if not 0 <= int(chosen.min()) <= int(chosen.max()) < self.cfg.d_vocab:
+                raise ValueError(f"`logits_for` are token ids from 0 to {self.cfg.d_vocab - 1}, but has {logits_for}.")
+            chosen = to_device(chosen, resid.device)
+            weight, bias = weight[chosen], None if bias is None else bias[chosen]
+        return F.linear(features, weight, bias)
+
+    def _embed(self, tokens: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        if self.cfg.position_offset:
+            real = tokens.ne(self.cfg.pad_token_id)
+            # RoBERTa numbers real tokens only; padding uses the padding row, which is never attended to.
+            positions = real.cumsum(1) * real + self.cfg.pad_token_id
+        else:
+            positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        embed = self.hook_embed(self.embed.word(tokens))
+        if self.embed.token_type is not None:
+            types = torch.zeros_like(tokens) if token_type_ids is None else to_device(token_type_ids, tokens.device)
+            embed = embed + self.hook_token_type_embed(self.embed.token_type(types))
+        elif self.hook_token_type_embed.has_hooks():
+            embed = embed + self.hook_token_type_embed(torch.zeros_like(embed))
+        position = self.hook_pos_embed(self.embed.position(positions))
+        return self.hook_full_embed(self.embed.ln(embed + position))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HookedEncoder":
+        # What `to`, `half` and `cuda` come down to.
+        super()._apply(fn, recurse)
+        self.cfg.dtype, self.cfg.device = self.dtype, str(self.device)
+        return self
+
+    def _last_block_to(self, asked: int | None, logits_at: int | Tensor | None, n_pos: int) -> int | None:
+        if isinstance(logits_at, int) and not 0 <= logits_at < n_pos:
+            raise ValueError(f"`logits_at` is {logits_at}, but the input has positions 0 to {n_pos - 1}.")
+        if asked is None:
+            if not isinstance(logits_at, int) or self._last_block_has_hooks():
+                return None
+            return logits_at + 1
+        if not 0 < asked <= n_pos or (isinstance(logits_at, int) and logits_at >= asked):
+            raise ValueError(
+                f"`last_block_to` is {asked}; it must cover `logits_at` ({logits_at}) and be at most the input's "
+                f"{n_pos} positions."
+            )
+        return asked
+
+    def _last_block_has_hooks(self) -> bool:
+        return any(m.has_hooks() for m in self.blocks[-1].modules() if isinstance(m, HookPoint))
+
+    def _layer(self, layer: int, argument: str, n: int) -> int:
+        if not -self.cfg.n_layers <= layer < n:
+            raise ValueError(f"`{argument}` is {layer}, but the model has layers 0 to {self.cfg.n_layers - 1}.")
+        return layer if layer >= 0 else layer + self.cfg.n_layers
+
+    # Hooks
+
+    @contextmanager
+    def hooks(
+        self,
+        fwd_hooks: FwdHooks = (),
+        bwd_hooks: FwdHooks = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+    ) -> Iterator["HookedEncoder"]:
+        """TransformerLens's context manager; an unknown hook name is an error that lists the nearest ones."""
+        self._check_names([name for name, _ in [*fwd_hooks, *bwd_hooks] if isinstance(name, str)])
+        with super().hooks(list(fwd_hooks), list(bwd_hooks), reset_hooks_end, clear_contexts):
+            yield self
+
+    def run_with_cache(self, *args: Any, return_cache_object: bool = True, **kwargs: Any) -> Any:
+        """As in TransformerLens: `(output, ActivationCache)`; an unknown name in `names_filter` is an error."""
+        names = kwargs.get("names_filter")
+        self._check_names([names] if isinstance(names, str) else names if isinstance(names, list | tuple) else [])
+        output, cache = super().run_with_cache(*args, **kwargs)
+        if not return_cache_object:
+            return output, cache
+        return output, ActivationCache(cache, self, has_batch_dim=not kwargs.get("remove_batch_dim", False))
+
+    def _check_names(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name not in self.hook_dict:
+                near = difflib.get_close_matches(name, self.hook_dict, n=3, cutoff=0.3)
+                raise ValueError(f"The model has no hook point {name!r}. Nearest: {', '.join(near)}.")
+
+    # Text
+
+    def _tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            raise ValueError("The model has no tokenizer. Pass one: HookedEncoder.from_hf(hf_model, tokenizer).")
+        return self.tokenizer
+
+    def to_tokens(self, text: str | list[str], *, truncate: bool = True) -> Int[Tensor, "batch pos"]:
+        """Right-padded token ids with the tokenizer's special tokens; pair with `attention_mask`."""
+        encoded = self._tokenizer()(
+            [text] if isinstance(text, str) else list(text),
+            padding=True,
+            padding_side="right",
+            truncation=truncate,
+            max_length=self.cfg.n_ctx if truncate else None,
+            return_tensors="pt",
+        )
+        return encoded["input_ids"].to(self.device)
+
+    def attention_mask(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+        """1 where `tokens` is not padding."""
+        return tokens.ne(self.cfg.pad_token_id).long()
+
+    def to_string(self, tokens: Tensor) -> str | list[str]:
+        """Text of one row of token ids (a string) or of several (a list)."""
+        if tokens.ndim <= 1:
+            return self._tokenizer().decode(tokens)
+        return self._tokenizer().batch_decode(tokens)
+
+    def to_single_token(self, word: str) -> int:
+        """Id of `word`, which must be exactly one token."""
+        ids = self._tokenizer()(word, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            pieces = self._tokenizer().convert_ids_to_tokens(ids)
+            raise ValueError(f"{word!r} needs to be one token, but is {len(ids)}: {pieces}.")
+        return ids[0]
+
+    def tokens_to_residual_directions(self, tokens: Tensor) -> Tensor:
+        """Columns of `W_U` for the given token ids."""
+        return rearrange(self.W_U[:, tokens], "d_model ... -> ... d_model")
+
+    # Weights, in TransformerLens shapes
+
+    def _stack(self, get: Callable[[Any], Tensor]) -> Tensor:
+        tensors = [get(block) for block in self.blocks]
+        if len({tensor.shape for tensor in tensors}) > 1:
+            raise ValueError(
+                f"The layers of this pruned encoder have different widths {self.cfg.d_mlps}, so they do not stack. "
+                "Use `model.blocks[layer].mlp`."
+            )
+        return torch.stack(tensors)
+
+    W_in = property(lambda self: self._stack(lambda block: block.mlp.W_in), doc="[layer d_model d_mlp]")
+    W_out = property(lambda self: self._stack(lambda block: block.mlp.W_out), doc="[layer d_mlp d_model]")
+    b_in = property(lambda self: self._stack(lambda block: block.mlp.b_in), doc="[layer d_mlp]")
+    b_out = property(lambda self: self._stack(lambda block: block.mlp.b_out), doc="[layer d_model]")
+    W_Q = property(lambda self: self._stack(lambda block: block.attn.W_Q), doc="[layer head d_model d_head]")
+    W_K = property(lambda self: self._stack(lambda block: block.attn.W_K), doc="[layer head d_model d_head]")
+    W_V = property(lambda self: self._stack(lambda block: block.attn.W_V), doc="[layer head d_model d_head]")
+    W_O = property(lambda self: self._stack(lambda block: block.attn.W_O), doc="[layer head d_head d_model]")
+    b_Q = property(lambda self: self._stack(lambda block: block.attn.b_Q), doc="[layer head d_head]")
+    b_K = property(lambda self: self._stack(lambda block: block.attn.b_K), doc="[layer head d_head]")
+    b_V = property(lambda self: self._stack(lambda block: block.attn.b_V), doc="[layer head d_head]")
+    b_O = property(lambda self: self._stack(lambda block: block.attn.b_O), doc="[layer d_model]")
+    W_E = property(lambda self: self.embed.word.weight, doc="[d_vocab d_model]")
+    W_pos = property(lambda self: self.embed.position.weight[self.cfg.position_offset :], doc="[n_ctx d_model]")
+    W_U = property(lambda self: self._unembedding[0].T, doc="[d_model d_vocab]")
+
+    @property
+    def b_U(self) -> Float[Tensor, " d_vocab"]:
+        bias = self._unembedding[1]
+        return torch.zeros(self.cfg.d_vocab, device=self.device, dtype=self.dtype) if bias is None else bias
+
+    @property
+    def _unembedding(self) -> tuple[Tensor, Tensor | None]:
+        weight = self.embed.word.weight if self.cfg.tied_embeddings else self.read_out.weight
+        return weight, self.read_out.bias if self.read_out.transform else None
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed.word.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed.word.weight.dtype
+
+    def fingerprint(self) -> str:
+        """16 hex digits of all weights and of what they are used in: the identity of the model in every saved result.
+
+        Name, source and tokenizer are no part of it. Computed at each call (0.3 s for roberta-base): torch does not
+        tell of weights written through `.data`.
+        """
+        behaviour = {name: getattr(self.cfg, name) for name in BEHAVIOUR}
+        if self.cfg.relative_positions:
+            behaviour["relative_positions"] = True
+        return fingerprint_of(self.named_parameters(), behaviour)

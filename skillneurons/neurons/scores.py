@@ -1,0 +1,388 @@
+"""NeuronScores: how well every neuron tells the classes apart, on rows that choose and on rows that report."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from skillneurons.activations._collect import collect
+from skillneurons.activations.distributed import Ranks
+from skillneurons.activations.statistic import check_even_layers
+from skillneurons.activations.sums import AboveCounts, LabelSums
+from skillneurons.classifiers.classifier import Classifier
+from skillneurons.neurons._predictivity import (
+    accuracy_from_counts,
+    balanced_accuracy_from_counts,
+    best_position,
+    held_out_accuracy,
+    predictivity,
+)
+from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
+from skillneurons.neurons.p_values import (
+    Correction,
+    OverSeeds,
+    adjusted,
+    check_alpha,
+    held_out_hits,
+    held_out_intervals,
+    held_out_p_values,
+    neuron_p_values,
+)
+from skillneurons.tasks.batching import TOKENS_PER_BATCH, Encoded
+from skillneurons.tasks.task import SPLITS, Task
+from skillneurons.utilities import store
+from skillneurons.utilities.results import Shown, drawn_by
+
+TENSORS = ("above", "n", "above_test", "n_test", "baseline")
+MOST_SEEN = 0.01  # share of test rows that may be in other splits too before it is worth a warning
+SHOW_AFTER = 5  # seconds
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NeuronScores(Shown):
+    """Counts of decisions for every neuron, and what follows from them.
+
+    Args:
+        above: Examples of each class above the baseline, on validation: `[seed label prompt layer neuron]`.
+        n: Validation examples of each class.
+        above_test: The same on test.
+        n_test: Test examples of each class.
+        baseline: Mean activation on train, `[seed prompt layer neuron]`.
+        meta: Provenance: model, task, seeds, positions, versions.
+
+    Example:
+        See `find_skill_neurons`, which makes it.
+    """
+
+    above: Int[Tensor, "seed label prompt layer neuron"]
+    n: Int[Tensor, " label"]
+    above_test: Int[Tensor, "seed label prompt layer neuron"]
+    n_test: Int[Tensor, " label"]
+    baseline: Float[Tensor, "seed prompt layer neuron"]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    plot = drawn_by("plot_predictivity_by_layer")
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.meta["seeds"]
+
+    @property
+    def accuracy(self) -> Float[Tensor, "seed prompt layer neuron"]:
+        """`Acc(n, p)` on validation, for each seed. Source: Wang et al. 2022, equation 4."""
+        return torch.stack([accuracy_from_counts(above, self.n) for above in self.above])
+
+    @property
+    def test_accuracy(self) -> Float[Tensor, "seed prompt layer neuron"]:
+        """`Acc(n, p)` on test, for each seed."""
+        return torch.stack([accuracy_from_counts(above, self.n_test) for above in self.above_test])
+
+    @property
+    def predictivity(self) -> Float[Tensor, "layer neuron"]:
+        """`Pred(n)` on validation, averaged over seeds. Source: Wang et al. 2022, equation 6."""
+        return predictivity(self.accuracy).mean(dim=0)
+
+    @property
+    def predictivity_by_seed(self) -> Float[Tensor, "seed layer neuron"]:
+        return predictivity(self.accuracy)
+
+    @property
+    def held_out(self) -> Float[Tensor, "layer neuron"]:
+        """Accuracy on test, at the position and in the direction chosen on validation, averaged over seeds."""
+        return held_out_accuracy(self.accuracy, self.test_accuracy).mean(dim=0)
+
+    @property
+    def held_out_balanced(self) -> Float[Tensor, "layer neuron"]:
+        """Balanced accuracy on test, at the position and in the direction that is best by it on validation.
+
+        Both classes weigh the same: a constant neuron scores 1/2. Averaged over seeds.
+        """
+        chosen, reported = (
+            torch.stack([balanced_accuracy_from_counts(above, n) for above in counts])
+            for counts, n in ((self.above, self.n), (self.above_test, self.n_test))
+        )
+        return held_out_accuracy(chosen, reported).mean(dim=0)
+
+    @property
+    def majority(self) -> float:
+        """Share of the larger class on test: what a constant neuron scores at best."""
+        return self.n_test.max().item() / self.n_test.sum().item()
+
+    def top(self, fraction: float, per_layer: bool = True, *, score: Tensor | None = None) -> NeuronSet:
+        """The most predictive neurons, by `predictivity` unless another `[layer neuron]` score is given.
+
+        Args:
+            fraction: Share of the neurons.
+            per_layer: Of each layer, as the authors do, or of the whole model.
+            score: Rank by this instead.
+        """
+        chosen = top_neurons(
+            self.predictivity if score is None else score, fraction, per_layer=per_layer, model=self.meta["model"]
+        )
+        provenance = {key: value for key, value in self.meta.items() if key != "model"}
+        return NeuronSet(chosen.mask, chosen.model, chosen.meta | provenance)
+
+    def p_values(
+        self, *, rows: Literal["validation", "test"] = "validation", over_seeds: OverSeeds = "geometric"
+    ) -> Float[Tensor, "layer neuron"]:
+        """Exact p-value of each neuron, not adjusted for the number of neurons; see `statistics`.
+
+        Args:
+            rows: `"validation"`: the best position and direction are paid for, and test rows stay untouched.
+                `"test"`: one tail at the position and in the direction chosen on validation; not touched by the
+                prompt's early stopping, which saw the validation labels.
+            over_seeds: See `statistics.combine_seeds`.
+        """
+        if rows == "validation":
+            return neuron_p_values(self.above, self.n, over_seeds=over_seeds)
+        if rows == "test":
+            return held_out_p_values(self.above, self.n, self.above_test, self.n_test, over_seeds=over_seeds)
+        raise ValueError(f"`rows` is 'validation' or 'test', not {rows!r}.")
+
+    def significant(
+        self,
+        alpha: float = 0.05,
+        method: Correction = "fwer",
+        *,
+        rows: Literal["validation", "test"] = "validation",
+        over_seeds: OverSeeds = "geometric",
+    ) -> NeuronSet:
+        """The neurons that tell the classes apart better than chance allows among so many.
+
+        Exact and slightly conservative. `decisions.permutation_test` also uses how neurons depend on each other.
+
+        Args:
+            alpha: Error rate over all neurons.
+            method: `"fwer"`: the chance that even one of them is a false claim. `"fdr"`: the expected share of
+                false claims among them. `"fdr_any"`: that, however neurons depend on each other.
+            rows: See `p_values`.
+            over_seeds: See `statistics.combine_seeds`.
+
+        Returns:
+            Possibly empty.
+
+        Raises:
+            ValueError: `alpha` is not between 0 and 1, or an option is none of those listed.
+        """
+        check_alpha(alpha)
+        mask = adjusted(self.p_values(rows=rows, over_seeds=over_seeds), method) <= alpha
+        choice = {"alpha": alpha, "method": method, "rows": rows, "over_seeds": over_seeds}
+        provenance = {key: value for key, value in self.meta.items() if key not in ("model", "rows")}
+        return NeuronSet(mask, self.meta["model"], provenance | choice)
+
+    def held_out_interval(
+        self, level: float = 0.95
+    ) -> tuple[Float[Tensor, "layer neuron"], Float[Tensor, "layer neuron"]]:
+        """Clopper-Pearson interval of each neuron's `held_out` accuracy; see `statistics.held_out_intervals`."""
+        hits = held_out_hits(self.above, self.n, self.above_test, self.n_test)
+        return held_out_intervals(hits, int(self.n_test.sum()), level)
+
+    def best(self, n: int = 10) -> pd.DataFrame:
+        """The `n` neurons of highest predictivity, with their held-out accuracy."""
+        table = self.to_dataframe()
+        return table.nlargest(n, "predictivity", keep="first").reset_index(drop=True)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each neuron: layer, neuron, predictivity, held-out accuracy (plain and balanced)."""
+        n_layers, d_mlp = self.predictivity.shape
+        layer, neuron = torch.meshgrid(torch.arange(n_layers), torch.arange(d_mlp), indexing="ij")
+        columns = {
+            "layer": layer,
+            "neuron": neuron,
+            "predictivity": self.predictivity,
+            "held_out": self.held_out,
+            "held_out_balanced": self.held_out_balanced,
+        }
+        return pd.DataFrame({name: tensor.flatten().numpy() for name, tensor in columns.items()})
+
+    def _table(self) -> pd.DataFrame:
+        return self.best(5)
+
+    def position_of(self, layer: int, neuron: int, seed_index: int = 0) -> tuple[int, bool]:
+        """Prompt position at which a neuron is most predictive, and whether "above" means label 1 there."""
+        position, upward = best_position(self.accuracy[seed_index])
+        return int(position[layer, neuron]), bool(upward[layer, neuron])
+
+    def __repr__(self) -> str:
+        layer, neuron = divmod(int(self.predictivity.argmax()), self.predictivity.shape[1])
+        return (
+            f"NeuronScores({self.meta.get('task')}, seeds {self.seeds}, {self.predictivity.numel():,} neurons; best: "
+            f"layer {layer} neuron {neuron}, validation {self.predictivity[layer, neuron]:.3f}, "
+            f"held out {self.held_out[layer, neuron]:.3f})"
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path.safetensors` and `path.json`."""
+        return store.save(path, "NeuronScores", {name: getattr(self, name) for name in TENSORS}, self.meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "NeuronScores":
+        """Read what `save` wrote."""
+        tensors, meta = store.load(path, "NeuronScores")
+        return cls(**{name: tensors[name] for name in TENSORS}, meta=meta)
+
+    @classmethod
+    def merge_seeds(cls, parts: Sequence["NeuronScores"]) -> "NeuronScores":
+        """Scores of several seeds on one task as one."""
+        first = parts[0]
+        for part in parts[1:]:
+            for key in ("model", "task_fingerprint", "positions"):
+                if part.meta[key] != first.meta[key]:
+                    raise ValueError(
+                        f"Scores to merge must agree on {key}, but have {first.meta[key]!r} and {part.meta[key]!r}."
+                    )
+        joined = {
+            name: torch.cat([getattr(part, name) for part in parts]) for name in ("above", "above_test", "baseline")
+        }
+        seeds = [seed for part in parts for seed in part.seeds]
+        return cls(n=first.n, n_test=first.n_test, meta=first.meta | {"seeds": seeds}, **joined)
+
+
+def union_of_top(scores: Sequence[NeuronScores], fraction: float, per_layer: bool = True) -> NeuronSet:
+    """Skill neurons of a task of several classes: the union of its subtasks' top neurons, each with an equal share.
+
+    Source: Wang et al. 2022, section 3.2. The union is smaller than `fraction` where subtasks share neurons.
+
+    Args:
+        scores: Of each subtask, on one model.
+        fraction: Share of all neurons, divided among the subtasks.
+        per_layer: See `NeuronScores.top`.
+    """
+    if not scores:
+        raise ValueError("`scores` is empty; pass the scores of each subtask.")
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"`fraction` is a share of the neurons, from 0 to 1, not {fraction}.")
+    union = scores[0].top(fraction / len(scores), per_layer)
+    for other in scores[1:]:
+        union = union | other.top(fraction / len(scores), per_layer)
+    meta = {"fraction": fraction, "per_layer": per_layer, "tasks": [one.meta["task"] for one in scores]}
+    return NeuronSet(union.mask, union.model, meta | {"seeds": scores[0].seeds})
+
+
+def find_skill_neurons(
+    classifiers: Classifier | Sequence[Classifier],
+    task: Task,
+    *,
+    positions: str = "prompt",
+    progress: bool = True,
+    on_pass: Callable[[str], None] | None = None,
+    accelerator: Ranks | None = None,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+) -> NeuronScores:
+    """Score every neuron on a binary task, for one or several prompts.
+
+    The baseline is taken on train; position, direction and ranking are chosen on validation; test is only reported on.
+    Source: Wang et al. 2022, section 3.1. Unlike the authors' code, no row serves for two of the three.
+
+    Costs one pass over each split for each classifier; memory does not grow with the number of rows.
+
+    Args:
+        classifiers: Usually tuned with different seeds.
+        task: Two classes. For more, score its `subtasks()`.
+        positions: `"prompt"`; `"mask"` or `"mask_and_prompt"` (the authors' count) include the mask.
+        progress: Show a progress bar if it takes longer than a few seconds, in one process.
+        on_pass: Called with the name of each split when it is done.
+        accelerator: Of `accelerate`: split each pass over its processes; see `collect`.
+        tokens_per_batch: Padded positions in one forward pass.
+
+    Raises:
+        ValueError: The task has more than two classes, no classifier was passed, they have different models or prompt
+            lengths, or the layers of a pruned model differ in width.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example
+        >>> scores = find_skill_neurons(*load_example())
+        >>> scores.predictivity.shape, len(scores.top(0.01, per_layer=False))
+        (torch.Size([4, 768]), 31)
+        >>> scores.best(3).columns.tolist()
+        ['layer', 'neuron', 'predictivity', 'held_out', 'held_out_balanced']
+    """
+    classifiers = [classifiers] if isinstance(classifiers, Classifier) else list(classifiers)
+    if not classifiers:
+        raise ValueError("`classifiers` is empty; pass at least one, from `tune_prompt` for example.")
+    if task.n_labels != 2:
+        raise ValueError(
+            f"Predictivity needs two classes, but {task.name!r} has {task.n_labels}: {', '.join(task.labels)}. "
+            "Score each of `task.subtasks()`."
+        )
+    if classifiers[0].layout.varies(positions):
+        raise ValueError(
+            f"Scores need the same positions in every row, and texts differ in length, but `positions` is "
+            f"{positions!r}. Use 'prompt', 'mask' or 'mask_and_prompt'; for words, `findings.prompts.place_scores`."
+        )
+    if any(torch.equal(one.prompt.vectors, other.prompt.vectors) for one, other in combinations(classifiers, 2)):
+        raise ValueError("A classifier is there twice, and would count as two seeds. Pass each once.")
+    lengths = {len(c.prompt) for c in classifiers}
+    models = {c.prompt.model for c in classifiers}
+    if len(lengths) > 1 or len(models) > 1:
+        raise ValueError(f"Classifiers must share model and prompt length, but have {models} and lengths {lengths}.")
+    check_even_layers(classifiers[0].model)
+
+    if (n_seen := task.n_seen) > MOST_SEEN * len(task.test):
+        warnings.warn(
+            f"{n_seen} of {len(task.test)} test rows of {task.name!r} are in train or validation too, so `held_out` "
+            "is no held-out accuracy. Take them out of one of the splits.",
+            stacklevel=2,
+        )
+
+    splits = {split: classifiers[0].encode(getattr(task, split)) for split in SPLITS}
+    n_rows = len(classifiers) * sum(len(rows) for rows in splits.values())
+    hidden = not progress or accelerator is not None
+    with tqdm(total=n_rows, desc=f"score {task.name}", unit="row", delay=SHOW_AFTER, disable=hidden) as bar:
+        own = {
+            "positions": positions,
+            "accelerator": accelerator,
+            "tokens_per_batch": tokens_per_batch,
+            "on_rows": bar.update,
+        }
+        parts = [_score_one(classifier, task, splits, on_pass, own) for classifier in classifiers]
+    return NeuronScores.merge_seeds(parts)
+
+
+def _score_one(
+    classifier: Classifier,
+    task: Task,
+    splits: dict[str, Encoded],
+    on_pass: Callable[[str], None] | None,
+    options: dict[str, Any],
+) -> NeuronScores:
+    def done(split: str) -> None:
+        if on_pass is not None:
+            on_pass(split)
+
+    baseline = collect(classifier, splits["train"], LabelSums(2), **options).mean
+    done("train")
+    counts = {}
+    for split in ("validation", "test"):
+        counts[split] = collect(classifier, splits[split], AboveCounts(baseline, 2), **options)
+        done(split)
+    meta = {
+        "model": classifier.prompt.model,
+        "model_source": classifier.model.cfg.source,
+        "model_revision": classifier.model.cfg.revision,
+        "task": task.name,
+        "task_fingerprint": task.fingerprint,
+        "task_source": task.source,
+        "labels": list(task.labels),
+        "seeds": [classifier.prompt.seed],
+        "prompt": classifier.prompt.origin,
+        "positions": options["positions"],
+        "rows": {split: len(encoded) for split, encoded in splits.items()},
+        "truncated": {split: encoded.n_truncated for split, encoded in splits.items()},
+    }
+    return NeuronScores(
+        above=counts["validation"].above[None],
+        n=counts["validation"].n,
+        above_test=counts["test"].above[None],
+        n_test=counts["test"].n,
+        baseline=baseline.float()[None],
+        meta=meta,
+    )

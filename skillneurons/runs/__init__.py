@@ -1,0 +1,22 @@
+"""The main job and the findings as runs in folders: resumable, in many processes, reported."""
+
+from skillneurons.runs._find import DEFAULTS as DEFAULTS
+from skillneurons.runs._find import FindResult as FindResult
+from skillneurons.runs._find import FindSettings as FindSettings
+from skillneurons.runs._find import RunFolderError as RunFolderError
+from skillneurons.runs._find import find as find
+from skillneurons.runs._find import read_settings as read_settings
+from skillneurons.runs._open_run import OpenedRun as OpenedRun
+from skillneurons.runs._open_run import open_run as open_run
+from skillneurons.runs._reproduce import reproduce as reproduce
+from skillneurons.runs._summary import summary as summary
+from skillneurons.runs.hub import RunFiles as RunFiles
+from skillneurons.runs.hub import pull_run as pull_run
+from skillneurons.runs.hub import push_run as push_run
+from skillneurons.runs.jobs import run_jobs as run_jobs
+from skillneurons.runs.jobs import slurm_executor as slurm_executor
+from skillneurons.runs.report import write_report as write_report
+from skillneurons.runs.reproduce_findings import ReproduceSettings as ReproduceSettings
+from skillneurons.runs.trials import Trial as Trial
+from skillneurons.runs.trials import run_trial as run_trial
+from skillneurons.runs.trials import run_trials as run_trials

@@ -1,0 +1,292 @@
+"""The main job as a run in a folder: tune, score, perturb, draw. Resumable part by part.
+
+A run's folder holds one subfolder for each seed (prompt and scores), the merged scores and neuron set, perturbation
+curves, figures, and `run.json` with settings, numbers and provenance. A part is whole and valid, or computed anew;
+of an interrupted curve, the fractions that were finished stay.
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from skillneurons.activations._collect import collect
+from skillneurons.activations.examples import OneNeuron
+from skillneurons.classifiers.classifier import Classifier
+from skillneurons.classifiers.evaluation import Evaluation, evaluate
+from skillneurons.classifiers.prompts import Layout, Verbalizer
+from skillneurons.classifiers.tuning import TuningConfig
+from skillneurons.interventions.curve import PerturbationCurve, check_fractions, perturbation_curve
+from skillneurons.interventions.perturbation import Kind, check_kinds
+from skillneurons.models.bridge import AnyModel, Model, as_classifiable
+from skillneurons.neurons.neuron_set import NeuronSet
+from skillneurons.neurons.scores import NeuronScores, union_of_top
+from skillneurons.plots import plot_activation_histogram, plot_perturbation, plot_predictivity_by_layer, save_figure
+from skillneurons.runs.trials import Progress, Trial, run_trials
+from skillneurons.tasks.task import Task
+from skillneurons.utilities import store
+
+
+@dataclass(frozen=True)
+class FindSettings:
+    """What determines a run's numbers.
+
+    Args:
+        seeds: One prompt is tuned for each.
+        n_prompt: Soft vectors.
+        tuning: Learning rate, steps and so on.
+        fraction: Share of neurons in the saved set.
+        fractions: Shares perturbed.
+        kinds: Interventions, the first of which the printed table shows.
+        positions: Where neurons are perturbed.
+        n_random: Random sets for each fraction.
+        sigma: Of Gaussian noise.
+        n_perturb_rows: Test rows (drawn by seed 0) on which perturbations are evaluated.
+
+    Example:
+        >>> from skillneurons.runs._find import FindSettings
+        >>> FindSettings(seeds=(0,), kinds=("mean",)).fractions
+        (0.1, 0.3)
+        >>> FindSettings(seeds=(0, 0))
+        Traceback (most recent call last):
+        ValueError: `seeds` needs at least one seed and none twice, but is (0, 0).
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    n_prompt: int = 16
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    fraction: float = 0.02
+    fractions: tuple[float, ...] = (0.1, 0.3)
+    kinds: tuple[Kind, ...] = ("mean", "zero", "gaussian")
+    positions: str = "all"
+    n_random: int = 10
+    sigma: float = 0.1
+    n_perturb_rows: int = 150
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"`seeds` needs at least one seed and none twice, but is {self.seeds}.")
+        check_kinds(self.kinds)
+        check_fractions(self.fractions)
+        # Refused here, since a run comes to them after all tuning.
+        Layout(self.n_prompt).positions(self.positions)
+        if self.sigma <= 0 or self.n_random < 1:
+            raise ValueError(f"`sigma` and `n_random` must be positive, but are {self.sigma} and {self.n_random}.")
+
+
+DEFAULTS = FindSettings()
+
+
+@dataclass(frozen=True, eq=False)
+class FindResult:
+    """Everything a run found. `scores` has one entry for each subtask (one where the task has two classes).
+
+    Example:
+        See `find`, which makes it.
+    """
+
+    task: Task
+    settings: FindSettings
+    classifiers: tuple[Classifier, ...]
+    evaluations: tuple[Evaluation, ...]
+    scores: tuple[NeuronScores, ...]
+    skill: NeuronSet
+    curves: dict[str, PerturbationCurve]
+    reused: tuple[str, ...]
+    folder: Path
+
+
+class RunFolderError(ValueError):
+    """The folder belongs to a run with other settings."""
+
+
+def find(
+    model: AnyModel,
+    task: Task,
+    out: str | Path,
+    settings: FindSettings = DEFAULTS,
+    *,
+    progress: Progress = lambda what, done, total: None,
+    jobs: int = 1,
+    executor: Any = None,
+    device: str | None = None,
+) -> FindResult:
+    """Tune prompts, find the task's skill neurons, test them causally, and write it all to `out`.
+
+    Args:
+        model: In eval mode.
+        task: Two classes or more; several are scored by their binary subtasks.
+        out: A folder. What an earlier run with the same arguments finished there is read, not computed again.
+        settings: Seeds, prompt length and so on.
+        progress: Called with (what is being done, steps done, steps).
+        jobs: Seeds that are tuned and scored at a time, in processes that load the model anew.
+        executor: Of submitit, for other machines; see `jobs.slurm_executor`.
+        device: Of the model in other processes; see `trials.run_trials`.
+
+    Raises:
+        ChildProcessError: One of several processes was killed or failed; what the others did is kept.
+        RunFolderError: `out` holds a run of another model, task or settings.
+        ValueError: A label word is not one token of the model.
+        StoreError: `settings.json` there is damaged.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from skillneurons import TuningConfig, load_example
+        >>> from skillneurons.runs._find import FindSettings, find
+        >>> classifier, task = load_example()
+        >>> tuning = TuningConfig(lr=0.05, steps=10)
+        >>> small = FindSettings((0,), 2, tuning, kinds=("mean",), n_random=2)
+        >>> with TemporaryDirectory() as folder:
+        ...     result = find(classifier.model, task, folder, small)
+        ...     print(sorted(path.stem for path in result.folder.glob("*.json")))
+        ['curve-mean', 'run', 'scores', 'settings', 'skill']
+        >>> result.skill
+        NeuronSet(60 of 3,072 neurons; per layer [15, 15, 15, 15])
+    """
+    folder, model = Path(out), as_classifiable(model)
+    # Before the folder is claimed for these settings: label words that are no tokens would leave it to nobody.
+    Verbalizer.from_words(model.tokenizer, task.label_words)
+    _claim(folder, model, task, settings)
+    trials = [Trial(task, seed, folder / f"seed-{seed}", settings.n_prompt, settings.tuning) for seed in settings.seeds]
+    results = run_trials(trials, model, jobs=jobs, executor=executor, device=device, progress=progress)
+    reused = [trial.folder / name for trial, result in zip(trials, results, strict=True) for name in result.reused]
+    classifiers = [result.classifier for result in results]
+    evaluations = [evaluate(classifier, task.test) for classifier in classifiers]
+    by_subtask = zip(*(result.scores for result in results), strict=True)
+    scores = tuple(NeuronScores.merge_seeds(parts) for parts in by_subtask)
+    for i, merged in enumerate(scores):
+        merged.save(folder / ("scores" if len(scores) == 1 else f"scores-{i}"))
+    skill = union_of_top(scores, settings.fraction)
+    skill.save(folder / "skill")
+
+    rows = task.subset(settings.n_perturb_rows, splits=("test",)).test
+    curves = {
+        kind: store.read_or_compute(
+            folder / f"curve-{kind}",
+            PerturbationCurve.load,
+            lambda kind=kind: perturbation_curve(
+                classifiers[0],
+                task,
+                scores,
+                kind=kind,
+                fractions=settings.fractions,
+                n_random=settings.n_random,
+                positions=settings.positions,
+                sigma=settings.sigma,
+                rows=rows,
+                resume_in=folder / "points",
+                on_batch=lambda done, total: progress(f"perturb ({kind})", done, total),
+            ),
+            reused,
+        )
+        for kind in settings.kinds
+    }
+    shutil.rmtree(folder / "points", ignore_errors=True)
+    names = tuple(path.relative_to(folder).as_posix() for path in reused)
+    result = FindResult(task, settings, tuple(classifiers), tuple(evaluations), scores, skill, curves, names, folder)
+    _draw(result)
+    store.write_json(folder / "run.json", _identity(model, task, settings) | _numbers(result))
+    return result
+
+
+def _identity(model: Model, task: Task, settings: FindSettings) -> dict[str, Any]:
+    """What two runs must share to be the same run, as JSON would give it back."""
+    identity = {
+        "model": {
+            "source": model.cfg.source,
+            "revision": model.cfg.revision,
+            "fingerprint": model.fingerprint(),
+            "dtype": str(model.dtype),
+        },
+        "task": {
+            "name": task.name,
+            "fingerprint": task.fingerprint,
+            "labels": task.labels,
+            "label_words": task.label_words,
+            "source": task.source,
+            "rows": {split: len(getattr(task, split)) for split in ("train", "validation", "test")},
+        },
+        "settings": asdict(settings),
+    }
+    return json.loads(json.dumps(identity))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Which run a folder holds, as its `settings.json` says: model, task and settings.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        StoreError: It is damaged.
+    """
+    groups = {"model": dict, "task": dict, "settings": dict}
+    return store.read_json(path, groups, "Choose a new folder for a new run.")
+
+
+def _claim(folder: Path, model: Model, task: Task, settings: FindSettings) -> None:
+    """Note in the folder which run it is, or check that it is the same one."""
+    wanted, path = _identity(model, task, settings), folder / "settings.json"
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise RunFolderError(f"{folder} holds files that are not a run's. Choose an empty or a new folder.")
+        store.write_json(path, wanted)
+        return
+    found = read_settings(path)
+    different = [
+        f"{group}.{key}: {found[group].get(key)!r} there, {value!r} asked for"
+        for group, values in wanted.items()
+        for key, value in values.items()
+        if found[group].get(key) != value
+    ]
+    if different:
+        raise RunFolderError(
+            f"{folder} holds another run ({'; '.join(different[:3])}). Choose another folder, or the same arguments."
+        )
+
+
+def _draw(result: FindResult) -> None:
+    figures = result.folder / "figures"
+    figures.mkdir(exist_ok=True)
+    for i, (scores, subtask) in enumerate(zip(result.scores, result.task.subtasks(), strict=True)):
+        suffix = "" if len(result.scores) == 1 else f"-{i}"
+        classifier = result.classifiers[0]
+        layer, neuron = (int(scores.best(1)[key].iloc[0]) for key in ("layer", "neuron"))
+        position, _ = scores.position_of(layer, neuron)
+        encoded = classifier.encode(subtask.test)
+        single = collect(classifier, encoded, OneNeuron(len(encoded), layer, neuron, position))
+        seed = classifier.prompt.seed
+        axes = plot_activation_histogram(
+            single.values,
+            encoded.labels,
+            float(scores.baseline[0, position, layer, neuron]),
+            subtask.labels,
+            title=f"{subtask.name}, test: layer {layer}, neuron {neuron}, prompt position {position}, seed {seed}",
+        )
+        save_figure(axes, figures / f"top-neuron{suffix}")
+        save_figure(plot_predictivity_by_layer(scores), figures / f"predictivity{suffix}")
+    for kind, curve in result.curves.items():
+        for quantity in ("accuracy", "margin"):
+            save_figure(plot_perturbation(curve, quantity=quantity), figures / f"perturbation-{kind}-{quantity}")
+
+
+def _numbers(result: FindResult) -> dict[str, Any]:
+    encoded_rows = result.scores[0].meta
+    return {
+        "versions": store.versions(),
+        "threads": torch.get_num_threads(),
+        "prompts": {str(c.prompt.seed): asdict(e) for c, e in zip(result.classifiers, result.evaluations, strict=True)},
+        "top_neurons": {s.meta["task"]: s.best(10).to_dict("records") for s in result.scores},
+        "majority": {s.meta["task"]: s.majority for s in result.scores},
+        "truncated_rows": encoded_rows["truncated"],
+        "skill_neurons": {"n": len(result.skill), "per_layer": result.skill.per_layer.tolist()},
+        "perturbation": {
+            kind: {
+                "unperturbed": asdict(curve.unperturbed),
+                "rows": curve.to_dataframe().to_dict("records"),
+                "below_all_random_sets": curve.outside_band.tolist(),
+            }
+            for kind, curve in result.curves.items()
+        },
+    }

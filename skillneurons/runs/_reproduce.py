@@ -1,0 +1,238 @@
+"""All findings for several tasks and seeds, into one folder: a table (CSV) and a figure for each, and a summary.
+
+Resumable: each (task, seed) has its prompt and scores in files of their own, and each finding its table and figure;
+what is there and whole is read, not computed again. `reproduction.json` holds the settings that every number depends
+on.
+
+Cost: one tuning and one scoring for each task and seed, two tunings more for each binary task (origin), and for the
+first task two (other tuning methods) and eight of pruned models; then the sweeps, each on at most `n_rows` test rows.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+
+from skillneurons.models._load_model import load_model
+from skillneurons.models.bridge import AnyModel, BridgedModel, Model, as_classifiable
+from skillneurons.neurons.scores import NeuronScores
+from skillneurons.plots import save_figure
+from skillneurons.plots.style import style
+from skillneurons.runs._find import RunFolderError
+from skillneurons.runs._summary import summary
+from skillneurons.runs.reproduce_applications import APPLICATIONS
+from skillneurons.runs.reproduce_findings import FINDINGS, NEEDS, Panel, ReproduceSettings, Study
+from skillneurons.runs.trials import Trial, TrialResult, run_trials
+from skillneurons.tasks._load_task import load_task
+from skillneurons.tasks.task import Task
+from skillneurons.utilities import store
+
+ALL = FINDINGS | APPLICATIONS
+ON_REQUEST = {"rival-scores"}  # not the paper's, and a sixth of the others' time
+NEED_WEIGHTS = {"F6-selectivity", "F7-origin", "F7-retuning", "F8-pruning", "F8-retuned"}
+
+
+def reproduce(
+    tasks: Sequence[str | Task],
+    *,
+    model: str | Path | AnyModel,
+    seeds: int | Sequence[int],
+    out: str | Path,
+    source: str | Path | None = None,
+    settings: ReproduceSettings | None = None,
+    findings: Sequence[str] | None = None,
+    on_event: Callable[[str], None] | None = None,
+    jobs: int = 1,
+    executor: Any = None,
+    device: str | None = None,
+    dtype: torch.dtype | str = torch.float32,
+) -> dict[str, pd.DataFrame]:
+    """Tune and score every task with every seed, then run the findings.
+
+    Args:
+        tasks: Names for `load_task`, or tasks.
+        model: An encoder, a TransformerBridge, or a name for `load_model`.
+        seeds: How many (0, 1, …), or which.
+        out: A folder; what is finished there is not computed again.
+        source: Folder with local data, see `load_task`.
+        settings: Prompt length, tuning, sweeps.
+        findings: Which of `ALL`; by default all but `ON_REQUEST`, of a bridge those that read and replace no weights.
+        on_event: Called with a line of text at each step.
+        jobs: Trials (task and seed) at a time, in processes that load the model anew.
+        executor: Of submitit, for other machines; see `jobs.slurm_executor`.
+        device: For a model given by name; default: the CPU.
+        dtype: Likewise, or its name.
+
+    Returns:
+        The table of each finding that had something to measure, as written to `out`.
+
+    Raises:
+        ValueError: Too few seeds or tasks for a finding, no task of the classes that a named finding needs, a model
+            whose weights it cannot read, or an unknown finding; before anything is computed.
+        ChildProcessError: One of several processes was killed or failed; what the others did is kept.
+        RunFolderError: `out` belongs to another model, other tasks, seeds or settings.
+        StoreError: `reproduction.json` there is damaged.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from skillneurons import TuningConfig, load_example
+        >>> from skillneurons.runs._reproduce import reproduce
+        >>> from skillneurons.runs.reproduce_findings import ReproduceSettings
+        >>> classifier, task = load_example()
+        >>> small = ReproduceSettings(n_prompt=2, tuning=TuningConfig(lr=0.05, steps=10))
+        >>> what = {"seeds": 1, "findings": ["F1-existence"], "settings": small}
+        >>> with TemporaryDirectory() as folder:
+        ...     tables = reproduce([task], model=classifier.model, out=folder, **what)
+        >>> tables["F1-existence"][["task", "seed", "majority"]]
+             task  seed  majority
+        0  movies     0       0.5
+    """
+    settings, tell = settings or ReproduceSettings(), on_event or (lambda line: None)
+    chosen = tuple(name for name in ALL if name not in ON_REQUEST) if findings is None else tuple(findings)
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    _check(chosen, tasks, seeds)
+    loaded = [task if isinstance(task, Task) else load_task(task, source=source) for task in tasks]
+    if findings is not None:
+        _check_classes(chosen, loaded)
+    if len({task.name for task in loaded}) < len(loaded):
+        raise ValueError(f"Tasks need different names, but are {[task.name for task in loaded]}.")
+    by_name = isinstance(model, str | Path)
+    ours = load_model(model, device=device, dtype=dtype) if by_name else as_classifiable(model)
+    if isinstance(ours, BridgedModel):
+        chosen = _without_weights(chosen, ours, named=findings is not None)
+    folder = Path(out)
+    _claim(folder, ours, loaded, seeds, settings)
+
+    trials = [
+        Trial(task, seed, folder / task.name / f"seed-{seed}", settings.n_prompt, settings.tuning)
+        for task in loaded
+        for seed in seeds
+    ]
+    where = model if by_name else None
+    results = run_trials(trials, ours, source=where, jobs=jobs, executor=executor, device=device, tell=tell)
+    studies = [_study(task, results[i * len(seeds) :][: len(seeds)], folder) for i, task in enumerate(loaded)]
+    tables = {}
+    for name in chosen:
+        path = folder / f"{name}.csv"
+        if (done := _finished(path)) is not None:
+            tell(f"{name}: read from {path}")
+            tables[name] = done
+            continue
+        tell(f"{name}: computing")
+        parts = ALL[name](studies, settings)
+        if not parts:
+            tell(f"{name}: none of these tasks has what it needs")
+            continue
+        tables[name] = pd.concat([table for table, _ in parts], ignore_index=True)
+        # The figure first: the table is the sign that both are there.
+        _draw([panel for _, panel in parts], folder / name)
+        store.write_atomically(path, tables[name].to_csv(index=False).encode())
+    # Of everything that the folder holds, whichever findings were asked for this time.
+    everything = {name: done for name in ALL if (done := _finished(folder / f"{name}.csv")) is not None}
+    store.write_atomically(folder / "summary.csv", summary(everything).to_csv(index=False).encode())
+    return tables
+
+
+def _finished(path: Path) -> pd.DataFrame | None:
+    """A finding's table, where it and its figure are there and whole."""
+    if not path.exists() or not path.with_suffix(".png").exists():
+        return None
+    try:
+        return pd.read_csv(path)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError):
+        return None
+
+
+def _check(chosen: Sequence[str], tasks: Sequence[Any], seeds: Sequence[int]) -> None:
+    unknown = set(chosen) - set(ALL)
+    if unknown or not chosen:
+        raise ValueError(f"`findings` are among {', '.join(ALL)}, not {sorted(unknown)}.")
+    if not tasks or not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"At least one task and one seed are needed, none twice, but there are {tasks} and {seeds}.")
+    if "F2-stability" in chosen and len(seeds) < 2:
+        raise ValueError(f"F2-stability compares seeds, but `seeds` is {seeds}. Pass two or more, or leave it out.")
+    needs_tasks = [name for name in chosen if name.startswith(("F5", "F9"))]
+    if needs_tasks and len(tasks) < 2:
+        raise ValueError(
+            f"{needs_tasks[0]} compares tasks, but there is {len(tasks)}. Pass two or more, or leave it out."
+        )
+
+
+def _check_classes(chosen: Sequence[str], tasks: Sequence[Task]) -> None:
+    """Refuse a finding that was asked for by name where none of the tasks has what it needs."""
+    for name in chosen:
+        what, suits = NEEDS.get(name, ("", lambda task: True))
+        if not any(suits(task) for task in tasks):
+            classes = ", ".join(f"{task.name} ({task.n_labels} classes)" for task in tasks)
+            raise ValueError(f"{name} needs {what}, but the tasks are {classes}. Add one, or leave {name} out.")
+
+
+def _without_weights(chosen: Sequence[str], model: BridgedModel, *, named: bool) -> tuple[str, ...]:
+    """The findings that a bridge can have; an error where another was asked for by name."""
+    left_out = [name for name in chosen if name in NEED_WEIGHTS]
+    if named and left_out:
+        raise ValueError(
+            f"{', '.join(left_out)} read or replace weights, which needs a HookedEncoder, but {model.cfg.source!r} is "
+            "a TransformerBridge here. Leave them out."
+        )
+    return tuple(name for name in chosen if name not in NEED_WEIGHTS)
+
+
+def _claim(
+    folder: Path, model: Model, tasks: Sequence[Task], seeds: Sequence[int], settings: ReproduceSettings
+) -> None:
+    """Write what the folder's numbers depend on, or compare with what is there."""
+    wanted = {
+        "model": model.fingerprint(),
+        "model_source": str(model.cfg.source),
+        "tasks": {task.name: task.fingerprint for task in tasks},
+        "adversarial": {task.name: _digest(task.adversarial) for task in tasks},
+        "seeds": list(seeds),
+        "settings": asdict(settings),
+    }
+    wanted = json.loads(json.dumps(wanted))
+    path = folder / "reproduction.json"
+    if not path.exists():
+        store.write_json(path, wanted | {"versions": store.versions()})
+        return
+    found = store.read_json(path, {"settings": dict}, "Choose a new folder.")
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            raise RunFolderError(
+                f"{folder} holds results with {key} {found.get(key)}, but {value} was asked for. Choose another folder."
+            )
+
+
+def _digest(rows: Sequence[Any]) -> str:
+    """What tells adversarial rows from others: a task's fingerprint is of its three splits."""
+    return hashlib.sha256(json.dumps([dict(row) for row in rows], sort_keys=True, default=int).encode()).hexdigest()[
+        :16
+    ]
+
+
+def _study(task: Task, results: Sequence[TrialResult], folder: Path) -> Study:
+    merged = tuple(NeuronScores.merge_seeds(parts) for parts in zip(*(r.scores for r in results), strict=True))
+    classifiers = tuple(result.classifier for result in results)
+    return Study(task, tuple(task.subtasks()), classifiers, merged, folder / task.name)
+
+
+def _draw(panels: Sequence[Panel], stem: Path) -> None:
+    """One figure with a panel for each task."""
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    with style():
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(5.2 * columns, 4.0 * rows), squeeze=False, layout="constrained"
+        )
+        for i, ax in enumerate(axes.flat):
+            if i < len(panels):
+                panels[i](ax)
+            else:
+                figure.delaxes(ax)
+        save_figure(axes[0, 0], stem)

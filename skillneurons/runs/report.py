@@ -1,0 +1,188 @@
+"""One self-contained HTML page of a run: numbers as sortable tables, figures inline, nothing loaded from anywhere.
+
+Reads `run.json` and the figures that `runs.find` wrote; no model is needed. The page is about as large as its figures.
+"""
+
+import base64
+import html
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from skillneurons.utilities import store
+
+# Figure file's stem -> what it shows. Others in the folder come last, under their names.
+CAPTIONS = {
+    "top-neuron": "Activation of the most predictive neuron on test rows, by class. The dotted line is its baseline, "
+    "the mean over training rows.",
+    "predictivity": "Predictivity of each layer's neurons on validation rows, in order of rank.",
+    "perturbation": "Skill neurons perturbed, beside random sets of the same size in each layer. The grey band holds "
+    "the random sets: a few, so that a point just below it may be chance.",
+}
+MIME = {".svg": "image/svg+xml", ".png": "image/png"}
+
+
+def write_report(folder: str | Path, *, path: str | Path | None = None) -> Path:
+    """Write one HTML page of a run that `runs.find` finished.
+
+    Args:
+        folder: The run's folder.
+        path: Where to write; `report.html` in the folder by default.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        FileNotFoundError: The folder has no `run.json`, as when the run was not finished.
+        StoreError: `run.json` is damaged, or lacks what a run writes.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from skillneurons import TuningConfig, load_example
+        >>> from skillneurons.runs.report import write_report
+        >>> from skillneurons.runs._find import FindSettings, find
+        >>> classifier, task = load_example()
+        >>> tuning = TuningConfig(lr=0.05, steps=10)
+        >>> small = FindSettings((0,), 2, tuning, kinds=("mean",), n_random=2)
+        >>> with TemporaryDirectory() as folder:
+        ...     result = find(classifier.model, task, folder, small)
+        ...     page = write_report(folder)
+        ...     print(page.name, "Top neurons of movies" in page.read_text())
+        report.html True
+    """
+    folder = Path(folder)
+    source = folder / "run.json"
+    if not source.is_file():
+        raise FileNotFoundError(
+            f"A report needs a finished run, but {source} does not exist. Run `skillneurons find --out {folder}` first."
+        )
+    try:
+        run = json.loads(source.read_text())
+        content = _page(run, folder)
+    except (json.JSONDecodeError, KeyError, TypeError, IndexError) as error:
+        raise store.StoreError(
+            f"{source} is damaged or of another release ({type(error).__name__}: {error}). Run it again."
+        ) from error
+    path = folder / "report.html" if path is None else Path(path)
+    store.write_atomically(path, content.encode())
+    return path
+
+
+def _page(run: Mapping[str, Any], folder: Path) -> str:
+    task, model, settings = run["task"], run["model"], run["settings"]
+    template = Template((files("skillneurons") / "report_page.html").read_text())
+    prompts = list(run["prompts"].values())
+    lead = (
+        f"{model['source']} ({model['fingerprint']}) on {task['name']}: {' / '.join(task['labels'])}, answered as "
+        f"{' / '.join(task['label_words'])}. {len(prompts)} prompts of {settings['n_prompt']} vectors; "
+        f"{task['rows']['train']:,} training, {task['rows']['validation']:,} validation and {task['rows']['test']:,} "
+        "test rows."
+    )
+    sections = [
+        _section(
+            "Prompts",
+            "Accuracy on test rows, with its 95 % interval over rows (Clopper-Pearson).",
+            _table(
+                ("seed", "accuracy", "low", "high", "balanced", "majority", "margin", "rows"),
+                [
+                    (
+                        int(seed),
+                        one["accuracy"],
+                        *one["interval"],
+                        one["balanced_accuracy"],
+                        one["majority"],
+                        one["margin"],
+                        one["n"],
+                    )
+                    for seed, one in run["prompts"].items()
+                ],
+            ),
+        )
+    ]
+    for name, best in run["top_neurons"].items():
+        columns = tuple(best[0])
+        sections.append(
+            _section(
+                f"Top neurons of {name}",
+                "Ranked by predictivity on validation rows, which flatters; “held out” is accuracy on untouched test "
+                f"rows, at the position and in the direction chosen on validation. The majority class has "
+                f"{run['majority'][name]:.3f} of the test rows.",
+                _table(
+                    tuple(column.replace("_", " ") for column in columns),
+                    [tuple(row[column] for column in columns) for row in best],
+                ),
+            )
+        )
+    for kind, curve in run["perturbation"].items():
+        before = curve["unperturbed"]
+        columns = tuple(curve["rows"][0])
+        rows = [(*(row[column] for column in columns), _below(row)) for row in curve["rows"]]
+        sections.append(
+            _section(
+                f"Perturbation: {kind}",
+                f"Unperturbed, on {before['n']:,} test rows: accuracy {before['accuracy']:.3f}, margin "
+                f"{before['margin']:.3f}. The last column says which of accuracy and margin fell below that of every "
+                "random set. With R random sets, chance alone brings that about for each once in R + 1 times or more.",
+                _table((*(column.replace("_", " ") for column in columns), "below all random sets"), rows),
+            )
+        )
+    figures = "\n".join(_figure(path) for path in _figures(folder / "figures"))
+    details = {
+        key: run[key] for key in ("settings", "versions", "threads", "truncated_rows", "skill_neurons") if key in run
+    }
+    return template.substitute(
+        title=html.escape(f"{task['name']} on {model['source']}"),
+        lead=html.escape(lead),
+        sections="\n".join(sections),
+        figures=figures or "<p>This run has no figures.</p>",
+        details=html.escape(json.dumps(details | {"task": task, "model": model}, indent=1)),
+    )
+
+
+def _section(title: str, text: str, table: str) -> str:
+    return f"<section><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>{table}</section>"
+
+
+def _below(row: Mapping[str, Any]) -> str:
+    below = [name for name in ("accuracy", "margin") if row[f"skill_{name}"] < row[f"random_{name}_low"]]
+    return " and ".join(below) or "neither"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table whose cells carry the exact value to sort by, and show three decimals."""
+    head = "".join(f'<th scope="col"><button type="button">{html.escape(name)}</button></th>' for name in columns)
+    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(value: Any) -> str:
+    shown = f"{value:.3f}" if isinstance(value, float) else str(value)
+    kind = "" if isinstance(value, str) else ' class="number"'
+    return f'<td{kind} data-value="{html.escape(str(value))}">{html.escape(shown)}</td>'
+
+
+def _figures(folder: Path) -> list[Path]:
+    """One file for each figure, SVG before PNG, in the order of `CAPTIONS`."""
+    if not folder.is_dir():
+        return []
+    best: dict[str, Path] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: path.suffix):
+        if path.suffix in MIME:
+            best[path.stem] = path  # ".svg" sorts after ".png"
+    order = list(CAPTIONS)
+    known = {stem: next((i for i, name in enumerate(order) if stem.startswith(name)), len(order)) for stem in best}
+    return [best[stem] for stem in sorted(best, key=lambda stem: (known[stem], stem))]
+
+
+def _figure(path: Path) -> str:
+    caption = next((text for name, text in CAPTIONS.items() if path.stem.startswith(name)), path.stem)
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    name = html.escape(path.stem)
+    # As an image rather than inline SVG: the files share ids, which would get in each other's way on one page.
+    return (
+        f'<figure><img alt="{name}" src="data:{MIME[path.suffix]};base64,{encoded}">'
+        f"<figcaption><b>{name}</b>: {html.escape(caption)}</figcaption></figure>"
+    )

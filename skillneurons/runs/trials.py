@@ -1,0 +1,220 @@
+"""A trial: one prompt, tuned on one task with one seed, and the scores of every neuron under it.
+
+Trials are what runs repeat. Each is independent of the others, lies in a folder of its own, and is written part by
+part, each part whole or not at all: so trials can run in any order and in many processes, and a trial that was
+interrupted is all that is lost.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from skillneurons.classifiers.classifier import Classifier
+from skillneurons.classifiers.tuning import TuningConfig, tune_prompt
+from skillneurons.models._load_model import load_model
+from skillneurons.models.bridge import Model
+from skillneurons.neurons.scores import NeuronScores, find_skill_neurons
+from skillneurons.runs.jobs import Job, run_jobs
+from skillneurons.tasks.task import Task
+from skillneurons.utilities import store
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+Tell: TypeAlias = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What determines a trial, besides the model.
+
+    Args:
+        task: Two classes or more; several are scored by their binary subtasks.
+        seed: Of the prompt and its tuning.
+        folder: Its own.
+        n_prompt: Soft vectors.
+        tuning: Learning rate, steps and so on.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from skillneurons import TuningConfig, load_example
+        >>> from skillneurons.runs.trials import Trial
+        >>> _, task = load_example("news")
+        >>> trial = Trial(task, 0, Path("news/seed-0"), n_prompt=16, tuning=TuningConfig())
+        >>> trial.name, trial.parts
+        ('news, seed 0', ['classifier', 'scores-0', 'scores-1', 'scores-2', 'scores-3'])
+    """
+
+    task: Task
+    seed: int
+    folder: Path
+    n_prompt: int
+    tuning: TuningConfig
+
+    @property
+    def name(self) -> str:
+        return f"{self.task.name}, seed {self.seed}"
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of its files: the classifier, and the scores of each subtask."""
+        n = len(self.task.subtasks())
+        return ["classifier", *(["scores"] if n == 1 else [f"scores-{i}" for i in range(n)])]
+
+    def written(self) -> list[str]:
+        """Which parts are there; whether they are whole shows when they are read."""
+        endings = (".json", ".safetensors")
+        return [name for name in self.parts if all((self.folder / f"{name}{end}").exists() for end in endings)]
+
+
+@dataclass(frozen=True, eq=False)
+class TrialResult:
+    """A trial's prompt, its scores for each subtask (one where the task has two classes), and what was read."""
+
+    classifier: Classifier
+    scores: tuple[NeuronScores, ...]
+    reused: tuple[str, ...]
+
+
+def run_trial(
+    trial: Trial,
+    model: Model,
+    *,
+    tell: Tell = lambda line: None,
+    progress: Progress = lambda what, done, total: None,
+) -> TrialResult:
+    """Tune and score, or read what was finished before.
+
+    Args:
+        trial: What to do.
+        model: In eval mode.
+        tell: Called with a line of text before each part that is computed.
+        progress: Called with (what is being done, steps done, steps).
+    """
+
+    def tune() -> Classifier:
+        tell(f"{trial.name}: tuning")
+        return tune_prompt(
+            model,
+            trial.task,
+            n_prompt=trial.n_prompt,
+            seed=trial.seed,
+            config=trial.tuning,
+            progress=False,
+            on_step=lambda done, total: progress(f"tune prompt, seed {trial.seed}", done, total),
+        )
+
+    def score(subtask: Task) -> NeuronScores:
+        tell(f"{subtask.name}, seed {trial.seed}: scoring")
+        passes: list[str] = []
+
+        def on_pass(split: str) -> None:
+            passes.append(split)
+            progress(f"score neurons, seed {trial.seed}", len(passes), 3)
+
+        return find_skill_neurons(classifier, subtask, progress=False, on_pass=on_pass)
+
+    def load_scores(subtask: Task, path: Path) -> NeuronScores:
+        loaded = NeuronScores.load(path)
+        wanted = {"model": classifier.prompt.model, "task_fingerprint": subtask.fingerprint, "seeds": [trial.seed]}
+        for key, value in wanted.items():
+            if loaded.meta[key] != value:
+                raise store.StoreError(f"{path} holds scores with {key} {loaded.meta[key]}, not {value}.")
+        return loaded
+
+    prompt_name, *score_names = trial.parts
+    reused, scores = [], []
+    load_own = partial(load_classifier, model=model, seed=trial.seed)
+    classifier = store.read_or_compute(trial.folder / prompt_name, load_own, tune, reused)
+    for name, subtask in zip(score_names, trial.task.subtasks(), strict=True):
+        load, compute = partial(load_scores, subtask), partial(score, subtask)
+        scores.append(store.read_or_compute(trial.folder / name, load, compute, reused))
+    return TrialResult(classifier, tuple(scores), tuple(path.name for path in reused))
+
+
+def load_classifier(path: Path, model: Model, seed: int) -> Classifier:
+    """The classifier in a trial's folder.
+
+    Raises:
+        StoreError: It is damaged, or its prompt was tuned with another seed.
+    """
+    classifier = store.read(path, lambda path: Classifier.load(path, model))
+    if classifier.prompt.seed != seed:
+        raise store.StoreError(f"{path} holds a prompt of seed {classifier.prompt.seed}, not {seed}.")
+    return classifier
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    model: Model,
+    *,
+    source: str | Path | None = None,
+    jobs: int = 1,
+    executor: Any = None,
+    device: str | None = None,
+    tell: Tell = lambda line: None,
+    progress: Progress = lambda what, done, total: None,
+) -> list[TrialResult]:
+    """All trials, in this process or in many.
+
+    Args:
+        trials: Each with a folder of its own.
+        model: In eval mode. Other processes load it anew, by `load_model`.
+        source: Where they do, if not where it says that it came from.
+        jobs: Local processes at a time.
+        executor: Of submitit, instead; see `jobs.run_jobs`.
+        device: Of the model in other processes: `"cuda"` for all of a machine's GPUs in turn, `"cuda:1"` for that one.
+            Default: this model's, which is one of them.
+        tell: See `run_trial`; with several processes, called as each ends.
+        progress: Likewise.
+
+    Raises:
+        ChildProcessError: Some did not finish in their process. The others did, and are not computed again.
+        ValueError: There is no such device.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from skillneurons import TuningConfig, load_example
+        >>> from skillneurons.runs.trials import Trial, run_trials
+        >>> classifier, task = load_example()
+        >>> with TemporaryDirectory() as folder:
+        ...     trials = [Trial(task, 0, Path(folder), 2, TuningConfig(lr=0.05, steps=10))]
+        ...     first, again = (run_trials(trials, classifier.model)[0] for _ in range(2))
+        >>> first.reused, again.reused
+        ((), ('classifier', 'scores'))
+    """
+    before = [trial.written() for trial in trials]
+    unfinished = [trial for trial, written in zip(trials, before, strict=True) if written != trial.parts]
+    if executor is not None or jobs > 1:
+
+        def on_done(name: str, done: int, total: int) -> None:
+            tell(f"{name}: ended ({done} of {total})")
+            progress("tune and score", done, total)
+
+        where, name = device or str(model.device), str(source or model.cfg.source)
+        known = (name, model.cfg.revision, model.fingerprint(), where, model.dtype)
+        calls = [Job(trial.name, _work, (trial, i, *known)) for i, trial in enumerate(unfinished)]
+        run_jobs(calls, n_at_once=jobs, executor=executor, on_done=on_done)
+    results = [run_trial(trial, model, tell=tell, progress=progress) for trial in trials]
+    return [
+        replace(result, reused=tuple(name for name in result.reused if name in written))
+        for result, written in zip(results, before, strict=True)
+    ]
+
+
+def _work(
+    trial: Trial, index: int, source: str, revision: str | None, fingerprint: str, device: str, dtype: torch.dtype
+) -> None:
+    """A trial in a process of its own, on the given device; on `"cuda"`, the GPU whose turn it is."""
+    if device == "cuda":
+        device = f"cuda:{index % torch.cuda.device_count()}"
+    model = load_model(source, revision=revision, device=device, dtype=dtype)
+    if model.fingerprint() != fingerprint:
+        raise ValueError(
+            f"Other processes load the model from {source!r}, but what lies there has fingerprint "
+            f"{model.fingerprint()}, and this one {fingerprint}. Save the model, and load that by `load_model`."
+        )
+    run_trial(trial, model)

@@ -1,0 +1,268 @@
+"""Results on disk: tensors in a safetensors file, everything else in a JSON file beside it. No pickle.
+
+The JSON is written last and carries the digests of the tensors and of its own content, and each file appears in one
+move, so an interrupted write is never read back as a result.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import secrets
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+FORMAT = "skillneurons"
+FORMAT_VERSION = 1
+HEADER = {"format": str, "format_version": int, "kind": str, "sha256": str, "versions": dict, "meta": dict}
+
+T = TypeVar("T")
+
+
+class StoreError(ValueError):
+    """A file that is damaged, of another kind or version, or not ours; catch it to compute the result anew.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from skillneurons.utilities.store import StoreError, load, save
+        >>> with TemporaryDirectory() as folder:
+        ...     path = save(f"{folder}/means", "Means", {}, {"task": "movies"})
+        ...     try:
+        ...         load(path, "Scores")
+        ...     except StoreError as error:
+        ...         print(error)
+        /.../means.json holds a Means, but a Scores was needed.
+    """
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, for provenance."""
+    packages = ("skillneurons", "torch", "transformers", "transformer-lens")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it either appears whole or not at all, also when the disk is full."""
+    _write_all({path: content})
+
+
+def _write_all(contents: Mapping[Path, bytes]) -> None:
+    """Write every file under another name first, so that a full disk leaves all the old ones."""
+    for path in contents:
+        check_no_directory(path)
+    partials = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in contents}
+    try:
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(partials[path], "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, partial in partials.items():
+            os.replace(partial, path)
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+
+
+def name_of_partial(name: str) -> str | None:
+    """The file that was being written under this name, if it is one that a killed process leaves.
+
+    Example:
+        >>> name_of_partial(".a.json.0123abcd"), name_of_partial(".a.json.backup")
+        ('a.json', None)
+    """
+    partial = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}", name)
+    return partial[1] if partial else None
+
+
+def check_no_directory(path: Path) -> None:
+    """Raise `IsADirectoryError` where a directory has a file's name, since no result computed anew could go there."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} needs to be a file, but is a directory. Move it away.")
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, needed: Mapping[str, Any], remedy: str) -> dict[str, Any]:
+    """The object in a JSON file; see `parse_json`."""
+    return parse_json(path.read_bytes(), str(path), needed, remedy)
+
+
+def parse_json(text: str | bytes, where: str, needed: Mapping[str, Any], remedy: str) -> dict[str, Any]:
+    """The JSON object in `text`, with all that is needed of it.
+
+    Args:
+        text: JSON.
+        where: It comes from, for messages.
+        needed: Keys, and the type of each one's value.
+        remedy: What to do about a damaged one.
+
+    Raises:
+        StoreError: It holds something else.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError as error:  # no JSON, or no text at all
+        raise StoreError(f"{where} is not valid JSON ({error}). {remedy}") from error
+    if not isinstance(found, dict):
+        raise StoreError(f"{where} needs to hold an object, but holds a {type(found).__name__}. {remedy}")
+    for key, kind in needed.items():
+        if not isinstance(found.get(key), kind):
+            came = f"its {key!r} is a {type(found[key]).__name__}" if key in found else f"it has no {key!r}"
+            raise StoreError(f"{where} is damaged or was not written by skillneurons: {came}. {remedy}")
+    return found
+
+
+def json_digest(content: Any) -> str:
+    """SHA-256 of what JSON gave back; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def save(path: str | Path, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
+    """Write `path.safetensors` and `path.json`; returns the JSON's path.
+
+    Args:
+        path: With or without one of the two endings.
+        kind: What the file holds, checked when it is loaded.
+        tensors: Named tensors on any device.
+        meta: Anything JSON can hold.
+
+    Raises:
+        IsADirectoryError: A directory is in the way.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import torch
+        >>> from skillneurons.utilities.store import save
+        >>> means = {"mean": torch.zeros(3)}
+        >>> with TemporaryDirectory() as folder:
+        ...     path = save(f"{folder}/means", "Means", means, {"task": "movies"})
+        ...     print(sorted(file.name for file in path.parent.iterdir()))
+        ['means.json', 'means.safetensors']
+    """
+    stem = _stem(path)
+    # As it will be read, so that its digest is that of what will be read.
+    meta = json.loads(json.dumps(dict(meta), allow_nan=False))
+    # Copies, since safetensors refuses tensors that share memory.
+    payload = safetensors.torch.save(
+        {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    )
+    header = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "sha256": hashlib.sha256(payload).hexdigest(),
+        "meta_sha256": json_digest(meta),
+        "versions": versions(),
+        "meta": meta,
+    }
+    described = json.dumps(header, indent=1, allow_nan=False)
+    tensor_path, json_path = (stem.with_name(stem.name + ending) for ending in (".safetensors", ".json"))
+    _write_all({tensor_path: payload, json_path: (described + "\n").encode()})
+    return json_path
+
+
+def load(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and meta of a file written by `save`.
+
+    Raises:
+        FileNotFoundError: One of the two files is missing.
+        IsADirectoryError: One of them is a directory.
+        StoreError: They are damaged, do not belong together, or hold something else.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import torch
+        >>> from skillneurons.utilities.store import load, save
+        >>> means = {"mean": torch.zeros(3)}
+        >>> with TemporaryDirectory() as folder:
+        ...     path = save(f"{folder}/means", "Means", means, {"task": "movies"})
+        ...     tensors, meta = load(path, "Means")
+        >>> tensors, meta
+        ({'mean': tensor([0., 0., 0.])}, {'task': 'movies'})
+    """
+    stem, remedy = _stem(path), f"Compute the {kind} again."
+    json_path, tensor_path = (stem.with_name(stem.name + ending) for ending in (".json", ".safetensors"))
+    for needed in (json_path, tensor_path):
+        check_no_directory(needed)
+        if not needed.exists():
+            raise FileNotFoundError(f"A saved {kind} is two files, but {needed} does not exist.")
+    header = read_json(json_path, HEADER, remedy)
+    if header["format"] != FORMAT:
+        raise StoreError(f"{json_path} was not written by skillneurons. Pass a saved {kind}.")
+    if header["format_version"] > FORMAT_VERSION:
+        raise StoreError(
+            f"{json_path} has format version {header['format_version']}, this release reads up to {FORMAT_VERSION}. "
+            f"It was written by skillneurons {header['versions'].get('skillneurons')}: install that or a later one."
+        )
+    if header["kind"] != kind:
+        raise StoreError(f"{json_path} holds a {header['kind']}, but a {kind} was needed.")
+    # Files of earlier releases have no such digest.
+    if header.get("meta_sha256") not in (None, json_digest(header["meta"])):
+        raise StoreError(f"{json_path} is damaged: its 'meta' is not the one that was saved. {remedy}")
+    payload = tensor_path.read_bytes()
+    if hashlib.sha256(payload).hexdigest() != header["sha256"]:
+        raise StoreError(f"{tensor_path} is damaged or belongs to another {json_path.name}. {remedy}")
+    try:
+        return safetensors.torch.load(payload), header["meta"]
+    except SafetensorError as error:
+        raise StoreError(f"{tensor_path} is not a safetensors file ({error}).") from error
+
+
+def read(path: Path, load: Callable[[Path], T]) -> T:
+    """What `load` reads.
+
+    Raises:
+        StoreError: Also where the files are whole, but hold what the result cannot be made of.
+    """
+    try:
+        return load(path)
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{path} is damaged or of another release ({error!r}).") from error
+
+
+def read_or_compute(path: Path, load: Callable[[Path], T], compute: Callable[[], T], reused: list[Path]) -> T:
+    """What `load` reads; where files are missing or, with a warning, damaged, what `compute` gives, saved there.
+
+    Args:
+        path: As `load` and the result's `save` take it.
+        load: Reads it.
+        compute: Makes it; the result has a method `save`.
+        reused: The path is added to these where it was read.
+    """
+    try:
+        loaded = read(path, load)
+    except FileNotFoundError:
+        pass
+    except StoreError as error:
+        warnings.warn(f"{error} It is computed anew.", stacklevel=3)
+    else:
+        reused.append(path)
+        return loaded
+    computed = compute()
+    computed.save(path)  # type: ignore[attr-defined]
+    return computed
+
+
+def _stem(path: str | Path) -> Path:
+    path = Path(path)
+    return path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
+
+
+def check_finite(name: str, tensor: Tensor, remedy: str) -> None:
+    """Raise `FloatingPointError` where a computed tensor is not finite."""
+    if not bool(torch.isfinite(tensor).all()):
+        n_bad = int((~torch.isfinite(tensor)).sum())
+        raise FloatingPointError(f"`{name}` has {n_bad} values that are NaN or infinite of {tensor.numel()}. {remedy}")

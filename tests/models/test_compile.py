@@ -1,0 +1,65 @@
+"""torch's compiler: the same numbers, and hooks added after compiling are run. No C++ compiler is needed here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_hf, make_roberta_tokenizer, make_rows
+
+from skillneurons import Classifier, HookedEncoder, LabelSums, NeuronSet, Verbalizer, collect, random_prompt, zero
+from skillneurons.classifiers.classifier import label_logits
+from skillneurons.classifiers.prompts import splice
+from skillneurons.classifiers.tuning import frozen
+from skillneurons.tasks.batching import collate
+
+ROWS = make_rows(23, 0)
+
+
+def measured(path, compiled):
+    """Written to `path`: what a tiny model gives, in the order in which it was asked."""
+    tokenizer = make_roberta_tokenizer()
+    model = HookedEncoder.from_hf(make_hf("roberta", vocab_size=len(tokenizer)), tokenizer)
+    classifier = Classifier(model, random_prompt(model, 3), Verbalizer.from_words(tokenizer, ("terrible", "great")))
+    if compiled:
+        model.compile(backend="aot_eager", dynamic=True)
+    hooks = zero(NeuronSet(torch.arange(58).reshape(2, 29) % 3 == 0), positions=classifier.layout.positions("all"))
+    found = {"before": classifier.logits(ROWS), "perturbed": classifier.logits(ROWS, hooks)}
+    found |= {"after": classifier.logits(ROWS), "mean": collect(classifier, ROWS, LabelSums(2)).mean}
+    vectors = classifier.prompt.vectors.clone().requires_grad_()
+    batch = collate(classifier.encode(ROWS[:8]), torch.arange(8), classifier.layout.prefix(tokenizer), 1)
+    with frozen(model), model.hooks(fwd_hooks=[splice(vectors)]):
+        F.cross_entropy(label_logits(classifier, batch), batch.labels).backward()
+    torch.save(found | {"gradient": vectors.grad}, path)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """(plain, compiled), each in a process that does without the type checks of tests, as users do."""
+    folder, found = tmp_path_factory.mktemp("compiled"), []
+    for compiled in (0, 1):
+        script = f"from test_compile import measured; measured({str(folder / str(compiled))!r}, {compiled})"
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", script],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(torch.load(folder / str(compiled)))
+    return found
+
+
+@pytest.mark.parametrize("what", ["before", "perturbed", "after", "mean", "gradient"])
+def test_a_compiled_model_gives_the_numbers_of_the_plain_one(both, what):
+    plain, compiled = both
+    torch.testing.assert_close(compiled[what], plain[what], rtol=1e-4, atol=1e-5)
+
+
+def test_hooks_added_after_compiling_run_and_leave_no_trace(both):
+    _, compiled = both
+    assert (compiled["perturbed"] - compiled["before"]).abs().max() > 0.01
+    assert torch.equal(compiled["after"], compiled["before"])

@@ -1,0 +1,222 @@
+"""The main job as a run in a folder, and its command line: what is written, resumed, refused and kept."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import matplotlib
+import pytest
+import torch
+from planted import planted_model, planted_task
+from typer.testing import CliRunner
+
+from skillneurons import NeuronScores, NeuronSet, TuningConfig, runs, trials
+from skillneurons.cli.commands import app
+from skillneurons.runs._find import FindSettings, RunFolderError, find
+from skillneurons.utilities.store import StoreError
+
+matplotlib.use("Agg")
+
+SETTINGS = FindSettings(
+    seeds=(0, 1),
+    n_prompt=3,
+    tuning=TuningConfig(steps=6, eval_every=3, lr=0.05),
+    fraction=0.1,
+    fractions=(0.1, 0.3),
+    kinds=("mean", "gaussian"),
+    n_random=2,
+    n_perturb_rows=30,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return planted_model()
+
+
+@pytest.fixture(scope="module")
+def task():
+    return planted_task(0, n_train=64, n_validation=32, n_test=40)
+
+
+@pytest.fixture(scope="module")
+def finished(model, task, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return find(model, task, folder / "a", SETTINGS)
+
+
+def test_a_run_writes_what_it_promises(finished, model):
+    written = {str(path.relative_to(finished.folder)) for path in finished.folder.rglob("*") if path.is_file()}
+    parts = ["seed-0/classifier", "seed-1/scores", "scores", "skill", "curve-mean", "curve-gaussian"]
+    assert {f"{part}{ending}" for part in parts for ending in (".json", ".safetensors")} <= written
+    figures = ["top-neuron", "predictivity", "perturbation-mean-accuracy", "perturbation-gaussian-margin"]
+    assert {f"figures/{figure}{ending}" for figure in figures for ending in (".png", ".svg")} <= written
+    numbers = json.loads((finished.folder / "run.json").read_text())
+    assert numbers["model"]["fingerprint"] == model.fingerprint()
+    assert numbers["prompts"]["1"]["accuracy"] == finished.evaluations[1].accuracy
+    assert len(numbers["top_neurons"]["signal0"]) == 10
+    assert NeuronSet.load(finished.folder / "skill") == finished.skill
+    assert NeuronScores.load(finished.folder / "scores").seeds == [0, 1]
+
+
+def test_running_again_reuses_everything_and_gives_the_same(finished, model, task, monkeypatch):
+    monkeypatch.setattr(trials, "tune_prompt", lambda *args, **kwargs: pytest.fail("tuned again"))
+    monkeypatch.setattr(trials, "find_skill_neurons", lambda *args, **kwargs: pytest.fail("scored again"))
+    monkeypatch.setattr(runs, "perturbation_curve", lambda *args, **kwargs: pytest.fail("perturbed again"))
+    again = find(model, task, finished.folder, SETTINGS)
+    assert set(again.reused) == {
+        *(f"seed-{seed}/{part}" for seed in (0, 1) for part in ("classifier", "scores")),
+        "curve-mean",
+        "curve-gaussian",
+    }
+    assert again.evaluations == finished.evaluations
+    assert torch.equal(again.curves["mean"].random, finished.curves["mean"].random)
+
+
+def test_the_same_seeds_give_bit_equal_results(finished, model, task, tmp_path):
+    other = find(model, task, tmp_path / "b", SETTINGS)
+    assert not other.reused
+    assert torch.equal(other.scores[0].above, finished.scores[0].above)
+    assert torch.equal(other.classifiers[1].prompt.vectors, finished.classifiers[1].prompt.vectors)
+    assert torch.equal(other.curves["gaussian"].skill_margin, finished.curves["gaussian"].skill_margin)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(model, task, tmp_path, monkeypatch):
+    tune = trials.tune_prompt
+
+    def interrupted(*args, seed, **kwargs):
+        if seed == 1:
+            raise KeyboardInterrupt
+        return tune(*args, seed=seed, **kwargs)
+
+    monkeypatch.setattr(trials, "tune_prompt", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        find(model, task, tmp_path / "c", SETTINGS)
+    monkeypatch.setattr(trials, "tune_prompt", tune)
+    assert find(model, task, tmp_path / "c", SETTINGS).reused == ("seed-0/classifier", "seed-0/scores")
+
+
+def test_an_interrupted_curve_goes_on_at_the_fraction_where_it_stopped(finished, model, task, tmp_path):
+    def stop(what, done, total):
+        if what == "perturb (mean)" and done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find(model, task, tmp_path / "f", SETTINGS, progress=stop)
+    assert len(list((tmp_path / "f" / "points").glob("*.json"))) == 1
+    steps = []
+    again = find(model, task, tmp_path / "f", SETTINGS, progress=lambda *step: steps.append(step))
+    assert min(done for what, done, _ in steps if what == "perturb (mean)") > 30
+    assert torch.equal(again.curves["mean"].random_margin, finished.curves["mean"].random_margin)
+    assert not (tmp_path / "f" / "points").exists()
+
+
+def test_a_damaged_part_is_computed_anew_with_a_warning(finished, model, task, tmp_path):
+    folder = tmp_path / "d"
+    shutil.copytree(finished.folder, folder)
+    (folder / "seed-0" / "scores.safetensors").write_bytes(b"not tensors")
+    with pytest.warns(UserWarning, match=r"scores\.safetensors.*computed anew"):
+        result = find(model, task, folder, SETTINGS)
+    assert "seed-0/scores" not in result.reused
+    assert torch.equal(result.scores[0].above, finished.scores[0].above)
+
+
+def test_a_part_of_another_seed_is_computed_anew(finished, model, task, tmp_path, monkeypatch):
+    folder = tmp_path / "d"
+    shutil.copytree(finished.folder, folder)
+    for path in (folder / "seed-1").iterdir():
+        shutil.copy(path, folder / "seed-0")
+    monkeypatch.setattr(runs, "save_figure", lambda axes, path: None)
+    with pytest.warns(UserWarning, match="computed anew") as warned:
+        result = find(model, task, folder, SETTINGS)
+    messages = " ".join(str(warning.message) for warning in warned)
+    assert "seed-0/classifier holds a prompt of seed 1, not 0. It is computed anew." in messages
+    assert "seed-0/scores holds scores with seeds [1], not [0]. It is computed anew." in messages
+    assert result.scores[0].seeds == [0, 1]
+    assert torch.equal(result.scores[0].above, finished.scores[0].above)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"[]", "holds a list"), (b"\xff", "not valid JSON"), (b"{}", "has no 'model'")]
+)
+def test_a_damaged_note_of_which_run_it_is_is_named(model, task, tmp_path, content, message):
+    (tmp_path / "settings.json").write_bytes(content)
+    with pytest.raises(StoreError, match=rf"settings\.json .*{message}"):
+        find(model, task, tmp_path, SETTINGS)
+
+
+def test_a_folder_of_another_run_is_refused_by_what_differs(finished, model, task, tmp_path):
+    from dataclasses import replace
+
+    with pytest.raises(RunFolderError, match=r"settings\.n_prompt: 3 there, 4 asked for"):
+        find(model, task, finished.folder, replace(SETTINGS, n_prompt=4))
+    with pytest.raises(RunFolderError, match=r"task\.name: 'signal0' there, 'signal1' asked for"):
+        find(model, planted_task(1), finished.folder, SETTINGS)
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match="not a run's"):
+        find(model, task, tmp_path, SETTINGS)
+
+
+def test_a_task_of_several_classes_is_scored_by_its_subtasks(model, tmp_path):
+    topics = planted_task("topics", n_train=66, n_validation=33, n_test=36)
+    result = find(model, topics, tmp_path / "e", SETTINGS)
+    assert [scores.meta["task"] for scores in result.scores] == [subtask.name for subtask in topics.subtasks()]
+    assert (tmp_path / "e" / "figures" / "top-neuron-2.png").exists()
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_settings_that_cannot_be_are_named():
+    with pytest.raises(ValueError, match=r"\(0, 0\)"):
+        FindSettings(seeds=(0, 0))
+    with pytest.raises(ValueError, match="bleach"):
+        FindSettings(kinds=("bleach",))
+
+
+@pytest.mark.filterwarnings("ignore:.*collapsed")
+def test_the_command_runs_on_the_bundled_model_and_resumes(tmp_path):
+    arguments = ["find", "--rows", "40", "--seeds", "1", "--steps", "3", "--n-random", "1", "--kinds", "mean"]
+    arguments += ["--out", str(tmp_path / "run")]
+    first = CliRunner().invoke(app, arguments)
+    assert first.exit_code == 0, first.output
+    assert "Top neurons of movies" in first.output
+    second = CliRunner().invoke(app, arguments)
+    assert "Reused from an earlier run: seed-0/classifier, seed-0/scores" in second.output
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["movis"], "Did you mean 'movies'"),
+        (["movies", "--model", "nowhere/at-all-here"], "nowhere/at-all-here"),
+        (["movies", "--label-words", "abysmally,great"], "abysmally"),
+        (["movies", "--kinds", "bleach"], "bleach"),
+        (["mine", "--source", "no-such-folder"], "no-such-folder"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_status_1(arguments, message, tmp_path):
+    result = CliRunner().invoke(app, ["find", *arguments, "--out", str(tmp_path / "run")])
+    assert result.exit_code == 1
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"positions": "every"}, "not 'every'"),
+        ({"sigma": -1.0}, "`sigma` and `n_random` must be positive, but are -1.0"),
+        ({"n_random": 0}, "and 0"),
+        ({"fractions": (0.5,)}, r"below 0\.5"),
+    ],
+)
+def test_settings_that_a_run_would_come_to_last_are_refused_first(changes, message):
+    with pytest.raises(ValueError, match=message):
+        FindSettings(**changes)
+
+
+def test_label_words_that_are_no_tokens_leave_the_folder_to_the_next_run(model, task, tmp_path):
+    typo = replace(task, label_words=("no0", "terible"), labels=task.labels)
+    with pytest.raises(ValueError, match="terible"):
+        find(model, typo, tmp_path / "run", SETTINGS)
+    assert not (tmp_path / "run").exists()

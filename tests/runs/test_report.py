@@ -1,0 +1,117 @@
+"""The page of a run: whole, alone, true to run.json, and the same in a browser."""
+
+import base64
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import matplotlib
+import matplotlib.image
+import pytest
+from planted import planted_model, planted_task
+
+from skillneurons import TuningConfig
+from skillneurons.runs._find import FindSettings, find
+from skillneurons.runs.report import write_report
+from skillneurons.utilities.store import StoreError
+
+matplotlib.use("Agg")
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+SETTINGS = FindSettings(
+    seeds=(0,),
+    n_prompt=3,
+    tuning=TuningConfig(steps=4, eval_every=4, lr=0.05),
+    fraction=0.1,
+    fractions=(0.1, 0.3),
+    kinds=("mean",),
+    n_random=2,
+    n_perturb_rows=30,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    task = planted_task(0, n_train=32, n_validation=32, n_test=40)
+    return find(planted_model(), task, tmp_path_factory.mktemp("run") / "a", SETTINGS).folder
+
+
+@pytest.fixture
+def page(folder):
+    return write_report(folder).read_text()
+
+
+def test_every_figure_of_the_run_is_in_the_page(folder, page):
+    stems = {path.stem for path in (folder / "figures").iterdir()}
+    images = dict(re.findall(r'<img alt="([^"]+)" src="data:image/svg\+xml;base64,([^"]+)"', page))
+    assert set(images) == stems
+    for stem, encoded in images.items():
+        assert base64.b64decode(encoded) == (folder / "figures" / f"{stem}.svg").read_bytes()
+
+
+def test_tables_hold_the_numbers_of_run_json(folder, page):
+    run = json.loads((folder / "run.json").read_text())
+    cells = re.findall(r'data-value="([^"]*)"', page)
+    (best,) = run["top_neurons"].values()
+    for row in (*best, *run["perturbation"]["mean"]["rows"]):
+        assert {str(value) for value in row.values()} <= set(cells)
+    assert html.escape(run["model"]["fingerprint"]) in page
+
+
+def test_the_page_loads_nothing(page):
+    without_data = re.sub(r'src="data:[^"]+"', "", page)
+    assert not re.findall(r"(?:src|href)=|url\(|@import|https?:", without_data)
+
+
+def test_text_from_the_task_cannot_become_markup(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    run["task"]["name"] = run["task"]["labels"][0] = "<script>alert(1)</script>"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run))
+    assert "<script>alert" not in write_report(tmp_path / "run").read_text()
+
+
+def test_an_unfinished_run_is_refused_by_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path.name}/run.json does not exist"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize(("text", "what"), [("{", "JSONDecodeError"), ('{"task": {}}', "KeyError: 'model'")])
+def test_a_damaged_run_is_refused_with_what_is_wrong(tmp_path, text, what):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(StoreError, match=what):
+        write_report(tmp_path)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed to open the page with")
+def test_a_browser_shows_the_figures_and_sorts_the_tables(folder, tmp_path):
+    # A script of the test's own, appended to the page, clicks a heading and writes down what is seen.
+    page = tmp_path / "page.html"
+    probe = """<script>onload = () => {
+      const images = [...document.images], table = document.querySelectorAll("table")[1];
+      const heads = [...table.tHead.rows[0].cells], column = heads.findIndex(h => h.textContent == "held out");
+      heads[column].firstChild.click();
+      const shown = [...table.tBodies[0].rows].map(row => Number(row.cells[column].dataset.value));
+      const drawn = images.filter(image => image.naturalWidth > 100).length;
+      document.title = JSON.stringify({drawn, n: images.length, shown});
+    }</script>"""
+    page.write_text(write_report(folder).read_text().replace("</body>", probe + "</body>"))
+    shot = tmp_path / "page.png"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=5000"]
+    flags.append(f"--user-data-dir={tmp_path / 'profile'}")
+    run = {"capture_output": True, "text": True, "timeout": 120}
+    dom = subprocess.run([CHROMIUM, *flags, "--dump-dom", page.as_uri()], **run).stdout
+    seen = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dom).group(1)))
+    assert seen["drawn"] == seen["n"] > 3
+    assert seen["shown"] == sorted(seen["shown"], reverse=True)
+
+    command = [CHROMIUM, *flags, "--window-size=1100,1600", f"--screenshot={shot}", page.as_uri()]
+    subprocess.run(command, **run, check=True)
+    image = matplotlib.image.imread(shot)[..., :3]
+    # The skill neurons' orange is nowhere but in figures.
+    orange = (abs(image - [0xD5 / 255, 0x5E / 255, 0]) < 0.06).all(axis=-1)
+    assert orange.sum() > 100

@@ -1,0 +1,186 @@
+"""All findings in one folder: what is written, what is read again, and what is refused."""
+
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from planted import planted_model, planted_task
+from typer.testing import CliRunner
+
+from skillneurons import TuningConfig, find_skill_neurons
+from skillneurons.cli.commands import app
+from skillneurons.runs._find import RunFolderError
+from skillneurons.runs._reproduce import ALL, ON_REQUEST, reproduce
+from skillneurons.runs._summary import CLAIMS
+from skillneurons.runs.reproduce_findings import ReproduceSettings
+from skillneurons.runs.trials import Trial, run_trial
+from skillneurons.utilities.store import StoreError
+
+SETTINGS = ReproduceSettings(
+    n_prompt=3,
+    tuning=TuningConfig(lr=1e-2, steps=6, eval_every=6),
+    fraction=0.05,
+    fractions=(0.2,),
+    kinds=("mean",),
+    n_rows=23,
+    n_random=4,
+)
+SIZES = {"n_train": 47, "n_validation": 43, "n_test": 41}
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return [planted_task(0, **SIZES), planted_task("topics", **SIZES)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return planted_model()
+
+
+@pytest.fixture(autouse=True)
+def _small_figures(monkeypatch):
+    """Figures are drawn as they are, and written small: encoding them would take most of the time."""
+
+    def save(ax, stem):
+        ax.figure.savefig(f"{stem}.png", dpi=25)
+        plt.close(ax.figure)
+
+    monkeypatch.setattr("skillneurons.reproduce.save_figure", save)
+
+
+@pytest.mark.filterwarnings("ignore:Tuning on")
+def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, tmp_path):
+    events = []
+    tables = reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS, on_event=events.append)
+    assert set(tables) == set(ALL) - ON_REQUEST - {"F9-indicators"}  # two tasks are too few for a correlation
+    asked_for = {"out": tmp_path, "settings": SETTINGS, "findings": sorted(ON_REQUEST)}
+    tables |= reproduce(tasks, model=model, seeds=2, **asked_for)
+    for name, table in tables.items():
+        assert len(table) and (tmp_path / f"{name}.csv").exists()
+        assert (tmp_path / f"{name}.png").stat().st_size > 1000
+    assert sum(event.endswith(": tuning") for event in events) == 4
+    assert set(tables["F4-necessity"]["positions"]) == {"prompt", "all"}
+    assert set(tables["F4-necessity"]["group"]) == {"skill", "label words"}
+    assert set(tables["several-classes"]["task"]) == {"topics"} == set(tables["several-classes-serve"]["task"])
+    assert "label_words_overlap" in tables["F6-selectivity"]
+    assert set(tables["F1-existence"]["task"]) == {"signal0"}
+    claims = pd.read_csv(tmp_path / "summary.csv")
+    assert set(claims["finding"]) == set(CLAIMS) & set(tables) and claims["effect"].notna().all()
+    assert (claims["low"] <= claims["effect"]).all() and (claims["effect"] <= claims["high"]).all()
+
+    # A finished part is read; a lost or damaged one is computed anew.
+    (tmp_path / "F2-stability.csv").unlink()
+    (tmp_path / "signal0" / "seed-1" / "classifier.safetensors").write_bytes(b"damaged")
+    events.clear()
+    with pytest.warns(UserWarning, match=r"classifier.safetensors is damaged"):
+        again = reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS, on_event=events.append)
+    assert [event for event in events if event.endswith(": tuning")] == ["signal0, seed 1: tuning"]
+    assert [event for event in events if event.endswith(": computing")] == [
+        "F2-stability: computing",
+        "F9-indicators: computing",  # nothing of it was there to read
+    ]
+    for name, table in tables.items():
+        if name in ON_REQUEST:
+            continue
+        assert again[name].shape == table.shape
+        assert again[name]["task"].tolist() == table["task"].tolist() if "task" in table else True
+    assert again["F2-stability"].equals(tables["F2-stability"])
+
+    with pytest.raises(RunFolderError, match=r"seeds \[0, 1\], but \[0, 2\]"):
+        reproduce(tasks, model=model, seeds=(0, 2), out=tmp_path, settings=SETTINGS)
+
+    # Adversarial rows are not in a task's fingerprint, but F10 depends on them.
+    turned = [dict(row) | {"label": 1 - row["label"]} for row in tasks[0].adversarial]
+    with pytest.raises(RunFolderError, match="holds results with adversarial"):
+        reproduce(
+            [replace(tasks[0], adversarial=turned), tasks[1]], model=model, seeds=2, out=tmp_path, settings=SETTINGS
+        )
+
+    kept = (tmp_path / "reproduction.json").read_bytes()
+    (tmp_path / "reproduction.json").write_bytes(kept[:-40])
+    with pytest.raises(StoreError, match=r"reproduction.json is not valid JSON.*Choose a new folder"):
+        reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS)
+    (tmp_path / "reproduction.json").write_bytes(kept)
+
+    # The summary is of everything in the folder, whichever findings are asked for.
+    reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS, findings=("F3-prompts",))
+    assert pd.read_csv(tmp_path / "summary.csv").equals(claims)
+
+
+@pytest.mark.filterwarnings("ignore:Tuning on")
+def test_scores_of_other_rows_are_not_read_again(model, tmp_path):
+    """A trial's folder whose subtask has other rows now, as after a change of how subtasks are cut."""
+    task = planted_task("topics", **SIZES)
+    trial = Trial(task, 0, tmp_path, SETTINGS.n_prompt, SETTINGS.tuning)
+    first = run_trial(trial, model)
+    find_skill_neurons(first.classifier, task.subtasks(balance=False)[1]).save(tmp_path / "scores-1")
+    with pytest.warns(UserWarning, match="scores-1 holds scores with task_fingerprint"):
+        again = run_trial(trial, model)
+    assert again.reused == ("classifier", "scores-0", "scores-2")
+    assert again.scores[1].above.equal(first.scores[1].above)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 1}, r"`seeds` is \(0,\)"),
+        ({"findings": ("F5-cross",), "tasks": ("movies",)}, "F5-cross compares tasks, but there is 1"),
+        ({"findings": ("F9",)}, r"not \['F9'\]"),
+        ({"seeds": (1, 1)}, r"\(1, 1\)"),
+        ({"tasks": ("movies", "movies"), "findings": ("F1-existence",)}, r"\['movies', 'movies'\]"),
+        ({"findings": ("several-classes",)}, r"several-classes needs a task of three .* movies \(2 classes\), rest"),
+        ({"findings": ("F7-origin",), "tasks": ("news",)}, r"F7-origin needs a task of two .* news \(4 classes\)"),
+    ],
+)
+def test_too_little_for_a_finding_is_refused_before_any_work(tmp_path, changes, message):
+    arguments = {"tasks": ("movies", "restaurants"), "model": "bundled", "seeds": 2, "out": tmp_path / "new"} | changes
+    with pytest.raises(ValueError, match=message):
+        reproduce(**arguments)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"kinds": ()}, "one or more of mean"), ({"fractions": ()}, "are \\(\\)"), ({"fractions": (0.1, 0.7)}, "0.7")],
+)
+def test_settings_that_no_sweep_takes_are_refused_before_anything_is_tuned(options, message):
+    with pytest.raises(ValueError, match=message):
+        ReproduceSettings(**options)
+
+
+def test_the_command_passes_its_options_on(tmp_path, monkeypatch):
+    seen = {}
+
+    def record(tasks, **options):
+        seen.update(options, tasks=tasks)
+        return {}
+
+    monkeypatch.setattr("skillneurons.reproduce.reproduce", record)
+    command = [
+        "reproduce",
+        "--tasks",
+        "movies,news",
+        "--rows",
+        "24",
+        "--words",
+        "2",
+        "--steps",
+        "7",
+        "--lr",
+        "0.5",
+        "--n-prompt",
+        "3",
+    ]
+    command += ["--kinds", "zero,mean", "--fractions", "0.2", "--n-random", "5", "--sweep-rows", "9"]
+    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert [(task.name, len(task.train)) for task in seen["tasks"]] == [("movies", 24), ("news", 24)]
+    assert max(len(row["text"].split()) for task in seen["tasks"] for row in task.test) == 2
+    settings = seen["settings"]
+    assert (settings.n_prompt, settings.tuning.steps, settings.tuning.lr) == (3, 7, 0.5)
+    assert (settings.kinds, settings.fractions) == (("zero", "mean"), (0.2,))
+    assert (settings.n_random, settings.n_rows) == (5, 9)
+    wrong = CliRunner().invoke(app, ["reproduce", "--fractions", "0.7", "--out", str(tmp_path)])
+    assert wrong.exit_code == 1 and "0.7" in wrong.output
