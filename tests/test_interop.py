@@ -11,7 +11,6 @@ import torch
 from huggingface_hub import HfApi
 from planted import planted_classifier, planted_model, planted_task
 from safetensors.torch import save_file
-from skillneurons.interop import hub
 from test_bridge import boot, make_classifier, make_decoder
 from transformers import AutoModelForMaskedLM
 from typer.testing import CliRunner
@@ -28,13 +27,13 @@ from skillneurons import (
     load_peft,
     pull_run,
     push_run,
-    runs,
     save_peft,
 )
 from skillneurons.cli.commands import app
 from skillneurons.models.bridge import as_classifiable
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.neurons._predictivity import accuracy_from_counts, predictivity
+from skillneurons.runs import _find, hub
 from skillneurons.runs._find import FindSettings, RunFolderError, find
 from skillneurons.utilities.store import StoreError
 
@@ -341,7 +340,7 @@ def finished(tmp_path_factory):
             path.with_name(path.name + ending).write_bytes(b"blank")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "save_figure", save_blank)
+        patch.setattr(_find, "save_figure", save_blank)
         return find(planted_model(), task, tmp_path_factory.mktemp("run") / "a", settings).folder
 
 

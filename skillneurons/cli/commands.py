@@ -166,7 +166,7 @@ def reproduce(
     Resumable by task and seed: run again, it goes on where it stopped.
     """
     quiet_libraries()
-    from skillneurons import reproduce as reproduction
+    from skillneurons import runs
     from skillneurons.runs._summary import summary
     from skillneurons.tasks._load_task import load_task
 
@@ -176,12 +176,12 @@ def reproduce(
             loaded = [task.subset(rows) for task in loaded]
         if words is not None:
             loaded = [task.shortened(words) for task in loaded]
-        tables = reproduction.reproduce(
+        tables = runs.reproduce(
             loaded,
             model=model,
             seeds=seeds,
             out=out,
-            settings=reproduction.ReproduceSettings(
+            settings=runs.ReproduceSettings(
                 n_prompt=n_prompt,
                 tuning=_tuning(steps, lr, batch_size),
                 n_rows=sweep_rows,

@@ -73,7 +73,7 @@ def write_report(folder: str | Path, *, path: str | Path | None = None) -> Path:
 
 def _page(run: Mapping[str, Any], folder: Path) -> str:
     task, model, settings = run["task"], run["model"], run["settings"]
-    template = Template((files("skillneurons") / "report_page.html").read_text())
+    template = Template((files("skillneurons.runs") / "report_page.html").read_text())
     prompts = list(run["prompts"].values())
     lead = (
         f"{model['source']} ({model['fingerprint']}) on {task['name']}: {' / '.join(task['labels'])}, answered as "

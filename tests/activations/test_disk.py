@@ -16,12 +16,12 @@ from skillneurons import (
     Examples,
     LabelSums,
     StoredActivations,
-    activation_store,
     activations_size,
     collect,
     predictivity,
     write_activations,
 )
+from skillneurons.activations import disk as activation_store
 from skillneurons.activations.examples import OneNeuron
 from skillneurons.neurons._predictivity import accuracy, accuracy_from_counts
 from skillneurons.utilities import store

@@ -428,9 +428,8 @@ def test_report_settings_that_make_no_sense_are_refused(planted, planted_scores,
 def test_a_report_that_cannot_be_is_refused_before_any_pass(
     planted, planted_scores, monkeypatch, unchecked_types, changes, message
 ):
-    monkeypatch.setattr(
-        sys.modules["skillneurons.pruning_report"], "collect", lambda *a, **k: pytest.fail("a pass was made")
-    )
+    module = sys.modules["skillneurons.applications._pruning_report"]
+    monkeypatch.setattr(module, "collect", lambda *a, **k: pytest.fail("a pass was made"))
     with pytest.raises(ValueError, match=message):
         pruning_report(planted.classifier, planted.task, planted_scores, **changes)
     foreign = dataclasses.replace(planted_scores, meta=planted_scores.meta | {"model": "another"})

@@ -383,7 +383,7 @@ def test_prompts_are_paired_by_place_so_seeds_need_one_order(planted):
 def test_prompts_of_two_models_are_refused_before_any_tuning(planted, tiny_model, monkeypatch):
     classifiers, tasks, skill = planted
     other = dataclasses.replace(classifiers["twin"][0], model=tiny_model, prompt=random_prompt(tiny_model, 5))
-    monkeypatch.setattr("skillneurons.transfer.tune_prompt", lambda *a, **k: pytest.fail("tuned"))
+    monkeypatch.setattr("skillneurons.applications.transfer.tune_prompt", lambda *a, **k: pytest.fail("tuned"))
     with pytest.raises(ValueError, match=tiny_model.fingerprint()):
         warm_start({**classifiers, "twin": [other, other]}, tasks[0], level=0.9)
     with pytest.raises(ValueError, match=tiny_model.fingerprint()):

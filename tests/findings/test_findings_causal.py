@@ -49,8 +49,8 @@ def no_pass(monkeypatch):
     def refuse(*args, **options):
         raise AssertionError("a pass began")
 
-    monkeypatch.setattr("skillneurons.classifier.label_logits", refuse)
-    for module in ("activations", "sweeps"):
+    monkeypatch.setattr("skillneurons.classifiers.classifier.label_logits", refuse)
+    for module in ("activations._collect", "interventions.sweep"):
         monkeypatch.setattr(f"skillneurons.{module}.label_logits", refuse)
 
 
@@ -195,7 +195,7 @@ def test_a_sweep_costs_the_passes_that_it_says(planted, scores, n_random, monkey
         return logits_many(classifier, rows, interventions, **options)
 
     monkeypatch.setattr(sys.modules["skillneurons.findings.necessity"], "logits_many", count)
-    monkeypatch.setattr("skillneurons.evaluation.logits_many", count)
+    monkeypatch.setattr("skillneurons.interventions.curve.logits_many", count)
     settings = {"fractions": (0.1, 0.2, 0.3), "n_random": n_random}
     classifier, task = planted[0].classifier, planted[0].task
     rivals = {"selective": planted[0].selective.mask.float()}

@@ -423,7 +423,7 @@ def test_a_model_without_what_is_needed_is_refused_by_name(class_name, roberta_t
 def test_a_tokenizer_that_lacks_something_is_named(encoders, monkeypatch):
     bridge = encoders[1].bridge
     with monkeypatch.context() as patch:
-        patch.setattr("skillneurons.bridge._own_tokenizer", lambda bridge: SimpleNamespace(mask_token_id=None))
+        patch.setattr("skillneurons.models.bridge._own_tokenizer", lambda bridge: SimpleNamespace(mask_token_id=None))
         with pytest.raises(ValueError, match="needs a mask token"):
             as_classifiable(bridge)
     with monkeypatch.context() as patch:

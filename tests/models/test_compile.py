@@ -1,5 +1,6 @@
 """torch's compiler: the same numbers, and hooks added after compiling are run. No C++ compiler is needed here."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from skillneurons.classifiers.prompts import splice
 from skillneurons.classifiers.tuning import frozen
 from skillneurons.tasks.batching import collate
 
+TESTS = Path(__file__).parents[1]
 ROWS = make_rows(23, 0)
 
 
@@ -43,7 +45,8 @@ def both(tmp_path_factory):
         script = f"from test_compile import measured; measured({str(folder / str(compiled))!r}, {compiled})"
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", script],
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parent,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])},
             capture_output=True,
             text=True,
             check=False,

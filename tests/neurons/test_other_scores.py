@@ -132,7 +132,7 @@ def test_measures_in_blocks_are_those_all_at_once(monkeypatch):
     values, labels = examples()
     whole = auroc(values, labels)
     for at_once in (4 * 47, 5):  # four units, less than one
-        monkeypatch.setattr("skillneurons.rivals.measures.VALUES_PER_BLOCK", at_once)
+        monkeypatch.setattr("skillneurons.neurons.other_scores.measures.VALUES_PER_BLOCK", at_once)
         assert torch.equal(auroc(values, labels), whole)
 
 
@@ -508,8 +508,8 @@ def test_a_score_that_ranks_at_random_is_seldom_said_to_matter(planted, monkeypa
         margin = 0.3 * torch.randn(len(sets), len(encoded), generator=generator) - lost[:, None]
         return margin[..., None] * torch.nn.functional.one_hot(encoded.labels, 2)
 
-    monkeypatch.setattr("skillneurons.rivals.compare.logits_many", logits_many)
-    monkeypatch.setattr("skillneurons.rivals.compare.intervention", lambda *a, **k: lambda chosen: chosen)
+    monkeypatch.setattr("skillneurons.findings.score_comparison.logits_many", logits_many)
+    monkeypatch.setattr("skillneurons.findings.score_comparison.intervention", lambda *a, **k: lambda chosen: chosen)
     apart, above, repetitions, n_random = 0, 0, 300, 7
     rows = found.classifier.encode(found.task.test)
     for seed in range(repetitions):
@@ -592,7 +592,9 @@ def test_scores_of_a_pruned_model_are_refused_before_any_pass(planted, monkeypat
     found, _ = planted
     keep = NeuronSet(torch.rand(3, 29, generator=torch.Generator().manual_seed(0)) < torch.tensor([[0.2], [0.5], [1]]))
     ragged = prune(found.classifier, keep, torch.zeros(3, 29))
-    monkeypatch.setattr("skillneurons.rivals.table.collect", lambda *a, **k: pytest.fail("a pass was made"))
+    monkeypatch.setattr(
+        "skillneurons.neurons.other_scores.table.collect", lambda *a, **k: pytest.fail("a pass was made")
+    )
     widths = ", ".join(map(str, keep.per_layer.tolist()))
     with pytest.raises(ValueError, match=rf"different numbers of neurons, \[{widths}\]"):
         rival_scores(ragged, found.task, ["auroc"])

@@ -5,12 +5,12 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-import skillneurons.decisions as decisions_module
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+import skillneurons.neurons._permutation_test as decisions_module
 from skillneurons.activations._collect import collect
 from skillneurons.activations.decisions import Decisions
 from skillneurons.activations.examples import Examples

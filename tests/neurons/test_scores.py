@@ -7,7 +7,7 @@ import torch
 from planted import planted_classifier, planted_task
 
 from skillneurons import NeuronScores, find_skill_neurons
-from skillneurons import scores as scores_module
+from skillneurons.neurons import scores as scores_module
 from skillneurons.neurons.scores import union_of_top
 
 

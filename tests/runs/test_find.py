@@ -10,8 +10,9 @@ import torch
 from planted import planted_model, planted_task
 from typer.testing import CliRunner
 
-from skillneurons import NeuronScores, NeuronSet, TuningConfig, runs, trials
+from skillneurons import NeuronScores, NeuronSet, TuningConfig
 from skillneurons.cli.commands import app
+from skillneurons.runs import _find, trials
 from skillneurons.runs._find import FindSettings, RunFolderError, find
 from skillneurons.utilities.store import StoreError
 
@@ -62,7 +63,7 @@ def test_a_run_writes_what_it_promises(finished, model):
 def test_running_again_reuses_everything_and_gives_the_same(finished, model, task, monkeypatch):
     monkeypatch.setattr(trials, "tune_prompt", lambda *args, **kwargs: pytest.fail("tuned again"))
     monkeypatch.setattr(trials, "find_skill_neurons", lambda *args, **kwargs: pytest.fail("scored again"))
-    monkeypatch.setattr(runs, "perturbation_curve", lambda *args, **kwargs: pytest.fail("perturbed again"))
+    monkeypatch.setattr(_find, "perturbation_curve", lambda *args, **kwargs: pytest.fail("perturbed again"))
     again = find(model, task, finished.folder, SETTINGS)
     assert set(again.reused) == {
         *(f"seed-{seed}/{part}" for seed in (0, 1) for part in ("classifier", "scores")),
@@ -126,7 +127,7 @@ def test_a_part_of_another_seed_is_computed_anew(finished, model, task, tmp_path
     shutil.copytree(finished.folder, folder)
     for path in (folder / "seed-1").iterdir():
         shutil.copy(path, folder / "seed-0")
-    monkeypatch.setattr(runs, "save_figure", lambda axes, path: None)
+    monkeypatch.setattr(_find, "save_figure", lambda axes, path: None)
     with pytest.warns(UserWarning, match="computed anew") as warned:
         result = find(model, task, folder, SETTINGS)
     messages = " ".join(str(warning.message) for warning in warned)

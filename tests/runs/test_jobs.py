@@ -13,8 +13,9 @@ from conftest import one_thread
 from planted import planted_model, planted_task
 from typer.testing import CliRunner
 
-from skillneurons import TuningConfig, trials
+from skillneurons import TuningConfig
 from skillneurons.cli.commands import app
+from skillneurons.runs import trials
 from skillneurons.runs.jobs import Job, run_jobs, slurm_executor
 from skillneurons.runs.trials import Trial, run_trials
 
@@ -180,7 +181,9 @@ def test_a_trial_of_another_model_than_asked_for_is_refused(task, tmp_path):
 
 def test_submitit_runs_trials_and_names_what_failed(saved, model, task, alone, tmp_path, monkeypatch):
     submitit = pytest.importorskip("submitit", reason="the slurm extra is not installed")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")])
+    )
     executor = submitit.LocalExecutor(tmp_path / "jobs")
     executor.update_parameters(timeout_min=20)
     [trial] = make_trials(task, tmp_path, seeds=(1,))

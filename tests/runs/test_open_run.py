@@ -17,9 +17,9 @@ from skillneurons import (
     TuningConfig,
     load_task,
     perturbation_curve,
-    runs,
 )
 from skillneurons.cli.commands import app
+from skillneurons.runs import _find
 from skillneurons.runs._find import FindSettings, find
 from skillneurons.runs._open_run import open_run
 from skillneurons.utilities.store import StoreError
@@ -92,7 +92,7 @@ def test_what_is_missing_or_changed_is_said(copied, tmp_path):
 
 
 def test_a_run_in_another_precision_is_opened_in_it(finished, task, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "save_figure", lambda axes, path: None)
+    monkeypatch.setattr(_find, "save_figure", lambda axes, path: None)
     model = HookedEncoder.from_pretrained("bundled", dtype=torch.bfloat16)
     run = find(model, task, tmp_path / "half", replace(QUICK, seeds=(0,)))
     opened = open_run(run.folder)

@@ -47,7 +47,7 @@ def _small_figures(monkeypatch):
         ax.figure.savefig(f"{stem}.png", dpi=25)
         plt.close(ax.figure)
 
-    monkeypatch.setattr("skillneurons.reproduce.save_figure", save)
+    monkeypatch.setattr("skillneurons.runs._reproduce.save_figure", save)
 
 
 @pytest.mark.filterwarnings("ignore:Tuning on")
@@ -157,7 +157,7 @@ def test_the_command_passes_its_options_on(tmp_path, monkeypatch):
         seen.update(options, tasks=tasks)
         return {}
 
-    monkeypatch.setattr("skillneurons.reproduce.reproduce", record)
+    monkeypatch.setattr("skillneurons.runs.reproduce", record)
     command = [
         "reproduce",
         "--tasks",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from skillneurons import terminal
+from skillneurons.cli import terminal
 from skillneurons.runs._reproduce import ALL
 from skillneurons.runs._summary import CLAIMS, difference, summary
 from skillneurons.utilities.intervals import clopper_pearson

@@ -11,17 +11,8 @@ import pytest
 from planted import planted_classifier
 
 import skillneurons
-from skillneurons import (
-    SoftPrompt,
-    Task,
-    controls,
-    evaluate,
-    find_skill_neurons,
-    findings,
-    perturbation_curve,
-    plots,
-    rivals,
-)
+from skillneurons import SoftPrompt, Task, evaluate, find_skill_neurons, findings, perturbation_curve, plots, rivals
+from skillneurons.neurons import controls
 from skillneurons.utilities.results import ROWS_SHOWN, Shown, as_html
 
 matplotlib.use("Agg")
