@@ -40,7 +40,7 @@ class TuningWarning(UserWarning):
         ...     warnings.simplefilter("error", TuningWarning)
         ...     tune_prompt(classifier.model, control_task(task), **settings)
         Traceback (most recent call last):
-        skillneurons.tuning.TuningWarning: Tuning on 'movies:control' (seed 0) collapsed: ...
+        skillneurons.classifiers.tuning.TuningWarning: Tuning on 'movies:control' (seed 0) collapsed: ...
     """
 
 

@@ -58,6 +58,7 @@ def paired_gap(
         ValueError: There are fewer than two rows or draws.
 
     Example:
+        >>> import torch
         >>> paired_gap(torch.tensor([0.0, 1.0, 0.0]), torch.ones(5, 3))[0]
         -0.66...
     """

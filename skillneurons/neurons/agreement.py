@@ -14,6 +14,7 @@ def spearman(a: Float[Tensor, " item"], b: Float[Tensor, " item"]) -> float:
     """Rank correlation (scipy); NaN where one side is constant.
 
     Example:
+        >>> import torch
         >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 4.0, 9.0]))
         1.0
     """

@@ -137,7 +137,7 @@ def pull_run(repo_id: str, folder: str | Path, *, revision: str | None = None, a
         ...     n_characters = (Path(folder) / "notes.txt").write_text("mine")
         ...     pull_run("me/movies", folder)
         Traceback (most recent call last):
-        skillneurons.runs.RunFolderError: A downloaded run needs a folder of its own, but ...
+        skillneurons.runs._find.RunFolderError: A downloaded run needs a folder of its own, but ...
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
