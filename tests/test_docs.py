@@ -80,6 +80,7 @@ def test_the_command_line_page_says_the_defaults():
         "--out": "runs/MODEL-TASK",
         "--rows": "all",
         "--label-words": "the task's",
+        "--tune-dtype": "the model's",
     }
     assert said == {(name,): str(known[name].default) for (name,) in said}
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +19,10 @@ from tqdm.auto import tqdm
 
 from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
 from skillneurons.classifiers.prompts import SoftPrompt, Verbalizer, random_prompt, splice
-from skillneurons.models.bridge import AnyModel, as_classifiable
+from skillneurons.models.bridge import AnyModel, BridgedModel, Model, as_classifiable
 from skillneurons.tasks.batching import shuffled
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.devices import as_dtype
 from skillneurons.utilities.types import FwdHooks
 
 # Of the warning that tuning did no better than the most frequent class.
@@ -57,6 +59,11 @@ class TuningConfig:
         patience: Evaluations in a row without a better validation accuracy (or, at the same accuracy, a lower loss)
             after which tuning stops.
         weight_decay: Of AdamW.
+        tune_dtype: Tune on a copy of the model in this precision, such as `"bfloat16"`; the classifier is on the model
+            that was passed, and its vectors are float32. The history is measured on the copy. Default: the model's.
+
+    Raises:
+        ValueError: A number is not positive, or there is no such precision.
 
     Example:
         >>> from skillneurons import TuningConfig
@@ -72,11 +79,14 @@ class TuningConfig:
     eval_every: int = 125
     patience: int = 4
     weight_decay: float = 0.0
+    tune_dtype: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("lr", "steps", "batch_size", "eval_every", "patience"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, not {getattr(self, name)}.")
+        if self.tune_dtype is not None:
+            as_dtype(self.tune_dtype, "tune_dtype")
 
     def lr_scale(self, step: int) -> float:
         """Share of the peak learning rate at `step`."""
@@ -115,7 +125,8 @@ def tune_prompt(
         The classifier; `history` has a record of each evaluation (step, train loss, validation loss and accuracy).
 
     Raises:
-        ValueError: A label word is not one token, the model is in train mode, or the prompt leaves no room for text.
+        ValueError: A label word is not one token, the model is in train mode, or the prompt leaves no room for text; or
+            with `tune_dtype`, the model is a TransformerBridge or carries hooks of one's own.
         FloatingPointError: The loss is no longer finite.
 
     Example:
@@ -172,8 +183,9 @@ def train(
         progress: Show a progress bar.
         on_step: Called after each step.
     """
-    model = classifier.model
-    require_eval(model)
+    require_eval(classifier.model)
+    model = _in_precision(classifier.model, config)
+    classifier = _moved(classifier, model)
     train_rows, validation_rows = classifier.encode(task.train), classifier.encode(task.validation)
     validation_labels = validation_rows.labels
     majority = validation_labels.bincount().max().item() / len(validation_labels)
@@ -209,7 +221,7 @@ def train(
                     f"The training loss is {train_loss} at step {step + 1} of {task.name!r}. Lower `lr` ({config.lr})."
                 )
             candidate = snapshot()
-            validation_logits = candidate.logits(validation_rows)
+            validation_logits = _moved(candidate, model).logits(validation_rows)
             accuracy = (validation_logits.argmax(-1) == validation_labels).double().mean().item()
             validation_loss = F.cross_entropy(validation_logits, validation_labels).item()
             history.append(
@@ -240,6 +252,44 @@ def train(
             stacklevel=3,
         )
     return replace(best, history=tuple(history))
+
+
+def check_tune_dtype(model: Model, config: TuningConfig) -> None:
+    """Raise `ValueError` where the model cannot be copied into the precision that `config` wants to tune in."""
+    if config.tune_dtype is None or model.dtype == as_dtype(config.tune_dtype):
+        return
+    if isinstance(model, BridgedModel):
+        raise ValueError(
+            f"`tune_dtype` is {config.tune_dtype!r}, but {model.cfg.source!r} is a TransformerBridge in "
+            f"{str(model.dtype).removeprefix('torch.')}, of which no copy is made. Load it with "
+            f"`dtype={config.tune_dtype!r}` (`--dtype`), or leave `tune_dtype` out."
+        )
+    if hooked := [name for name, point in model.hook_dict.items() if point.has_hooks()]:
+        raise ValueError(
+            f"With `tune_dtype` {config.tune_dtype!r} a copy of the model is tuned on, without the hooks that are on "
+            f"{', '.join(hooked[:3])}. Remove these, or load the model with `dtype={config.tune_dtype!r}`."
+        )
+
+
+def with_added_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run as a file has them, with what `TuningConfig` did not have when older files were written."""
+    tuning = settings.get("tuning")
+    return settings | {"tuning": {"tune_dtype": None} | tuning} if isinstance(tuning, dict) else settings
+
+
+def _in_precision(model: Model, config: TuningConfig) -> Model:
+    """The model itself, or a copy where `config` asks for another precision than its own."""
+    check_tune_dtype(model, config)
+    if config.tune_dtype is None or model.dtype == (dtype := as_dtype(config.tune_dtype)):
+        return model
+    return model.copy_in(dtype)
+
+
+def _moved(classifier: Classifier, model: Model) -> Classifier:
+    """The classifier on a copy of its model."""
+    if model is classifier.model:
+        return classifier
+    return replace(classifier, model=model, prompt=replace(classifier.prompt, model=model.fingerprint()))
 
 
 @contextmanager

@@ -39,6 +39,9 @@ Sigma = Annotated[float, typer.Option(help="Standard deviation of Gaussian noise
 Positions = Annotated[str, typer.Option(help="Where to intervene: all, prompt, or mask_and_prompt.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Dtype = Annotated[str, typer.Option(help="Of the model: float32, bfloat16, float16 or float64.")]
+TuneDtype = Annotated[
+    str | None, typer.Option(help="Tune on a copy of the model in this precision, score in the model's.")
+]
 Jobs = Annotated[int, typer.Option(min=1, help="Tune this many prompts at a time, each in a process of its own.")]
 Slurm = Annotated[
     str | None, typer.Option(help="Tune on a Slurm cluster, with these options: slurm_partition=gpu,timeout_min=240,…")
@@ -81,6 +84,7 @@ def find(
     sigma: Sigma = 0.1,
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    tune_dtype: TuneDtype = None,
     jobs: Jobs = 1,
     slurm: Slurm = None,
 ) -> None:
@@ -102,7 +106,7 @@ def find(
         settings = runs.FindSettings(
             seeds=tuple(range(seeds)),
             n_prompt=n_prompt,
-            tuning=_tuning(steps, lr, batch_size),
+            tuning=_tuning(steps, lr, batch_size, tune_dtype),
             fraction=fraction,
             kinds=tuple(kinds.split(",")),  # type: ignore[arg-type]
             positions=positions,
@@ -158,6 +162,7 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("runs/reproduce"),
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    tune_dtype: TuneDtype = None,
     jobs: Jobs = 1,
     slurm: Slurm = None,
 ) -> None:
@@ -183,7 +188,7 @@ def reproduce(
             out=out,
             settings=runs.ReproduceSettings(
                 n_prompt=n_prompt,
-                tuning=_tuning(steps, lr, batch_size),
+                tuning=_tuning(steps, lr, batch_size, tune_dtype),
                 n_rows=sweep_rows,
                 kinds=tuple(kinds.split(",")),  # type: ignore[arg-type]
                 fractions=_numbers(fractions),
@@ -336,10 +341,10 @@ def fetch(
         console.print(f"Downloaded: {pull_run(repo, out, revision=revision)}")
 
 
-def _tuning(steps: int | None, lr: float | None, batch_size: int | None) -> Any:
+def _tuning(steps: int | None, lr: float | None, batch_size: int | None, tune_dtype: str | None) -> Any:
     from skillneurons.classifiers.tuning import TuningConfig
 
-    asked = {"steps": steps, "lr": lr, "batch_size": batch_size}
+    asked = {"steps": steps, "lr": lr, "batch_size": batch_size, "tune_dtype": tune_dtype}
     return TuningConfig(**{key: value for key, value in asked.items() if value is not None})
 
 

@@ -8,6 +8,7 @@ work than a general forward pass where less is asked for: logits of a few tokens
 Memory: what one forward pass of the same shape needs; nothing is kept between calls.
 """
 
+import copy
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -158,6 +159,20 @@ class HookedEncoder(HookedRootModule):
         encoder.load_state_dict(copies, assign=True)
         encoder.unused_weights = dict(unused or {})
         return encoder.to(encoder.device)
+
+    def copy_in(self, dtype: torch.dtype) -> "HookedEncoder":
+        """A copy of its own in another precision, in eval mode and without hooks; nothing of this encoder changes.
+
+        Example:
+            >>> import torch
+            >>> from skillneurons import HookedEncoder
+            >>> model = HookedEncoder.from_pretrained("bundled")
+            >>> model.copy_in(torch.bfloat16).dtype, model.dtype
+            (torch.bfloat16, torch.float32)
+        """
+        cfg, weights = copy.deepcopy(self.cfg), dict(self.named_parameters())
+        copied = type(self).from_weights(cfg, weights, tokenizer=self.tokenizer, unused=self.unused_weights)
+        return copied.to(dtype)
 
     def save(self, folder: str | Path) -> Path:
         """Write weights, configuration and tokenizer, of a pruned encoder too; `from_pretrained(folder)` reads them."""

@@ -18,7 +18,7 @@ from skillneurons.activations.examples import OneNeuron
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import Evaluation, evaluate
 from skillneurons.classifiers.prompts import Layout, Verbalizer
-from skillneurons.classifiers.tuning import TuningConfig
+from skillneurons.classifiers.tuning import TuningConfig, check_tune_dtype, with_added_settings
 from skillneurons.interventions.curve import PerturbationCurve, check_fractions, perturbation_curve
 from skillneurons.interventions.perturbation import Kind, check_kinds
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable
@@ -149,6 +149,7 @@ def find(
     folder, model = Path(out), as_classifiable(model)
     # Before the folder is claimed for these settings: label words that are no tokens would leave it to nobody.
     Verbalizer.from_words(model.tokenizer, task.label_words)
+    check_tune_dtype(model, settings.tuning)
     _claim(folder, model, task, settings)
     trials = [Trial(task, seed, folder / f"seed-{seed}", settings.n_prompt, settings.tuning) for seed in settings.seeds]
     results = run_trials(trials, model, jobs=jobs, executor=executor, device=device, progress=progress)
@@ -234,6 +235,7 @@ def _claim(folder: Path, model: Model, task: Task, settings: FindSettings) -> No
         store.write_json(path, wanted)
         return
     found = read_settings(path)
+    found["settings"] = with_added_settings(found["settings"])
     different = [
         f"{group}.{key}: {found[group].get(key)!r} there, {value!r} asked for"
         for group, values in wanted.items()

@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
+from skillneurons.classifiers.tuning import check_tune_dtype, with_added_settings
 from skillneurons.models._load_model import load_model
 from skillneurons.models.bridge import AnyModel, BridgedModel, Model, as_classifiable
 from skillneurons.neurons.scores import NeuronScores
@@ -106,6 +107,7 @@ def reproduce(
     ours = load_model(model, device=device, dtype=dtype) if by_name else as_classifiable(model)
     if isinstance(ours, BridgedModel):
         chosen = _without_weights(chosen, ours, named=findings is not None)
+    check_tune_dtype(ours, settings.tuning)
     folder = Path(out)
     _claim(folder, ours, loaded, seeds, settings)
 
@@ -202,6 +204,7 @@ def _claim(
         store.write_json(path, wanted | {"versions": store.versions()})
         return
     found = store.read_json(path, {"settings": dict}, "Choose a new folder.")
+    found["settings"] = with_added_settings(found["settings"])
     for key, value in wanted.items():
         if found.get(key) != value:
             raise RunFolderError(

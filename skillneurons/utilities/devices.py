@@ -20,11 +20,14 @@ def check_device(device: str | torch.device | None) -> None:
         )
 
 
-def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The type of a name such as `"bfloat16"`. Raises `ValueError` where it is none that a model can be in."""
+def as_dtype(dtype: str | torch.dtype, argument: str = "dtype") -> torch.dtype:
+    """The type of a name such as `"bfloat16"`. Raises `ValueError` where it is none that a model can be in.
+
+    The message calls it `argument`.
+    """
     found = DTYPES.get(str(dtype).removeprefix("torch."))
     if found is None:
-        raise ValueError(f"`dtype` is one of {', '.join(DTYPES)}, not {str(dtype)!r}.")
+        raise ValueError(f"`{argument}` is one of {', '.join(DTYPES)}, not {str(dtype)!r}.")
     return found
 
 

@@ -1,10 +1,12 @@
 """Prompt tuning: the prompt learns, nothing else moves, and what cannot be learnt is said so."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
+from skillneurons.classifiers.bitfit_and_adapters import tune_adapter
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.prompts import Verbalizer, random_prompt, splice
 from skillneurons.classifiers.tuning import TuningConfig, TuningWarning, frozen, train, tune_prompt
@@ -105,8 +107,37 @@ class TestShortRuns:
         tuned = tune(tiny_model.half(), tiny_task)
         assert tuned.prompt.vectors.dtype == torch.float32 and torch.isfinite(tuned.prompt.vectors).all()
 
+    def test_a_copy_in_bfloat16_is_tuned_and_the_model_left(self, tiny_model, tiny_task):
+        before, cfg, fingerprint = weights_of(tiny_model), copy.deepcopy(tiny_model.cfg), tiny_model.fingerprint()
+        tuned = tune(tiny_model, tiny_task, replace(QUICK, tune_dtype="bfloat16"))
+        assert_untouched(tiny_model, before)
+        assert tiny_model.fingerprint() == fingerprint and vars(tiny_model.cfg) == vars(cfg)
+        assert tuned.model is tiny_model and tuned.prompt.model == fingerprint
+        assert tuned.prompt.vectors.dtype == torch.float32 and not tuned.prompt.vectors.requires_grad
+        plain = tune(tiny_model, tiny_task)
+        assert not torch.equal(tuned.prompt.vectors, plain.prompt.vectors)
+        assert [record["step"] for record in tuned.history] == [record["step"] for record in plain.history]
 
-def test_a_separable_task_is_learnt(tiny_model):
+    def test_the_models_own_precision_by_name_changes_nothing(self, tiny_model, tiny_task):
+        named, plain = tune(tiny_model, tiny_task, replace(QUICK, tune_dtype="float32")), tune(tiny_model, tiny_task)
+        assert torch.equal(named.prompt.vectors, plain.prompt.vectors) and named.history == plain.history
+
+    def test_an_adapter_is_tuned_on_a_copy_too(self, tiny_model, tiny_task):
+        config = replace(QUICK, tune_dtype="bfloat16")
+        tuned = tune_adapter(tiny_model, tiny_task, bottleneck=2, config=config, progress=False)
+        assert tuned.model is tiny_model and tuned.extra_hooks and tuned.logits(tiny_task.test).shape[1] == 2
+
+
+def test_hooks_that_a_copy_would_lack_are_refused(tiny_model, tiny_task):
+    with (
+        tiny_model.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", lambda x, hook: x)]),
+        pytest.raises(ValueError, match=r"'bfloat16' .* hooks that are on blocks\.1\.mlp\.hook_post"),
+    ):
+        tune(tiny_model, tiny_task, replace(QUICK, tune_dtype="bfloat16"))
+
+
+@pytest.mark.parametrize("tune_dtype", [None, "bfloat16"])
+def test_a_separable_task_is_learnt(tiny_model, tune_dtype):
     def rows(sizes):
         """One word gives the label away, among `n` and `m` fillers; test has other numbers of these."""
         words = ("dreadful", "lovely")
@@ -114,7 +145,7 @@ def test_a_separable_task_is_learnt(tiny_model):
 
     train_sizes, other_sizes = ([(n, m, k) for n in ns for m in range(4) for k in (0, 1)] for ns in ((0, 2, 4), (1, 3)))
     task = Task("planted", rows(train_sizes), rows(other_sizes), rows(other_sizes), ["terrible", "great"])
-    tuned = tune(tiny_model, task, TuningConfig(lr=0.3, steps=90, batch_size=12, eval_every=30))
+    tuned = tune(tiny_model, task, TuningConfig(lr=0.3, steps=90, batch_size=12, eval_every=30, tune_dtype=tune_dtype))
     losses = [record["train_loss"] for record in tuned.history]
     assert losses[0] > losses[1] > losses[2]
     untuned = tuned.with_prompt(random_prompt(tiny_model, 3, seed=0))
@@ -142,6 +173,11 @@ def test_the_learning_rate_rises_then_falls():
 def test_settings_that_make_no_sense_are_named(unchecked_types, name):
     with pytest.raises(ValueError, match=f"`{name}` must be positive, not -1"):
         TuningConfig(**{name: -1})
+
+
+def test_a_precision_that_no_model_has_is_named():
+    with pytest.raises(ValueError, match=r"`tune_dtype` is one of float32, bfloat16, .*, not 'int8'"):
+        TuningConfig(tune_dtype="int8")
 
 
 # Errors, and what they leave behind

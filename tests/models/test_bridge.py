@@ -31,6 +31,7 @@ from skillneurons.classifiers.prompts import Layout
 from skillneurons.interventions.hooks import mean
 from skillneurons.interventions.sweep import logits_many
 from skillneurons.models.bridge import BridgedModel, as_classifiable
+from skillneurons.runs import FindSettings, find
 
 # Two implementations of one computation in float32, through two layers.
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
@@ -314,6 +315,15 @@ def test_a_bridge_goes_the_whole_way(booted, tiny_task, name, tmp_path):
     classifier.save(tmp_path / "classifier")
     loaded = Classifier.load(tmp_path / "classifier", model.bridge)
     assert torch.equal(loaded.logits(ROWS), classifier.logits(ROWS))
+
+
+def test_a_bridge_is_not_copied_to_tune_in_another_precision(gpt2, tiny_task, tmp_path):
+    config = TuningConfig(steps=1, tune_dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"a TransformerBridge in float32, .* Load it with `dtype='bfloat16'`"):
+        tune_prompt(gpt2, tiny_task, n_prompt=N_PROMPT, config=config, progress=False)
+    with pytest.raises(ValueError, match="TransformerBridge in float32"):
+        find(gpt2, tiny_task, tmp_path, FindSettings(tuning=config))
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.filterwarnings("ignore::skillneurons.tuning.TuningWarning")

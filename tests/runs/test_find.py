@@ -158,6 +158,17 @@ def test_a_folder_of_another_run_is_refused_by_what_differs(finished, model, tas
         find(model, task, tmp_path, SETTINGS)
 
 
+def test_a_run_written_before_a_setting_existed_is_read_again(finished, model, task, tmp_path):
+    folder = shutil.copytree(finished.folder, tmp_path / "old")
+    old = json.loads((folder / "settings.json").read_text())
+    assert old["settings"]["tuning"].pop("tune_dtype", "absent") is None
+    (folder / "settings.json").write_text(json.dumps(old))
+    assert len(find(model, task, folder, SETTINGS).reused) == 6
+    other = replace(SETTINGS, tuning=replace(SETTINGS.tuning, tune_dtype="bfloat16"))
+    with pytest.raises(RunFolderError, match=r"settings\.tuning: .*'tune_dtype': None.*'tune_dtype': 'bfloat16'"):
+        find(model, task, folder, other)
+
+
 def test_a_task_of_several_classes_is_scored_by_its_subtasks(model, tmp_path):
     topics = planted_task("topics", n_train=66, n_validation=33, n_test=36)
     result = find(model, topics, tmp_path / "e", SETTINGS)
