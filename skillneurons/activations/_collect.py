@@ -74,7 +74,7 @@ def collect(
     if classifier.layout.varies(positions) and isinstance(statistic, LabelSums | AboveCounts | Examples):
         raise ValueError(
             f"{type(statistic).__name__} needs the same positions in every row, but `positions` is {positions!r}, and "
-            "texts differ in length. Pool them: `pooling.Pooled(statistic, 'mean')`."
+            "texts differ in length. Pool them: `activations.text.Pooled(statistic, 'mean')`."
         )
     state: dict[str, Any] = {}
 

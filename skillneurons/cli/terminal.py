@@ -77,7 +77,7 @@ def _range(low: float, high: float) -> str:
 
 
 def print_summary(claims: Any) -> None:
-    """Of `reproduce_summary.summary`."""
+    """Of `runs.summary`."""
     rows = []
     for (finding, task), group in claims.groupby(["finding", "task"], sort=False):
         rows.append((f"[bold]{escape(f'{finding}, {task}')}[/]", "", "", ""))

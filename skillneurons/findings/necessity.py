@@ -139,7 +139,7 @@ def necessity(
         task: Training rows give means and sources; test rows are evaluated.
         scores: Rank the neurons; a list for a task of several classes. They may come from other classifiers on the
             model.
-        kinds: Interventions, see `evaluation.intervention`.
+        kinds: Interventions, see `perturbation.intervention`.
         fractions: Shares of neurons, below one half.
         scope: Perturb in `"all"` layers at once, in each `"single"` layer, or `"cumulative"`: layers 0 to l, for each
             l.

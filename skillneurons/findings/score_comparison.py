@@ -125,7 +125,7 @@ def compare_scores(
         classifier: One that the scores were taken from.
         task: Test rows are evaluated; training rows give means.
         scores: From `rival_scores`, or any scores in a `RivalScores`.
-        kind: See `evaluation.intervention`.
+        kind: See `perturbation.intervention`.
         fractions: Rising shares of neurons.
         n_random: Random rankings.
         per_layer: A share of each layer, or of the whole model. Then scores differ also in how many neurons they pick

@@ -202,7 +202,7 @@ def serves(
         task: Test rows are evaluated.
         found: From `several_classes`.
         fraction: Share of neurons of each subtask that is perturbed.
-        kind: See `evaluation.intervention`.
+        kind: See `perturbation.intervention`.
         positions: Where to perturb.
         n_random: Random sets of the same sizes.
         seed: Of random sets, noise and resampling.

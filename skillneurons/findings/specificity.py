@@ -209,7 +209,7 @@ def cross_perturbation(
         tasks: Their rows.
         scores: Their neurons; a list of subtasks' scores where a task has several classes.
         fraction: Share of neurons perturbed.
-        kind: See `evaluation.intervention`.
+        kind: See `perturbation.intervention`.
         positions: Where to perturb.
         n_random: Random sets for each task's neurons.
         sigma: Of Gaussian noise.

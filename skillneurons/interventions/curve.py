@@ -80,7 +80,7 @@ class PerturbationCurve(Shown):
 
         Small sets: with r random ones, chance alone puts one of the two below all of them with probability at most
         2/(r+1). Larger ones: more often, since sets disjoint from the skill neurons are more alike than sets drawn from
-        all (`findings.common.spread`); `findings.necessity` gives intervals that pay for it.
+        all (`gaps.spread`); `findings.necessity` gives intervals that pay for it.
         """
         return np.logical_or(*self.below_random.values())
 

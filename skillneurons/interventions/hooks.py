@@ -205,7 +205,7 @@ def resample(
 
     Args:
         neurons: Which.
-        source: Activations of examples to draw from, at `positions`; see `activations.Examples`.
+        source: Activations of examples to draw from, at `positions`; see `examples.Examples`.
         seed: Of the draw.
         positions: The positions that `source` was taken at.
 
@@ -246,7 +246,7 @@ def resample_words(
 
     Args:
         neurons: Which.
-        source: Activations at text positions to draw from; see `pooling.TextExamples`.
+        source: Activations at text positions to draw from; see `text.TextExamples`.
         seed: Of the draw.
         positions: Where; those of the text.
 

@@ -168,7 +168,7 @@ class NeuronSet(Shown):
                 free neighbours in that value, in its own layer.
             exclude: Further neurons not to draw.
             disjoint: False: draw from all neurons. Then this set, were it a random one, would be one draw among others,
-                as a p-value needs; sets that are disjoint from it vary less than that (`findings.common.paired_gap`).
+                as a p-value needs; sets that are disjoint from it vary less (`interventions.gaps.paired_gap`).
 
         Raises:
             ValueError: There are not enough neurons left.
