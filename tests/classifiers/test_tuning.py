@@ -124,7 +124,7 @@ class TestShortRuns:
 
     def test_an_adapter_is_tuned_on_a_copy_too(self, tiny_model, tiny_task):
         config = replace(QUICK, tune_dtype="bfloat16")
-        tuned = tune_adapter(tiny_model, tiny_task, bottleneck=2, config=config, progress=False)
+        tuned = tune_adapter(tiny_model, tiny_task, d_bottleneck=2, config=config, progress=False)
         assert tuned.model is tiny_model and tuned.extra_hooks and tuned.logits(tiny_task.test).shape[1] == 2
 
 
