@@ -23,6 +23,7 @@ from skillneurons.models.bridge import AnyModel, BridgedModel, Model, as_classif
 from skillneurons.tasks.batching import shuffled
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.devices import as_dtype
+from skillneurons.utilities.threads import changing
 from skillneurons.utilities.types import FwdHooks
 
 # Of the warning that tuning did no better than the most frequent class.
@@ -294,12 +295,17 @@ def _moved(classifier: Classifier, model: Model) -> Classifier:
 
 @contextmanager
 def frozen(model: AnyModel | torch.nn.Module) -> Iterator[None]:
-    """No parameter of the model requires gradients inside; what they were is restored."""
-    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in before:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, required in before:
-            parameter.requires_grad_(required)
+    """No parameter of the model requires gradients inside; what they were is restored.
+
+    Raises:
+        RuntimeError: Another thread is using the model.
+    """
+    with changing(getattr(model, "bridge", model)):
+        before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        try:
+            for parameter, _ in before:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter, required in before:
+                parameter.requires_grad_(required)

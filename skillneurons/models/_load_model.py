@@ -8,7 +8,8 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from skillneurons.models.bridge import BridgedModel, Model, as_classifiable
-from skillneurons.models.checkpoints import ARCHITECTURES, read_config
+from skillneurons.models.checkpoint_files import read_config, short
+from skillneurons.models.checkpoints import ARCHITECTURES
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.models.encoder_files import is_saved_encoder
 from skillneurons.utilities.devices import as_dtype, check_device
@@ -46,9 +47,16 @@ def load_model(
     dtype = as_dtype(dtype)
     if not is_saved_encoder(name_or_path):
         config, location = read_config(name_or_path, revision=revision)
-        if (config.architectures or [""])[0] not in ARCHITECTURES:
+        named = (getattr(config, "architectures", None) or ["(none)"])[0]
+        if named not in ARCHITECTURES:
             options = {"revision": revision, "device": device or "cpu", "dtype": dtype}
-            bridge = TransformerBridge.boot_transformers(location, **options)
+            try:
+                bridge = TransformerBridge.boot_transformers(location, **options)
+            except Exception as error:  # TransformerLens lists all it knows, in 4,000 letters
+                raise ValueError(
+                    f"{location!r} holds a {named}, of which no HookedEncoder and no TransformerBridge can be made: "
+                    f"{short(error)}"
+                ) from error
             model = cast(BridgedModel, as_classifiable(bridge.eval()))
             return replace(model, cfg=replace(model.cfg, source=str(name_or_path), revision=revision))
     return HookedEncoder.from_pretrained(name_or_path, revision=revision, device=device, dtype=dtype)

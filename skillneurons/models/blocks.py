@@ -27,6 +27,13 @@ def fused_is_faster(q: Tensor) -> bool:
     return not (learns and q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16))
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything is hooked to this module: through its hook point, or by torch's own `register_…_hook`."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over all positions, for queries at the first `n_queries` of them.
 
@@ -56,7 +63,7 @@ class Attention(nn.Module):
         q, k, v = (rearrange(x, "batch pos head d_head -> batch head pos d_head") for x in (q, k, v))
         if mask is not None and mask.dtype != torch.bool:
             mask = mask[..., :n_queries, :]
-        if self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks() or not fused_is_faster(q):
+        if has_hooks(self.hook_attn_scores) or has_hooks(self.hook_pattern) or not fused_is_faster(q):
             scores = q @ k.mT * self.scale
             if mask is not None:
                 hidden = torch.finfo(scores.dtype).min

@@ -26,7 +26,7 @@ tuning, probing and evaluation use. What differs from our own encoder:
 import difflib
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -39,7 +39,9 @@ from transformers import AutoTokenizer
 from skillneurons.models.bridge_blocks import WORD_EMBEDDINGS, block_names, decoder_start_of, run, spread_over_positions
 from skillneurons.models.checkpoints import ARCHITECTURES
 from skillneurons.models.encoder import HookedEncoder
+from skillneurons.models.tokenization import as_in_file
 from skillneurons.utilities.fingerprints import behaviour_of, fingerprint_of
+from skillneurons.utilities.threads import changing, running
 from skillneurons.utilities.types import FwdHooks
 
 # Words in the names of Hugging Face classes that have a language model's head.
@@ -123,7 +125,8 @@ class BridgedModel:
         extra: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         if logits_at == -1 and self.takes_logits_to_keep:
             extra["logits_to_keep"] = 1
-        logits = run(self.bridge, input, self.cfg.decoder_start, attention_mask=mask, **extra)
+        with running(self.bridge):
+            logits = run(self.bridge, input, self.cfg.decoder_start, attention_mask=mask, **extra)
         if logits_at is not None:
             logits = logits[:, logits_at]
         if logits_for is None:
@@ -150,7 +153,12 @@ class BridgedModel:
                 _check_hook(self.bridge, name)
         if self.cfg.decoder_start is not None:
             forward = spread_over_positions(forward)
-        return self.bridge.hooks(forward, backward)
+        return self._alone_with(forward, backward)
+
+    @contextmanager
+    def _alone_with(self, forward: FwdHooks, backward: FwdHooks) -> Iterator[TransformerBridge]:
+        with changing(self.bridge), self.bridge.hooks(list(forward), list(backward)) as hooked:
+            yield hooked
 
     def _own_name(self, name: Any) -> Any:
         """The bridge's name of a hook point."""
@@ -310,7 +318,7 @@ def as_encoder(model: Model, what: str) -> HookedEncoder:
 def _own_tokenizer(bridge: TransformerBridge) -> Any:
     where = bridge.tokenizer.name_or_path
     try:
-        return AutoTokenizer.from_pretrained(where)
+        return as_in_file(AutoTokenizer.from_pretrained(where), where)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"The tokenizer of {str(bridge.cfg.model_name)!r} cannot be read again from {where!r}. Boot the bridge "

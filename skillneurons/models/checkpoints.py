@@ -5,20 +5,20 @@ weights.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
+from skillneurons.models.checkpoint_files import check_config, check_without_place, read_config, read_weights
 from skillneurons.models.config import N_BUCKETS, EncoderConfig
-
-VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt"}
+from skillneurons.models.conversion_check import check_names
+from skillneurons.models.tokenization import read_tokenizer
 
 # Ours -> Hugging Face's, within the encoder, a block, and the model.
 EMBEDDINGS = {
@@ -127,39 +127,18 @@ def weight_names(cfg: EncoderConfig) -> dict[str, str]:
     return names
 
 
-def read_config(name_or_path: str | Path, *, revision: str | None) -> tuple[Any, str]:
-    """A checkpoint's configuration, and where Hugging Face finds it.
-
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: It asks for remote code.
-    """
-    bundled = str(name_or_path) == "bundled"
-    location = str(files("skillneurons") / "bundled" / "model") if bundled else str(name_or_path)
-    try:
-        config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        if "trust_remote_code" in str(error):
-            raise ValueError(_remote_code(location)) from error
-        raise FileNotFoundError(
-            f"No checkpoint at {location!r}: it is neither a folder with a config.json nor a model of the hub. "
-            "Pass 'bundled', a folder, or a hub id like 'FacebookAI/roberta-base' (needs a network or a local cache)."
-        ) from error
-    if getattr(config, "auto_map", None):
-        raise ValueError(_remote_code(location))
-    return config, location
-
-
 def read_checkpoint(name_or_path: str | Path, *, revision: str | None) -> tuple[PreTrainedModel, Any, str]:
     """The Hugging Face model, its tokenizer and its name, of the bundled model, a folder or a hub id."""
     config, location = read_config(name_or_path, revision=revision)
-    named = (config.architectures or ["(none)"])[0]
+    named = (getattr(config, "architectures", None) or ["(none)"])[0]
     if named not in ARCHITECTURES:
         raise ValueError(
             f"{location!r} holds a {named}; a HookedEncoder takes {', '.join(ARCHITECTURES)}. "
             "`load_model` makes a TransformerBridge of others."
         )
-    model, missing = _read_model(location, revision, named)
+    check_config(config, f"{location!r}, a {named},")
+    read_as = named
+    model, missing, without_place = read_weights(location, revision, named)
     headless = ARCHITECTURES[named].headless
     head = {name for name, _ in model.named_parameters() if name.startswith(HEADS) and "decoder." not in name}
     if head and head <= set(missing) and all(name.startswith(HEADS) for name in missing):
@@ -169,40 +148,14 @@ def read_checkpoint(name_or_path: str | Path, *, revision: str | None) -> tuple[
             "are the final residual times the word embeddings (`cfg.read_out` is 'tied').",
             stacklevel=3,
         )
-        model, missing = _read_model(location, revision, headless)
+        read_as = headless
+        model, missing, without_place = read_weights(location, revision, headless)
+    check_without_place(location, read_as, without_place, config.num_hidden_layers)
     if missing:
         raise ValueError(
             f"{location!r} says it is a {named} but lacks {len(missing)} of its weights, {missing[0]!r} among them."
         )
     return model, read_tokenizer(location, revision, config.pad_token_id), str(name_or_path)
-
-
-def _read_model(location: str, revision: str | None, hf_class: str) -> tuple[PreTrainedModel, Sequence[str]]:
-    """The model as one of this class, and the weights that the checkpoint lacks for it."""
-    model_class = getattr(transformers, hf_class)
-    model, info = model_class.from_pretrained(location, revision=revision, output_loading_info=True)
-    return model, sorted(name for name in info["missing_keys"] if "pooler" not in name and "position_ids" not in name)
-
-
-def read_tokenizer(location: str, revision: str | None, pad_token_id: int) -> Any:
-    """The checkpoint's tokenizer; None for a folder without one, where transformers would make up an empty one."""
-    folder = Path(location)
-    if folder.is_dir() and not any(path.name in VOCABULARIES or path.suffix == ".model" for path in folder.iterdir()):
-        return None
-    tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=False)
-    if tokenizer.pad_token_id != pad_token_id:
-        raise ValueError(
-            f"The tokenizer in {location!r} pads with id {tokenizer.pad_token_id}, but the model with {pad_token_id}. "
-            "Put the model's own tokenizer beside it."
-        )
-    return tokenizer
-
-
-def _remote_code(location: str) -> str:
-    return (
-        f"{location!r} asks to run code of its own, which is never done here. Use a checkpoint of an architecture that "
-        "transformers carries."
-    )
 
 
 def convert(hf_model: PreTrainedModel) -> tuple[EncoderConfig, dict[str, Tensor], dict[str, Tensor]]:
@@ -214,6 +167,7 @@ def convert(hf_model: PreTrainedModel) -> tuple[EncoderConfig, dict[str, Tensor]
         raise ValueError(f"Positions must be absolute, but this model's are {hf.position_embedding_type!r}.")
     if getattr(hf, "is_decoder", False):
         raise ValueError("`hf_model` is configured as a decoder (`is_decoder=True`); a HookedEncoder is not causal.")
+    check_config(hf, f"`hf_model`, a {hf_class},")
     known = ARCHITECTURES[hf_class]
     offset = hf.pad_token_id + 1 if known.counts_from_padding else 0
     has_head = known.head is not None
@@ -245,6 +199,7 @@ def convert(hf_model: PreTrainedModel) -> tuple[EncoderConfig, dict[str, Tensor]
     )
     state = hf_model.state_dict()
     names = weight_names(cfg)
+    check_names(hf_class, list(names.values()), state)
     weights = {ours: state[theirs] for ours, theirs in names.items()}
     bad = [names[name] for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
     if bad:

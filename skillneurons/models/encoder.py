@@ -23,13 +23,16 @@ from torch import Tensor, nn
 from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
-from skillneurons.models.blocks import Block, Embed, ReadOut, RelativeBias
+from skillneurons.models.blocks import Block, Embed, ReadOut, RelativeBias, has_hooks
 from skillneurons.models.checkpoints import convert, export, read_checkpoint
+from skillneurons.models.compiled import check_hooks_when_compiled
 from skillneurons.models.config import EncoderConfig
+from skillneurons.models.conversion_check import check_conversion
 from skillneurons.models.encoder_files import is_saved_encoder, read_encoder, write_encoder
 from skillneurons.models.input_checks import check_mask, check_segments, check_tokens
 from skillneurons.utilities.devices import check_device, to_device
 from skillneurons.utilities.fingerprints import fingerprint_of
+from skillneurons.utilities.threads import changing, running
 from skillneurons.utilities.types import AttentionMask, FwdHooks
 
 # What the weights do not tell of the function they make; attention's scale follows from `d_head`.
@@ -76,7 +79,8 @@ class HookedEncoder(HookedRootModule):
 
     def __init__(self, cfg: EncoderConfig, tokenizer: Any = None) -> None:
         super().__init__()
-        self.cfg, self.tokenizer = cfg, tokenizer
+        # A copy: `half` and `to` write to it, and the caller's may be another model's.
+        self.cfg, self.tokenizer = copy.copy(cfg), tokenizer
         self.embed = Embed(cfg)
         self.blocks = nn.ModuleList(Block(cfg, d_mlp) for d_mlp in cfg.d_mlps)
         self.relative_bias = RelativeBias(cfg.n_heads) if cfg.relative_positions else None
@@ -131,13 +135,17 @@ class HookedEncoder(HookedRootModule):
         """An encoder with a copy of an in-memory Hugging Face model's weights.
 
         Takes the masked-language models of RoBERTa, XLM-R, CamemBERT, BERT and MPNet, and their headless base models; a
-        headless model is read out by its own word embeddings (`encoder.cfg.read_out == "tied"`).
+        headless model is read out by its own word embeddings (`encoder.cfg.read_out == "tied"`). Two tokens through
+        both must give the same; hooks of one's own on the model see them.
 
         Raises:
-            ValueError: The architecture is not one of these, or a weight is not finite.
+            ValueError: The architecture is not one of these, a weight is not finite, or the model computes something
+                else than its weights and configuration say: an adapter, a pruning mask, an exchanged activation.
         """
         cfg, weights, unused = convert(hf_model)
-        return cls.from_weights(cfg, weights, tokenizer=tokenizer, unused=unused)
+        encoder = cls.from_weights(cfg, weights, tokenizer=tokenizer, unused=unused)
+        check_conversion(encoder, hf_model)
+        return encoder
 
     @classmethod
     def from_weights(
@@ -188,6 +196,12 @@ class HookedEncoder(HookedRootModule):
 
     # Forward pass
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        if torch.compiler.is_dynamo_compiling():
+            return super().__call__(*args, **kwargs)
+        with running(self):
+            return super().__call__(*args, **kwargs)
+
     def forward(
         self,
         input: str | list[str] | Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_model"],
@@ -234,6 +248,7 @@ class HookedEncoder(HookedRootModule):
             >>> torch.equal(model(resid, start_at_layer=1), model("a dull film"))
             True
         """
+        check_hooks_when_compiled()
         n_layers = self.cfg.n_layers
         start = 0 if start_at_layer is None else self._layer(start_at_layer, "start_at_layer", n_layers)
         stop = n_layers if stop_at_layer is None else self._layer(stop_at_layer, "stop_at_layer", n_layers + 1)
@@ -310,7 +325,7 @@ class HookedEncoder(HookedRootModule):
         if self.embed.token_type is not None:
             types = torch.zeros_like(tokens) if token_type_ids is None else to_device(token_type_ids, tokens.device)
             embed = embed + self.hook_token_type_embed(self.embed.token_type(types))
-        elif self.hook_token_type_embed.has_hooks():
+        elif has_hooks(self.hook_token_type_embed):
             embed = embed + self.hook_token_type_embed(torch.zeros_like(embed))
         position = self.hook_pos_embed(self.embed.position(positions))
         return self.hook_full_embed(self.embed.ln(embed + position))
@@ -336,7 +351,7 @@ class HookedEncoder(HookedRootModule):
         return asked
 
     def _last_block_has_hooks(self) -> bool:
-        return any(m.has_hooks() for m in self.blocks[-1].modules() if isinstance(m, HookPoint))
+        return any(has_hooks(module) for module in self.blocks[-1].modules())
 
     def _layer(self, layer: int, argument: str, n: int) -> int:
         if not -self.cfg.n_layers <= layer < n:
@@ -353,16 +368,22 @@ class HookedEncoder(HookedRootModule):
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
     ) -> Iterator["HookedEncoder"]:
-        """TransformerLens's context manager; an unknown hook name is an error that lists the nearest ones."""
+        """TransformerLens's context manager; an unknown hook name is an error that lists the nearest ones.
+
+        Raises:
+            ValueError: The model has no such hook point.
+            RuntimeError: Another thread is using the model: hooks belong to the model, not to a thread.
+        """
         self._check_names([name for name, _ in [*fwd_hooks, *bwd_hooks] if isinstance(name, str)])
-        with super().hooks(list(fwd_hooks), list(bwd_hooks), reset_hooks_end, clear_contexts):
+        with changing(self), super().hooks(list(fwd_hooks), list(bwd_hooks), reset_hooks_end, clear_contexts):
             yield self
 
     def run_with_cache(self, *args: Any, return_cache_object: bool = True, **kwargs: Any) -> Any:
         """As in TransformerLens: `(output, ActivationCache)`; an unknown name in `names_filter` is an error."""
         names = kwargs.get("names_filter")
         self._check_names([names] if isinstance(names, str) else names if isinstance(names, list | tuple) else [])
-        output, cache = super().run_with_cache(*args, **kwargs)
+        with changing(self):
+            output, cache = super().run_with_cache(*args, **kwargs)
         if not return_cache_object:
             return output, cache
         return output, ActivationCache(cache, self, has_batch_dim=not kwargs.get("remove_batch_dim", False))

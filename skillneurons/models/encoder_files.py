@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skillneurons.models.checkpoints import read_tokenizer
 from skillneurons.models.config import EncoderConfig
+from skillneurons.models.tokenization import read_tokenizer
 from skillneurons.utilities import store
 
 KIND = "HookedEncoder"

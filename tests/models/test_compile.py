@@ -66,3 +66,45 @@ def test_hooks_added_after_compiling_run_and_leave_no_trace(both):
     _, compiled = both
     assert (compiled["perturbed"] - compiled["before"]).abs().max() > 0.01
     assert torch.equal(compiled["after"], compiled["before"])
+
+
+def added_later(path, how):
+    """Written to `path`: largest differences, compiled less plain, of hooks that came after a plain compiled call."""
+    torch._dynamo.reset()
+    model, plain = (HookedEncoder.from_hf(make_hf("roberta")) for _ in range(2))
+    if how == "method":
+        model.compile(backend="eager", dynamic=True)
+        run = model
+    elif how == "wrapped":
+        run = torch.compile(model, backend="eager")
+    else:
+        run = torch.compile(lambda tokens: model(tokens, check_input=False) * 2, backend="eager")
+    tokens, factor = torch.tensor([[0, 5, 7, 9, 2]]), 2 if how == "inside" else 1
+
+    def difference():
+        return float((run(tokens) - factor * plain(tokens)).abs().max())
+
+    found = {"plain": difference()}
+    for value in (0.0, 1.0, 2.0):
+        hooks = [("blocks.0.mlp.hook_post", lambda x, hook, value=value: torch.full_like(x, value))]
+        with model.hooks(fwd_hooks=hooks), plain.hooks(fwd_hooks=hooks):
+            found[f"filled with {value}"] = difference()
+    handles = [m.blocks[1].mlp.register_forward_hook(lambda module, x, y: y * 0) for m in (model, plain)]
+    found["torch's own"] = difference()
+    for handle in handles:
+        handle.remove()
+    found["plain again"] = difference()
+    torch.save(found, path)
+
+
+@pytest.mark.parametrize("how", ["method", "wrapped", "inside"])
+def test_hooks_added_after_a_plain_compiled_call_run(how, tmp_path):
+    script = f"from test_compile import added_later; added_later({str(tmp_path / 'found')!r}, {how!r})"
+    folder = Path(__file__).parent
+    paths = [str(folder), str(folder.parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = torch.load(tmp_path / "found")
+    assert len(found) == 6 and max(found.values()) < 1e-4, found
