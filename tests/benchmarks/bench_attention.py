@@ -17,7 +17,7 @@ from conftest import DEVICE, ROUNDS, SCALE
 from torch import Tensor
 from works import timed
 
-from skillneurons.blocks import fused_is_faster
+from skillneurons.models.blocks import fused_is_faster
 
 N_ROWS, N_HEADS, D_HEAD = (32 if SCALE >= 0.05 else 2), 12, 64
 LENGTHS = (41, 160)
