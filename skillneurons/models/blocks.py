@@ -20,8 +20,8 @@ FAR = 128
 def fused_is_faster(q: Tensor) -> bool:
     """Whether torch's fused attention is the faster one for these queries.
 
-    It is, or a whole pass takes as long, but for one case: forward and backward on a CPU in half precision take it three
-    to six times as long as plain matrix products (`tests/benchmarks/bench_attention.py`).
+    It is, or a whole pass takes as long, but for one case: forward and backward on a CPU in half precision take it
+    three to six times as long as plain matrix products (`tests/benchmarks/bench_attention.py`).
     """
     learns = torch.is_grad_enabled() and q.requires_grad
     return not (learns and q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16))
