@@ -237,7 +237,7 @@ def label_logits(
     return classifier.model(
         batch.tokens if resid is None else resid,
         batch.mask,
-        token_type_ids=_segments(classifier, batch) if resid is None else None,
+        token_type_ids=segments(classifier, batch) if resid is None else None,
         logits_at=classifier.layout.label_position,
         logits_for=classifier.verbalizer.token_ids,
         start_at_layer=start_at_layer,
@@ -246,5 +246,6 @@ def label_logits(
     )
 
 
-def _segments(classifier: Classifier, batch: Batch) -> Tensor | None:
+def segments(classifier: Classifier, batch: Batch) -> Tensor | None:
+    """Segment ids of a batch; None for a model that does not tell segments apart."""
     return batch.token_types if classifier.model.cfg.d_token_types > 1 else None

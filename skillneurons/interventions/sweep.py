@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
+from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval, segments
 from skillneurons.models.bridge import BridgedModel
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Batch, Encoded
@@ -112,11 +112,10 @@ def _residuals(classifier: Classifier, batch: Batch, layers: Sequence[int]) -> d
     residuals: dict[int, Tensor] = {}
     below: int | None = None
     for layer in layers:
-        types = batch.token_types if classifier.model.cfg.d_token_types > 1 else None
         residuals[layer] = classifier.model(
             batch.tokens if below is None else residuals[below],
             batch.mask,
-            token_type_ids=types if below is None else None,
+            token_type_ids=segments(classifier, batch) if below is None else None,
             start_at_layer=below,
             stop_at_layer=layer,
             check_input=False,
