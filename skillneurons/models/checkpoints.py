@@ -182,7 +182,7 @@ def convert(hf_model: PreTrainedModel) -> tuple[EncoderConfig, dict[str, Tensor]
         n_ctx=hf.max_position_embeddings - offset,
         d_mlp=hf.intermediate_size,
         d_vocab=hf.vocab_size,
-        d_token_types=hf.type_vocab_size if SEGMENTS.items() <= known.encoder.items() else 0,
+        d_token_types=hf.type_vocab_size if "embed.token_type.weight" in known.encoder else 0,
         relative_positions=relative,
         pad_token_id=hf.pad_token_id,
         position_offset=offset,

@@ -6,6 +6,7 @@ and not what its weights are called. Costs a pass over two tokens through each m
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -108,9 +109,9 @@ def check_conversion(encoder: Converted, hf_model: Any) -> None:
             f"`hf_model` runs {len(theirs) - 1} layers, but its configuration says {encoder.cfg.n_layers}. Set "
             "`config.num_hidden_layers` to what it has."
         )
+    mask = None if encoder.relative_bias is None else encoder.relative_bias.scores(2, None)
     for layer, expected in enumerate(theirs):
         if layer:
-            mask = None if encoder.relative_bias is None else encoder.relative_bias.scores(2, None)
             resid = encoder.blocks[layer - 1](resid, mask, None)
         if not _same(resid, expected):
             raise ValueError(_differs("the embeddings" if not layer else f"layer {layer - 1}", resid, expected))
@@ -121,7 +122,7 @@ def check_conversion(encoder: Converted, hf_model: Any) -> None:
 
 def _two_tokens(encoder: Converted) -> list[int]:
     """The two last ids that are not padding: words, where the first ones are special tokens."""
-    ids = [i for i in range(encoder.cfg.d_vocab - 1, -1, -1) if i != encoder.cfg.pad_token_id][:2]
+    ids = list(islice((i for i in range(encoder.cfg.d_vocab - 1, -1, -1) if i != encoder.cfg.pad_token_id), 2))
     return ids if len(ids) == 2 else ids * 2
 
 

@@ -178,8 +178,8 @@ class HookedEncoder(HookedRootModule):
             >>> model.copy_in(torch.bfloat16).dtype, model.dtype
             (torch.bfloat16, torch.float32)
         """
-        cfg, weights = copy.deepcopy(self.cfg), dict(self.named_parameters())
-        copied = type(self).from_weights(cfg, weights, tokenizer=self.tokenizer, unused=self.unused_weights)
+        weights = dict(self.named_parameters())
+        copied = type(self).from_weights(self.cfg, weights, tokenizer=self.tokenizer, unused=self.unused_weights)
         return copied.to(dtype)
 
     def save(self, folder: str | Path) -> Path:
