@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
 from skillneurons.classifiers.prompts import SoftPrompt, Verbalizer, random_prompt, splice
+from skillneurons.models.blocks import has_hooks
 from skillneurons.models.bridge import AnyModel, BridgedModel, Model, as_classifiable
 from skillneurons.tasks.batching import shuffled
 from skillneurons.tasks.task import Task
@@ -265,7 +266,7 @@ def check_tune_dtype(model: Model, config: TuningConfig) -> None:
             f"{str(model.dtype).removeprefix('torch.')}, of which no copy is made. Load it with "
             f"`dtype={config.tune_dtype!r}` (`--dtype`), or leave `tune_dtype` out."
         )
-    if hooked := [name for name, point in model.hook_dict.items() if point.has_hooks()]:
+    if hooked := [name for name, module in model.named_modules() if has_hooks(module)]:
         raise ValueError(
             f"With `tune_dtype` {config.tune_dtype!r} a copy of the model is tuned on, without the hooks that are on "
             f"{', '.join(hooked[:3])}. Remove these, or load the model with `dtype={config.tune_dtype!r}`."

@@ -134,6 +134,9 @@ def test_hooks_that_a_copy_would_lack_are_refused(tiny_model, tiny_task):
         pytest.raises(ValueError, match=r"'bfloat16' .* hooks that are on blocks\.1\.mlp\.hook_post"),
     ):
         tune(tiny_model, tiny_task, replace(QUICK, tune_dtype="bfloat16"))
+    tiny_model.blocks[0].mlp.register_forward_hook(lambda module, inputs, output: output * 2)
+    with pytest.raises(ValueError, match=r"'bfloat16' .* hooks that are on blocks\.0\.mlp\."):
+        tune(tiny_model, tiny_task, replace(QUICK, tune_dtype="bfloat16"))
 
 
 @pytest.mark.parametrize("tune_dtype", [None, "bfloat16"])
