@@ -1,3 +1,4 @@
+# One name for each thing that is checked; .ci/run calls these.
 .PHONY: lint types tests notebooks docs bench
 
 lint:
