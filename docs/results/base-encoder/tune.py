@@ -21,9 +21,9 @@ N_PROMPT = 16
 
 @dataclass(frozen=True)
 class Settings:
-    """Of one task: words for its classes, steps, and the words that are kept of long texts."""
+    """Of one task: words for its classes (the task's own by default), steps, and the words kept of long texts."""
 
-    label_words: tuple[str, ...]
+    label_words: tuple[str, ...] | None = None
     steps: int = 600
     n_words: int | None = None
 
@@ -35,6 +35,7 @@ TASKS = {
     "mnli_resplit": Settings(("yes", "maybe", "no"), steps=1000, n_words=40),
     "qnli_resplit": Settings(("yes", "no"), steps=1000, n_words=48),
     "tweet_sentiment": Settings(("terrible", "okay", "great")),
+    "dbpedia14": Settings(steps=1000, n_words=48),
 }
 
 
@@ -51,7 +52,7 @@ def main() -> None:
         model = load_model(asked.model)
     for name in asked.tasks:
         settings = TASKS[name]
-        task = load_task(name, source=asked.data, label_words=list(settings.label_words))
+        task = load_task(name, source=asked.data, label_words=settings.label_words)
         print(name, dict(zip(task.labels, task.label_words, strict=True)), flush=True)
         # Validation decides when to stop; more rows than these would take as long as the tuning itself.
         task = task.subset(872, splits=("validation",))
