@@ -126,6 +126,17 @@ def test_old_names_of_modules_still_import_and_say_where_to():
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
 
+def test_the_package_and_its_help_import_nothing_heavy():
+    heavy = "{'torch', 'pandas', 'transformer_lens', 'datasets', 'matplotlib', 'peft', 'accelerate', 'huggingface_hub'}"
+    for script in (
+        "import skillneurons",
+        "from typer.testing import CliRunner; from skillneurons.cli import app\n"
+        "assert CliRunner().invoke(app, ['find', '--help']).exit_code == 0",
+    ):
+        check = f"{script}\nimport sys; found = {heavy} & set(sys.modules); assert not found, found"
+        subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
+
+
 def test_no_file_names_a_machine_or_holds_a_pickle():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     paths = [ROOT / name for name in tracked if name.endswith((".py", ".md", ".toml", ".txt", ".json", ".cff", "run"))]

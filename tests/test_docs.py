@@ -24,7 +24,7 @@ REFERENCE = ROOT / "docs" / "api"
 def public_names(module):
     return {
         name
-        for name, value in vars(module).items()
+        for name, value in ((name, getattr(module, name)) for name in dir(module))
         if not name.startswith("_") and (callable(value) or isinstance(value, type))
         if not isinstance(value, ModuleType)
     }

@@ -42,7 +42,7 @@ from skillneurons.findings.specificity import cross_perturbation as cross_pertur
 from skillneurons.findings.specificity import task_similarity as task_similarity
 from skillneurons.findings.stability import Stability as Stability
 from skillneurons.findings.stability import stability as stability
-from skillneurons.utilities.results import public_names as _public_names
+from skillneurons.utilities.lazy import public_names as _public_names
 
 
 def __dir__() -> list[str]:

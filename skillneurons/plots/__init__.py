@@ -30,8 +30,8 @@ from skillneurons.plots.statistics import plot_null as plot_null
 from skillneurons.plots.statistics import plot_score_agreement as plot_score_agreement
 from skillneurons.plots.statistics import plot_score_effects as plot_score_effects
 from skillneurons.plots.style import style as style
-from skillneurons.utilities.results import FIGURES as _FIGURES
-from skillneurons.utilities.results import public_names as _public_names
+from skillneurons.utilities.lazy import FIGURES as _FIGURES
+from skillneurons.utilities.lazy import public_names as _public_names
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from skillneurons.utilities.results import public_names
+from skillneurons.utilities.lazy import public_names
 
 
 class MovedModules(MetaPathFinder, Loader):

@@ -4,11 +4,13 @@ The HTML stands alone: no script, no style sheet, nothing is loaded, and text is
 """
 
 import html
-from collections.abc import Callable, Mapping
-from types import MethodType, ModuleType
+from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import pandas as pd
+
+from skillneurons.utilities.lazy import FIGURES
 
 ROWS_SHOWN = 8
 
@@ -28,10 +30,6 @@ class Shown:
 
     def _repr_html_(self) -> str:
         return as_html(repr(self).partition("\n")[0], self._table())
-
-
-FIGURES: dict[str, Callable[..., Any]] = {}
-"""Functions that draw a result, by name; `skillneurons.plots` puts its own here."""
 
 
 class drawn_by:
@@ -67,17 +65,3 @@ def as_html(title: str, table: pd.DataFrame) -> str:
     rest = f"<p>{len(shown)} of {len(table):,} rows; all: <code>.to_dataframe()</code></p>"
     end = rest if len(shown) < len(table) else ""
     return f'<div style="overflow-x: auto"><p>{html.escape(title)}</p>{cells}{end}</div>'
-
-
-def public_names(namespace: Mapping[str, Any], *modules: str) -> list[str]:
-    """The names that a package re-exports, without its modules, save those that are asked for.
-
-    Example:
-        >>> public_names({"html": html, "pd": pd, "as_html": as_html, "_own": 1}, "html")
-        ['as_html', 'html']
-    """
-    return sorted(
-        name
-        for name, value in namespace.items()
-        if name in modules or not (name.startswith("_") or isinstance(value, ModuleType))
-    )

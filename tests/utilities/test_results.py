@@ -21,7 +21,7 @@ RESULTS = sorted(
     {
         value
         for package in (*PACKAGES, controls)
-        for value in vars(package).values()
+        for value in (getattr(package, name) for name in dir(package))
         if isinstance(value, type) and hasattr(value, "to_dataframe") and value is not Shown
     },
     key=lambda result: result.__name__,
