@@ -8,7 +8,7 @@ import html
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 import torch
@@ -19,11 +19,10 @@ from skillneurons.activations._collect import collect
 from skillneurons.activations.examples import OneNeuron
 from skillneurons.activations.text import real_positions
 from skillneurons.classifiers.classifier import Classifier
-from skillneurons.classifiers.evaluation import label_margin
 from skillneurons.findings.common import check_binary, check_same_model
 from skillneurons.findings.selectivity import nearest_words
-from skillneurons.interventions.perturbation import Kind, intervention
-from skillneurons.interventions.sweep import logits_many
+from skillneurons.interventions.perturbation import Kind
+from skillneurons.interventions.sweep import ControlOptions, SweepSettings, sweep
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores
@@ -109,10 +108,8 @@ def neuron_card(
     *,
     rows: Sequence[Row] | None = None,
     kind: Kind = "mean",
-    positions: str = "all",
-    n_random: int = 20,
     n_words: int = 10,
-    seed: int = 0,
+    **options: Unpack[ControlOptions],
 ) -> NeuronCard:
     """Everything about one neuron: when it is active, what it knows, what its weights are near, what losing it costs.
 
@@ -124,11 +121,11 @@ def neuron_card(
         scores: Choose position and direction.
         neuron: `(layer, neuron)`; the one of highest predictivity under this classifier by default.
         rows: Show these instead of all test rows.
-        kind: How the neuron is ablated; see `intervention`.
-        positions: Where.
-        n_random: Other neurons of the layer to ablate, one at a time.
+        kind: How the neuron is ablated; see `Perturbation`.
         n_words: Nearest words of each side's weights.
-        seed: Of the other neurons, noise and resampling.
+        options: As `SweepSettings` has them: `n_random` (20 other neurons of the layer, ablated one at a time),
+            `positions` (`"all"` unless given), `seed` (of the other neurons, noise and resampling), `tokens_per_batch`,
+            `resume_in` and `on_batch`.
 
     Raises:
         ValueError: Classifier, task and scores do not belong together, or there is no such neuron.
@@ -143,6 +140,9 @@ def neuron_card(
         >>> card.to_dataframe().columns.tolist()
         ['activation', 'label', 'text', 'margin_change']
     """
+    options.setdefault("n_random", 20)
+    options.setdefault("positions", "all")
+    settings = SweepSettings(**options)
     at = _seed_index(classifier, task, scores)
     n_layers, d_mlp = scores.predictivity.shape
     if neuron is None:
@@ -154,19 +154,13 @@ def neuron_card(
     encoded = classifier.encode(rows)
     one = collect(classifier, encoded, OneNeuron(len(rows), layer, index, position), positions=scores.meta["positions"])
 
-    order = torch.randperm(d_mlp, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(d_mlp, generator=torch.Generator().manual_seed(settings.seed))
     others = [
         NeuronSet.from_pairs([(layer, other)], n_layers=n_layers, d_mlp=d_mlp, model=own.model)
-        for other in order[order != index][:n_random].tolist()
+        for other in order[order != index][: settings.n_random].tolist()
     ]
-    ablate = intervention(kind, classifier, task, positions=positions, seed=seed)
-    logits = logits_many(
-        classifier,
-        encoded,
-        [[], *(ablate(chosen) for chosen in (own, *others))],
-        last_block_to=classifier.layout.positions(positions).stop,
-    )
-    margins = torch.stack([label_margin(each, encoded.labels) for each in logits])
+    ablate = settings.perturbation(kind).of(classifier, task)
+    margins = sweep(classifier, encoded, [(ablate, chosen) for chosen in (own, *others)], settings).margins
     words = {}
     if isinstance(classifier.model, HookedEncoder):
         words = {side: nearest_words(classifier.model, own, side, n_words)[0] for side in ("input", "output")}
@@ -192,8 +186,8 @@ def neuron_card(
             "labels": list(task.labels),
             "classifier_seed": classifier.prompt.seed,
             "kind": kind,
-            "positions": positions,
-            "seed": seed,
+            "positions": settings.positions,
+            "seed": settings.seed,
         },
     )
 

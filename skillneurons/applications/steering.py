@@ -4,10 +4,10 @@ Costs what `perturbation_curve` costs: for each batch the layers below the first
 for each strength and set of neurons.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import pandas as pd
 import torch
@@ -18,10 +18,11 @@ from torch import Tensor
 from skillneurons.activations._collect import collect
 from skillneurons.activations.statistic import stack_layers
 from skillneurons.activations.sums import LabelSums
-from skillneurons.classifiers.classifier import Classifier, check_answers
+from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import label_margin
 from skillneurons.interventions.hooks import steer
-from skillneurons.interventions.sweep import logits_many
+from skillneurons.interventions.perturbation import Intervention
+from skillneurons.interventions.sweep import ControlOptions, SweepSettings, sweep
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
@@ -154,6 +155,12 @@ def _summary(name: str, values: Tensor) -> dict[str, float]:
     return {name: values.mean().item(), f"{name}_low": values.amin().item(), f"{name}_high": values.amax().item()}
 
 
+class SteerOptions(ControlOptions, total=False):
+    """Keywords of `steering_curve`; see `SweepSettings`."""
+
+    rows: Sequence[Row] | Encoded | None
+
+
 def steering_curve(
     classifier: Classifier,
     task: Task,
@@ -161,12 +168,8 @@ def steering_curve(
     label: str,
     *,
     strengths: Sequence[float] = STRENGTHS,
-    n_random: int = 10,
     match: Literal["shift", "own"] = "shift",
-    positions: str = "prompt",
-    seed: int = 0,
-    rows: Sequence[Row] | Encoded | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
+    **options: Unpack[SteerOptions],
 ) -> SteeringCurve:
     """Shift neurons along the classes' mean difference on train, and count the answers on test that follow.
 
@@ -181,17 +184,15 @@ def steering_curve(
         neurons: Skill neurons, chosen without the test rows; at most half of a layer.
         label: Name of the class to steer to.
         strengths: Factors of the mean difference.
-        n_random: Random sets, disjoint from `neurons`, as many in each layer.
         match: `"shift"`: random sets move as far in each layer (Euclidean, over positions and neurons); `"own"`: by
             their own difference as it is.
-        positions: Where to steer, by name.
-        seed: Of the random sets.
-        rows: Answer these instead of the test rows.
-        on_batch: Called with (rows done, rows).
+        options: As `SweepSettings` has them: `n_random` (10 random sets, disjoint from `neurons`, as many in each
+            layer), `positions` (where to steer), `seed` (of the random sets), `rows`, `tokens_per_batch`, `resume_in`
+            and `on_batch`.
 
     Raises:
-        ValueError: The classifier has no such label, or other classes than the task; `neurons` is empty or more than
-            half of a layer, or `n_random` is not positive.
+        ValueError: The classifier has no such label, or other classes than the task; `neurons` is empty, another
+            model's or more than half of a layer, or `n_random` is not positive.
 
     Example:
         >>> from skillneurons import find_skill_neurons, load_example, steering_curve
@@ -205,35 +206,31 @@ def steering_curve(
         >>> curve.to_dataframe().columns[:6].tolist()
         ['strength', 'n_rows', 'skill_flips', 'low', 'high', 'random_flips']
     """
+    settings = SweepSettings(**options)
     if label not in classifier.labels:
         raise ValueError(f"`label` is one of {', '.join(map(repr, classifier.labels))}, not {label!r}.")
-    if not len(neurons) or n_random < 1:
+    if not len(neurons):
         raise ValueError(
-            f"Steering compares neurons with random ones, but got {len(neurons)} and {n_random} random sets."
+            f"Steering compares neurons with random ones, but got 0 and {settings.n_random} random sets. Choose "
+            "neurons, such as `scores.top(0.1)`."
         )
     if match not in ("shift", "own"):
         raise ValueError(f"`match` is 'shift' or 'own', not {match!r}.")
-    check_answers(classifier, task)
+    encoded = settings.encoded(classifier, task)
     target = classifier.labels.index(label)
-    where = classifier.layout.positions(positions)
-    sets = [neurons, *(neurons.random_like(seed=seed * 10_007 + draw) for draw in range(n_random))]
-    direction = label_direction(classifier, task.train, target, positions=positions)
-    scales = [
-        shift_ratio(direction, neurons, chosen) if match == "shift" else torch.ones(len(neurons.mask))
-        for chosen in sets
-    ]
-    hooks = [
-        steer(chosen, direction * scale[:, None], strength=strength, positions=where) if strength else []
-        for chosen, scale in zip(sets, scales, strict=True)
-        for strength in strengths
-    ]
-    encoded = classifier.encode(task.test if rows is None else rows)
-    logits = logits_many(classifier, encoded, [[], *hooks], last_block_to=where.stop, on_batch=on_batch)
-    before, wanted = logits[0].argmax(dim=1), torch.full((len(encoded),), target)
-    start = label_margin(logits[0], wanted)
+    sets = [neurons, *neurons.random_sets(settings.n_random, seed=settings.seed)]
+    direction = label_direction(classifier, task.train, target, positions=settings.positions)
+    points = []
+    for chosen in sets:
+        ratio = shift_ratio(direction, neurons, chosen) if match == "shift" else torch.ones(len(neurons.mask))
+        shift = _Shift(direction * ratio[:, None], {"label": label, "match": match, "task": task.fingerprint})
+        points += [(shift.by(strength, classifier, settings.positions), chosen) for strength in strengths]
+    swept = sweep(classifier, encoded, points, settings)
+    before, wanted = swept.logits[0].argmax(dim=1), torch.full((len(encoded),), target)
+    start = label_margin(swept.logits[0], wanted)
     shape = (len(sets), len(strengths))
     flips, shifts = torch.empty(shape, dtype=torch.float64), torch.empty(shape, dtype=torch.float64)
-    for i, steered in enumerate(logits[1:]):
+    for i, steered in enumerate(swept.logits[1:]):
         at = divmod(i, len(strengths))
         flips[at] = flip_rate(before, steered.argmax(dim=1), target, towards=strengths[at[1]] >= 0)
         shifts[at] = (label_margin(steered, wanted) - start).double().mean()
@@ -243,13 +240,31 @@ def steering_curve(
         "classifier_seed": classifier.prompt.seed,
         "n_neurons": len(neurons),
         "match": match,
-        "positions": positions,
-        "seed": seed,
+        "positions": settings.positions,
+        "seed": settings.seed,
     }
     n_label = int((before == target).sum())
     return SteeringCurve(
         tuple(strengths), flips[0], flips[1:], shifts[0], shifts[1:], len(encoded) - n_label, n_label, label, meta
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Shift:
+    """A direction to steer along, and what it was made of."""
+
+    direction: Float[Tensor, "prompt layer neuron"]
+    made_of: dict[str, Any]
+
+    def by(self, strength: float, classifier: Classifier, positions: str) -> Intervention:
+        """Steering along it; at strength 0 nothing is done."""
+        where = classifier.layout.positions(positions)
+        return Intervention(
+            lambda neurons: steer(neurons, self.direction, strength=strength, positions=where) if strength else [],
+            model=classifier.prompt.model,
+            stop=where.stop,
+            identity=self.made_of | {"kind": "steer", "strength": strength, "positions": positions},
+        )
 
 
 def shift_ratio(

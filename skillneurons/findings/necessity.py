@@ -15,31 +15,28 @@ Cost: `1 + kinds x scopes x fractions x (1 + rivals + draws)` passes over the ro
 on; what lies below is computed once for each batch and call. Fewer draws are made where `width` is reached early.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, Unpack, cast, get_args
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from scipy import stats
 from torch import Tensor
 
-from skillneurons.classifiers.classifier import Classifier, check_answers
-from skillneurons.classifiers.evaluation import Evaluation, check_labels, evaluation_of, label_margin
+from skillneurons.classifiers.classifier import Classifier
+from skillneurons.classifiers.evaluation import Evaluation, evaluation_of
 from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model
 from skillneurons.interventions.curve import check_fractions
-from skillneurons.interventions.gaps import paired_gap, spread
-from skillneurons.interventions.perturbation import Kind, check_kinds, intervention
-from skillneurons.interventions.sweep import kept, logits_many
+from skillneurons.interventions.gaps import half_width, paired_gap, spread
+from skillneurons.interventions.perturbation import Intervention, Kind, check_kinds
+from skillneurons.interventions.sweep import SweepOptions, SweepSettings, Swept, sweep
 from skillneurons.neurons.neuron_set import NeuronSet, top_like
 from skillneurons.neurons.scores import union_of_top
-from skillneurons.tasks.batching import TOKENS_PER_BATCH, Encoded
+from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.results import Shown, drawn_by
-from skillneurons.utilities.types import FwdHooks, Row
 
 Scope: TypeAlias = Literal["all", "single", "cumulative"]
 KINDS: tuple[Kind, ...] = ("mean", "resample", "zero", "gaussian")
@@ -112,6 +109,12 @@ class Necessity(Shown):
         return f"Necessity({where})\n{self._table()}"
 
 
+class NecessityOptions(SweepOptions, total=False):
+    """Keywords of `necessity`: those of all sweeps, and when to stop drawing random sets."""
+
+    width: float | None
+
+
 def necessity(
     classifier: Classifier,
     task: Task,
@@ -120,17 +123,8 @@ def necessity(
     kinds: Sequence[Kind] = KINDS,
     fractions: Sequence[float] = (0.03, 0.1, 0.3),
     scope: Scope = "all",
-    positions: str = "prompt",
     rivals: Mapping[str, Float[Tensor, "layer neuron"]] | None = None,
-    n_random: int = 20,
-    width: float | None = None,
-    sigma: float = 0.1,
-    seed: int = 0,
-    per_layer: bool = True,
-    rows: Sequence[Row] | Encoded | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
-    resume_in: str | Path | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
+    **options: Unpack[NecessityOptions],
 ) -> Necessity:
     """Does perturbing skill neurons hurt more than perturbing as many random ones, and by how much?
 
@@ -139,25 +133,19 @@ def necessity(
         task: Training rows give means and sources; test rows are evaluated.
         scores: Rank the neurons; a list for a task of several classes. They may come from other classifiers on the
             model.
-        kinds: Interventions, see `perturbation.intervention`.
+        kinds: Interventions, see `Perturbation`.
         fractions: Shares of neurons, below one half.
         scope: Perturb in `"all"` layers at once, in each `"single"` layer, or `"cumulative"`: layers 0 to l, for each
             l.
-        positions: `"prompt"`, `"text"`, `"all"` and so on.
         rivals: Other scores to choose neurons by, such as `selectivity.label_word_selectivity`, each perturbed as well:
             as many in each layer as skill neurons, so that the same random sets are their control.
-        n_random: Most random sets for each cell; disjoint from the skill neurons and matched layer by layer.
-        width: Stop drawing random sets for a cell once the half-width of the 95 % interval of their mean accuracy is at
-            most this. Draws come in fours, in the order of the seed. None: draw all. Where no draw changes an answer,
-            the width is zero and four are all there are.
-        sigma: Of Gaussian noise, in units of the activation.
-        seed: Of random sets, noise and resampling.
-        per_layer: Take the share of each layer, or of the whole model.
-        rows: Evaluate these instead of all test rows.
-        tokens_per_batch: Padded positions in one forward pass; interventions share it where rows leave room.
-        resume_in: A folder that keeps the logits of each finished sweep: of the chosen neurons, and of every four
-            draws. An interrupted call goes on from there. Not for classifiers with hooks of their own.
-        on_batch: Called with (rows done, rows), from 0 anew for each sweep.
+        options: As `SweepSettings` has them: `n_random` (at most 20 sets for each cell, disjoint from the skill neurons
+            and matched layer by layer), `positions`, `sigma`, `seed`, `per_layer`, `rows`, `tokens_per_batch`,
+            `resume_in` (which keeps the logits of the chosen neurons, and of every four draws), and `on_batch`, called
+            with (rows done, rows), from 0 anew for each sweep. And `width`: stop drawing random sets for a cell once
+            the half-width of the 95 % interval of their mean accuracy is at most this (None: draw all). Draws come in
+            fours, in the order of the seed. Where no draw changes an answer, the width is zero and four are all there
+            are.
 
     Raises:
         ValueError: Scores of another model, a classifier of other classes, rows without labels, a fraction above one
@@ -176,86 +164,50 @@ def necessity(
         >>> result.accuracy_gap.shape  # group, kind, scope, fraction; gap, low, high
         torch.Size([1, 1, 1, 2, 3])
     """
-    model, ranked, rivals = classifier.model, as_list(scores), dict(rivals or {})
+    options.setdefault("n_random", 20)
+    width = options.pop("width", None)
+    settings = SweepSettings(**cast(SweepOptions, options))
+    ranked, rivals = as_list(scores), dict(rivals or {})
     check_same_model(ranked, classifier.prompt.model)
-    check_answers(classifier, task)
-    check_sweep(kinds, fractions, scope, n_random, rivals, tuple(ranked[0].predictivity.shape))
-    layer_sets = _layers(scope, model.cfg.n_layers)
-    encoded = classifier.encode(task.test if rows is None else rows)
-    check_labels(encoded.labels, task.n_labels)
+    check_sweep(kinds, fractions, scope, settings.n_random)
+    check_rivals(rivals, tuple(ranked[0].predictivity.shape))
+    encoded = settings.encoded(classifier, task)
     if len(encoded) < 2:
         raise ValueError(f"Intervals over rows need two rows or more, but there is {len(encoded)}. Pass more `rows`.")
-
-    skill = [union_of_top(ranked, fraction, per_layer) for fraction in fractions]
-    groups = {"skill": skill} | {name: [top_like(score, one) for one in skill] for name, score in rivals.items()}
-    stop = classifier.layout.positions(positions).stop
-    cells = list(product(range(len(kinds)), range(len(layer_sets)), range(len(fractions))))
+    skill = [union_of_top(ranked, fraction, settings.per_layer) for fraction in fractions]
     for one in skill:
-        one.random_like(seed=seed * 10_007)  # Refuses where too few neurons are left, before any pass.
-    perturbs = [intervention(kind, classifier, task, positions=positions, sigma=sigma, seed=seed) for kind in kinds]
+        one.random_sets(1, seed=settings.seed)  # Refuses where too few neurons are left, before any pass.
+    groups = {"skill": skill} | {name: [top_like(score, one) for one in skill] for name, score in rivals.items()}
+    layers = _layers(scope, classifier.model.cfg.n_layers)
+    shape = (len(kinds), len(layers), len(fractions))
+    perturbs = [settings.perturbation(kind).of(classifier, task) for kind in kinds]
+    cells = [_Cell(perturbs[k], layers[s][1], f) for k, s, f in product(*map(range, shape))]
 
-    def run(
-        name: str, wanted: Sequence[tuple[int, int, NeuronSet]], plain: Sequence[FwdHooks] = ()
-    ) -> Float[Tensor, "intervention batch label"]:
-        sets = [chosen.layers(*layer_sets[s][1]) for _, s, chosen in wanted]
-        hooks = [perturbs[k](one) for (k, _, _), one in zip(wanted, sets, strict=True)]
-
-        def compute() -> Tensor:
-            return logits_many(
-                classifier,
-                encoded,
-                [*plain, *hooks],
-                last_block_to=stop,
-                tokens_per_batch=tokens_per_batch,
-                on_batch=on_batch,
-            )
-
-        settings = {"kinds": [kinds[k] for k, _, _ in wanted], "positions": positions, "sigma": sigma, "seed": seed}
-        settings |= {"task": task.fingerprint, "plain": len(plain)}
-        return kept(resume_in, name, classifier, encoded, sets, settings, compute)
-
-    def judged(logits: Tensor) -> Float[Tensor, "two intervention batch"]:
-        """Right or not, and margin, of each row."""
-        right = (logits.argmax(dim=2) == encoded.labels).float()
-        return torch.stack([right, torch.stack([label_margin(one, encoded.labels) for one in logits])])
-
-    def random_sets(draws: range, cell: tuple[int, int, int]) -> list[tuple[int, int, NeuronSet]]:
-        k, s, f = cell
-        return [(k, s, skill[f].random_like(seed=seed * 10_007 + draw)) for draw in draws]
-
-    chosen = [(k, s, sets[f]) for sets in groups.values() for k, s, f in cells]
-    plain, *perturbed = run("chosen", chosen, plain=[[]])
-    own = judged(torch.stack(perturbed)).unflatten(1, (len(groups), len(cells)))
-    random: list[list[Tensor]] = [[] for _ in cells]
-    n_done, open_cells = 0, list(range(len(cells)))
-    while open_cells and n_done < n_random:
-        draws = range(n_done, min(n_random, n_done + FIRST_DRAWS))
-        wanted = [one for c in open_cells for one in random_sets(draws, cells[c])]
-        drawn = judged(run(f"draws-{draws.start}", wanted)).unflatten(1, (len(open_cells), len(draws)))
-        for i, c in enumerate(open_cells):
-            random[c].append(drawn[:, i])
-        n_done = draws.stop
-        if width is not None:
-            open_cells = [c for c in open_cells if half_width(torch.cat(random[c], dim=1)[0].mean(dim=1)) > width]
-    by_cell = [torch.cat(parts, dim=1) for parts in random]
-
-    shape, spreads = (len(kinds), len(layer_sets), len(fractions)), [spread(one) for one in skill]
+    chosen = [cell.point(sets) for sets in groups.values() for cell in cells]
+    swept = sweep(classifier, encoded, chosen, settings, name="chosen")
+    own = _judged(swept[1:]).unflatten(1, (len(groups), len(cells)))
+    random = _draw(classifier, encoded, cells, skill, settings, width)
+    spreads = [spread(one) for one in skill]
     gaps = torch.tensor(
         [
             [
-                [paired_gap(own[q, g, c], by_cell[c][q], spreads[cells[c][2]]) for c in range(len(cells))]
-                for g in range(len(groups))
+                [paired_gap(one[c], random[c][q], spreads[cell.fraction]) for c, cell in enumerate(cells)]
+                for one in own[q]
             ]
             for q in (0, 1)
         ],
         dtype=torch.float64,
     ).unflatten(2, shape)
-    means = own.double().mean(dim=-1).unflatten(2, shape)
-    random_means = torch.stack([drawn.double().mean(dim=(1, 2)) for drawn in by_cell], dim=1).unflatten(1, shape)
+    means = own.mean(dim=-1).unflatten(2, shape)
+    random_means = torch.stack([drawn.mean(dim=(1, 2)) for drawn in random], dim=1).unflatten(1, shape)
+    meta = {"task": task.name} | {key: getattr(settings, key) for key in ("positions", "sigma", "seed", "per_layer")}
+    meta |= {"classifier_seed": classifier.prompt.seed, "score_seeds": ranked[0].seeds, "n_rows": len(encoded)}
+    meta |= {"n_random": settings.n_random, "width": width}
+    meta["n_neurons"] = [[len(one.layers(*which)) for one in skill] for _, which in layers]
     return Necessity(
         groups=tuple(groups),
         kinds=tuple(kinds),
-        scopes=tuple(name for name, _ in layer_sets),
+        scopes=tuple(name for name, _ in layers),
         fractions=tuple(fractions),
         accuracy=means[0],
         margin=means[1],
@@ -263,35 +215,53 @@ def necessity(
         random_margin=random_means[1],
         accuracy_gap=gaps[0],
         margin_gap=gaps[1],
-        n_draws=torch.tensor([drawn.shape[1] for drawn in by_cell]).unflatten(0, shape),
-        unperturbed=evaluation_of(plain, encoded.labels),
-        meta={
-            "task": task.name,
-            "positions": positions,
-            "sigma": sigma,
-            "seed": seed,
-            "per_layer": per_layer,
-            "classifier_seed": classifier.prompt.seed,
-            "score_seeds": ranked[0].seeds,
-            "n_rows": len(encoded),
-            "n_random": n_random,
-            "width": width,
-            "n_neurons": [[len(one.layers(*layers)) for one in skill] for _, layers in layer_sets],
-        },
+        n_draws=torch.tensor([drawn.shape[1] for drawn in random]).unflatten(0, shape),
+        unperturbed=evaluation_of(swept.logits[0], encoded.labels),
+        meta=meta,
     )
 
 
-def half_width(means: Float[Tensor, " draw"], level: float = 0.95) -> float:
-    """Half the width of Student's interval of the mean over random draws; infinite for a single draw.
+@dataclass(frozen=True, eq=False)
+class _Cell:
+    """One kind of perturbation in some layers, on sets of one size."""
 
-    Example:
-        >>> half_width(torch.tensor([0.5, 0.5, 0.5]))
-        0.0
-    """
-    n = len(means)
-    if n < 2:
-        return float("inf")
-    return float(stats.t.ppf((1 + level) / 2, n - 1)) * means.double().std().item() / n**0.5
+    perturb: Intervention
+    layers: tuple[int, ...]
+    fraction: int
+
+    def point(self, sets: Sequence[NeuronSet]) -> tuple[Intervention, NeuronSet]:
+        """The perturbation of this cell's part of a set, of those for each fraction."""
+        return self.perturb, sets[self.fraction].layers(*self.layers)
+
+
+def _judged(swept: Swept) -> Float[Tensor, "two intervention batch"]:
+    """Right or not, and margin, of each row."""
+    return torch.stack([swept.right, swept.margins.double()])
+
+
+def _draw(
+    classifier: Classifier,
+    rows: Encoded,
+    cells: Sequence[_Cell],
+    skill: Sequence[NeuronSet],
+    settings: SweepSettings,
+    width: float | None,
+) -> list[Float[Tensor, "two draw batch"]]:
+    """Random sets in each cell, as `_judged`, a few at a time until all are drawn or their mean is known well."""
+    parts: list[list[Tensor]] = [[] for _ in cells]
+    done, open_cells = 0, list(range(len(cells)))
+    while open_cells and done < settings.n_random:
+        n = min(FIRST_DRAWS, settings.n_random - done)
+        # For each draw, the sets of every fraction.
+        draws = list(zip(*(one.random_sets(n, seed=settings.seed, start=done) for one in skill), strict=True))
+        points = [cells[c].point(sets) for c in open_cells for sets in draws]
+        swept = sweep(classifier, rows, points, settings, plain=False, name=f"draws-{done}")
+        for c, drawn in zip(open_cells, _judged(swept).unflatten(1, (-1, n)).unbind(1), strict=True):
+            parts[c].append(drawn)
+        done += n
+        if width is not None:
+            open_cells = [c for c in open_cells if half_width(torch.cat(parts[c], dim=1)[0].mean(dim=1)) > width]
+    return [torch.cat(drawn, dim=1) for drawn in parts]
 
 
 def _layers(scope: Scope, n_layers: int) -> list[tuple[str, tuple[int, ...]]]:
@@ -303,21 +273,17 @@ def _layers(scope: Scope, n_layers: int) -> list[tuple[str, tuple[int, ...]]]:
     return [(f"layers 0-{layer}" if layer else "layer 0", tuple(range(layer + 1))) for layer in range(n_layers)]
 
 
-def check_sweep(
-    kinds: Sequence[str],
-    fractions: Sequence[float],
-    scope: str,
-    n_random: int,
-    rivals: Mapping[str, Tensor],
-    shape: tuple[int, ...],
-) -> None:
+def check_sweep(kinds: Sequence[str], fractions: Sequence[float], scope: str, n_random: int) -> None:
     """Refuse what would fail or mislead, before any long work."""
     check_kinds(kinds)
     check_fractions(fractions)
+    SweepSettings(n_random=n_random).check_intervals()
     if scope not in get_args(Scope):
         raise ValueError(f"`scope` is one of {get_args(Scope)}, not {scope!r}.")
-    if n_random < 2:
-        raise ValueError(f"`n_random` is {n_random}; at least two random sets are needed to see how much they differ.")
+
+
+def check_rivals(rivals: Mapping[str, Tensor], shape: tuple[int, ...]) -> None:
+    """Raise unless each rival choice is a score of as many neurons, under a name of its own."""
     for name, score in rivals.items():
         if bool(score.isnan().any()):
             raise ValueError(f"Rival {name!r} holds NaN, which cannot be ranked.")

@@ -292,7 +292,7 @@ def survives_retuning(
     if not methods or set(methods) - set(table):
         raise ValueError(f"`methods` are among {tuple(table)}, not {tuple(methods)}.")
     check_same_model(as_list(scores), model.fingerprint())
-    check_sweep(kinds, fractions, "all", n_random, {}, tuple(as_list(scores)[0].predictivity.shape))
+    check_sweep(kinds, fractions, "all", n_random)
     results = {}
     for method in methods:
         classifier = table[method](model, task, seed=seed, config=config, progress=progress)

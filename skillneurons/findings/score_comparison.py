@@ -4,29 +4,27 @@ Costs `1 + n_fractions * (n_scores + n_random)` passes over the rows, each from 
 over train where the ablation needs means. Memory: a few numbers for each of these passes and each row.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from scipy.stats import rankdata, t
+from scipy.stats import rankdata
 from torch import Tensor
 from transformer_lens.utilities.statistics import derive_generator
 
-from skillneurons.classifiers.classifier import Classifier, check_answers
-from skillneurons.classifiers.evaluation import label_margin
+from skillneurons.classifiers.classifier import Classifier
 from skillneurons.interventions.curve import FRACTIONS
-from skillneurons.interventions.perturbation import Kind, intervention
-from skillneurons.interventions.sweep import logits_many
-from skillneurons.neurons.neuron_set import top_neurons
+from skillneurons.interventions.gaps import resampled_luck, resampled_rows
+from skillneurons.interventions.perturbation import Kind
+from skillneurons.interventions.sweep import SweepOptions, SweepSettings, Swept, sweep
+from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 from skillneurons.neurons.other_scores.table import RivalScores
-from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.results import Shown, drawn_by
-from skillneurons.utilities.types import Row
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -107,13 +105,8 @@ def compare_scores(
     *,
     kind: Kind = "mean",
     fractions: Sequence[float] = FRACTIONS,
-    n_random: int = 10,
-    per_layer: bool = True,
-    positions: str = "prompt",
-    rows: Sequence[Row] | Encoded | None = None,
     n_bootstrap: int = 1000,
-    seed: int = 0,
-    on_batch: Callable[[int, int], None] | None = None,
+    **options: Unpack[SweepOptions],
 ) -> ScoreComparison:
     """Do scores agree, and which one best predicts the causal effect of ablation?
 
@@ -125,16 +118,13 @@ def compare_scores(
         classifier: One that the scores were taken from.
         task: Test rows are evaluated; training rows give means.
         scores: From `rival_scores`, or any scores in a `RivalScores`.
-        kind: See `perturbation.intervention`.
+        kind: See `Perturbation`.
         fractions: Rising shares of neurons.
-        n_random: Random rankings.
-        per_layer: A share of each layer, or of the whole model. Then scores differ also in how many neurons they pick
-            in the last layer, where an ablation at the prompt cannot do anything.
-        positions: Where they are perturbed: `"prompt"`, `"all"` and so on.
-        rows: Evaluate these instead of all test rows.
         n_bootstrap: Resamples of the rows.
-        seed: Of rankings, ties, noise and resamples.
-        on_batch: Called with (rows done, rows).
+        options: As `SweepSettings` has them: `n_random` (10 random rankings), `positions`, `sigma`, `seed` (also of
+            ties and resamples), `per_layer`, `rows`, `tokens_per_batch`, `resume_in` and `on_batch`. With shares of
+            the whole model (`per_layer=False`), scores differ also in how many neurons they pick in the last layer,
+            where an ablation at the prompt cannot do anything.
 
     Raises:
         ValueError: Fractions do not rise, there are too few random rankings, or the scores are of another model or the
@@ -151,48 +141,64 @@ def compare_scores(
         >>> comparison.to_dataframe().columns[:4].tolist()
         ['score', 'area', 'low', 'high']
     """
+    settings = SweepSettings(**options)
+    settings.check_intervals()
     if list(fractions) != sorted(set(fractions)) or not 0 < fractions[0] <= fractions[-1] <= 1:
         raise ValueError(f"`fractions` must rise from above 0 to at most 1, but are {tuple(fractions)}.")
-    if n_random < 2:
-        raise ValueError(f"`n_random` is {n_random}; at least 2 are needed to see how far random rankings differ.")
     if scores.meta.get("model") not in (None, classifier.prompt.model):
         raise ValueError(
             f"`scores` are of model {scores.meta['model']}, but the classifier's is {classifier.prompt.model}."
         )
-    check_answers(classifier, task)
-    shape = next(iter(scores.values.values())).shape
-    generator = derive_generator(seed, "random rankings")
-    rankings = [torch.rand(shape, generator=generator) for _ in range(n_random)]
-    sets = [
-        scores.top(name, fraction, per_layer=per_layer, seed=seed) for name in scores.names for fraction in fractions
-    ]
-    sets += [top_neurons(ranking, fraction, per_layer=per_layer) for ranking in rankings for fraction in fractions]
-    encoded = classifier.encode(task.test if rows is None else rows)
-    perturb = intervention(kind, classifier, task, positions=positions, seed=seed)
-    last = classifier.layout.positions(positions).stop
-    logits = logits_many(
-        classifier, encoded, [[], *(perturb(one) for one in sets)], last_block_to=last, on_batch=on_batch
-    )
+    encoded = settings.encoded(classifier, task)
+    perturb = settings.perturbation(kind).of(classifier, task)
+    sets = _nested_sets(scores, fractions, settings)
+    swept = sweep(classifier, encoded, [(perturb, one) for one in sets], settings)
+    meta: dict[str, Any] = {"kind": kind}
+    meta |= {key: getattr(settings, key) for key in ("positions", "per_layer", "n_random")}
+    meta |= {"n_rows": len(encoded), "task": task.name, "classifier_seed": classifier.prompt.seed}
+    meta["seed"] = settings.seed
+    return _compared(swept, scores, tuple(fractions), n_bootstrap, meta)
 
-    margins = torch.stack([label_margin(one, encoded.labels) for one in logits]).double()
-    right = (logits.argmax(-1) == encoded.labels).double()
-    n_scores, n_fractions = len(scores.names), len(fractions)
+
+def _nested_sets(scores: RivalScores, fractions: Sequence[float], settings: SweepSettings) -> list[NeuronSet]:
+    """Each score's neurons for each fraction, then those of random rankings, whose larger sets hold the smaller."""
+    per_layer = settings.per_layer
+    shape = next(iter(scores.values.values())).shape
+    generator = derive_generator(settings.seed, "random rankings")
+    rankings = [torch.rand(shape, generator=generator) for _ in range(settings.n_random)]
+    chosen = [
+        scores.top(name, fraction, per_layer=per_layer, seed=settings.seed)
+        for name in scores.names
+        for fraction in fractions
+    ]
+    return chosen + [
+        top_neurons(ranking, fraction, per_layer=per_layer) for ranking in rankings for fraction in fractions
+    ]
+
+
+def _compared(
+    swept: Swept, scores: RivalScores, fractions: tuple[float, ...], n_bootstrap: int, meta: dict[str, Any]
+) -> ScoreComparison:
+    """What each score's choice costs beyond random rankings, with intervals over rows and luck."""
+    n_random, seed = meta["n_random"], meta["seed"]
+    margins, right = swept.margins.double(), swept.right
+    n_scores = len(scores.names)
 
     def split(values: Tensor) -> tuple[Tensor, Tensor]:
-        by_ranking = values[1:].unflatten(0, (n_scores + n_random, n_fractions))
+        by_ranking = values[1:].unflatten(0, (n_scores + n_random, len(fractions)))
         return by_ranking[:n_scores], by_ranking[n_scores:]
 
     (margin, random_margin), (accuracy, random_accuracy) = split(margins), split(right)
     weights = trapezoid_weights(fractions)
     by_row = torch.einsum("f,sfr->sr", weights, random_margin.mean(0) - margin)
-    resampled = _bootstrap(by_row, n_bootstrap, seed)
+    resampled = resampled_rows(by_row, n_bootstrap, seed)
     random_by_draw = torch.einsum("f,df->d", weights, random_margin.mean(-1))
-    with_luck = resampled + _luck(random_by_draw, n_bootstrap, seed)
+    with_luck = resampled + resampled_luck(random_by_draw, n_bootstrap, seed)
     others = (random_by_draw.sum() - random_by_draw) / (n_random - 1)
     return ScoreComparison(
         names=scores.names,
         agreement=agreement(scores),
-        fractions=tuple(fractions),
+        fractions=fractions,
         margin=margin.mean(-1),
         random_margin=random_margin.mean(-1),
         accuracy=accuracy.mean(-1),
@@ -203,16 +209,7 @@ def compare_scores(
         random_area=others - random_by_draw,
         accuracy_area=torch.einsum("f,sf->s", weights, (random_accuracy.mean(0) - accuracy).mean(-1)),
         best_share=resampled.argmax(0).bincount(minlength=n_scores).double() / n_bootstrap,
-        meta={
-            "kind": kind,
-            "positions": positions,
-            "per_layer": per_layer,
-            "n_random": n_random,
-            "n_rows": len(encoded),
-            "task": task.name,
-            "classifier_seed": classifier.prompt.seed,
-            "seed": seed,
-        },
+        meta=meta,
     )
 
 
@@ -237,24 +234,3 @@ def trapezoid_weights(fractions: Sequence[float]) -> Float[Tensor, " fraction"]:
     knots = torch.tensor([0.0, *fractions], dtype=torch.float64)
     steps = knots.diff()
     return (steps + torch.cat([steps[1:], torch.zeros(1, dtype=torch.float64)])) / (2 * knots[-1])
-
-
-def _bootstrap(by_row: Float[Tensor, "score row"], n: int, seed: int) -> Float[Tensor, "score resample"]:
-    """Means over resampled rows, the same for all scores.
-
-    TransformerLens's `bootstrap_ci` keeps the ends of the intervals only; `best_share` and `_luck` need each resample.
-    """
-    generator, n_rows = derive_generator(seed, "rows"), by_row.shape[1]
-    return torch.stack([by_row[:, torch.randint(n_rows, (n_rows,), generator=generator)].mean(1) for _ in range(n)], 1)
-
-
-def _luck(random_by_draw: Float[Tensor, " draw"], n: int, seed: int) -> Float[Tensor, " resample"]:
-    """How far one more random ranking lies from the mean of these, `n` times.
-
-    A normal prediction: t-distributed with R - 1 degrees of freedom, `sqrt(1 + 1 / R)` times their standard deviation
-    wide. The `n` evenly spaced quantiles, in random order.
-    """
-    n_random = len(random_by_draw)
-    order = torch.randperm(n, generator=derive_generator(seed, "luck"))
-    quantiles = torch.from_numpy(t.ppf((order.double() + 0.5) / n, n_random - 1))
-    return quantiles * random_by_draw.std() * (1 + 1 / n_random) ** 0.5

@@ -7,19 +7,19 @@ Cost: the passes of `find_skill_neurons` for each subtask; `serves` adds `1 + su
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from skillneurons.classifiers.classifier import Classifier, check_answers
+from skillneurons.classifiers.classifier import Classifier
 from skillneurons.findings.common import check_same_model, check_same_rows
 from skillneurons.interventions.curve import check_fractions
 from skillneurons.interventions.gaps import paired_gap, spread
-from skillneurons.interventions.perturbation import Kind, intervention
-from skillneurons.interventions.sweep import logits_many
+from skillneurons.interventions.perturbation import Kind
+from skillneurons.interventions.sweep import PerturbOptions, SweepSettings, sweep
 from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores, find_skill_neurons, union_of_top
@@ -191,9 +191,7 @@ def serves(
     *,
     fraction: float = 0.05,
     kind: Kind = "mean",
-    positions: str = "prompt",
-    n_random: int = 10,
-    seed: int = 0,
+    **options: Unpack[PerturbOptions],
 ) -> Serves:
     """Perturb each subtask's own top neurons and measure each class: which class do they serve?
 
@@ -202,10 +200,9 @@ def serves(
         task: Test rows are evaluated.
         found: From `several_classes`.
         fraction: Share of neurons of each subtask that is perturbed.
-        kind: See `perturbation.intervention`.
-        positions: Where to perturb.
-        n_random: Random sets of the same sizes.
-        seed: Of random sets, noise and resampling.
+        kind: See `Perturbation`.
+        options: As `SweepSettings` has them: `n_random` (10 sets of the same sizes), `positions`, `sigma`, `seed`,
+            `per_layer` (as in `found` by default), `tokens_per_batch`, `resume_in` and `on_batch`.
 
     Raises:
         ValueError: The scores are of another model, the classifier answers other classes, a class has fewer than
@@ -223,32 +220,31 @@ def serves(
         0  sports-vs-rest    sports
         1  sports-vs-rest  business
     """
-    check_same_model(list(found.scores), classifier.prompt.model)
-    check_answers(classifier, task)
-    counts = [row["label"] for row in task.test]
-    if few := [label for i, label in enumerate(task.labels) if counts.count(i) < 2]:
-        raise ValueError(f"Every class needs two test rows, but {few[0]!r} has fewer. Pass a task with more test rows.")
+    options.setdefault("per_layer", found.meta["per_layer"])
+    settings = SweepSettings(**options)
+    settings.check_intervals()
     check_fractions((fraction,))
-    if n_random < 2:
-        raise ValueError(f"`n_random` is {n_random}; at least two random sets are needed to see how much they differ.")
-    sets = [one.top(fraction, found.meta["per_layer"]) for one in found.scores]
-    random = [one.random_like(seed=seed * 10_007 + draw) for one in sets for draw in range(n_random)]
-    perturb = intervention(kind, classifier, task, positions=positions, seed=seed)
-    rows = classifier.encode(task.test)
-    hooks = [[], *(perturb(one) for one in [*sets, *random])]
-    logits = logits_many(classifier, rows, hooks, last_block_to=classifier.layout.positions(positions).stop)
-    right = (logits.argmax(dim=2) == rows.labels).double()
-    own = (logits - logits.mean(dim=2, keepdim=True)).gather(2, rows.labels[None, :, None].expand(len(logits), -1, 1))
-    own = own[..., 0]
+    check_same_model(list(found.scores), classifier.prompt.model)
+    rows = settings.encoded(classifier, task)
+    counts = rows.labels.bincount(minlength=task.n_labels).tolist()
+    if few := [label for label, count in zip(task.labels, counts, strict=True) if count < 2]:
+        raise ValueError(f"Every class needs two test rows, but {few[0]!r} has fewer. Pass a task with more test rows.")
+    sets = [one.top(fraction, settings.per_layer) for one in found.scores]
+    random = [draw for one in sets for draw in one.random_sets(settings.n_random, seed=settings.seed)]
+    perturb = settings.perturbation(kind).of(classifier, task)
+    swept = sweep(classifier, rows, [(perturb, one) for one in [*sets, *random]], settings)
+    right, relative = swept.right, swept.logits - swept.logits.mean(dim=2, keepdim=True)
+    own = relative.gather(2, rows.labels[None, :, None].expand(len(relative), -1, 1))[..., 0]
     n, n_labels = len(sets), task.n_labels
+    drawn = own[n + 1 :].unflatten(0, (n, settings.n_random))
     recall, gap = torch.zeros(n, n_labels).double(), torch.zeros(n, n_labels, 3).double()
     unperturbed = torch.zeros(n_labels).double()
     for label in range(n_labels):
         of_class = rows.labels == label
         unperturbed[label] = right[0, of_class].mean()
         for i in range(n):
-            drawn = own[n + 1 + i * n_random : n + 1 + (i + 1) * n_random]
             recall[i, label] = right[1 + i, of_class].mean()
-            gap[i, label] = torch.tensor(paired_gap(own[1 + i, of_class], drawn[:, of_class], spread(sets[i])))
-    meta = {"task": task.name, "fraction": fraction, "kind": kind, "positions": positions, "n_random": n_random}
-    return Serves(found.subtasks, tuple(task.labels), recall, unperturbed, gap, meta | {"seed": seed})
+            gap[i, label] = torch.tensor(paired_gap(own[1 + i, of_class], drawn[i][:, of_class], spread(sets[i])))
+    meta = {"task": task.name, "fraction": fraction, "kind": kind, "positions": settings.positions}
+    meta |= {"n_random": settings.n_random, "seed": settings.seed}
+    return Serves(found.subtasks, tuple(task.labels), recall, unperturbed, gap, meta)

@@ -6,7 +6,9 @@ scores only; `cross_perturbation` runs each task's classifier under every task's
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import reduce
+from operator import or_
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -17,13 +19,13 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from skillneurons.classifiers.classifier import Classifier, check_answers
-from skillneurons.classifiers.evaluation import label_margin
 from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model, check_task, task_predictivity
 from skillneurons.interventions.curve import check_fractions
 from skillneurons.interventions.gaps import paired_gap, spread
-from skillneurons.interventions.perturbation import Kind, intervention
-from skillneurons.interventions.sweep import logits_many
+from skillneurons.interventions.perturbation import Kind
+from skillneurons.interventions.sweep import PerturbOptions, SweepSettings, sweep
 from skillneurons.neurons.agreement import overlap_test, spearman
+from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import union_of_top
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.results import Shown, drawn_by
@@ -191,13 +193,9 @@ def cross_perturbation(
     *,
     fraction: float = 0.1,
     kind: Kind = "mean",
-    positions: str = "prompt",
-    n_random: int = 10,
-    sigma: float = 0.1,
-    seed: int = 0,
-    per_layer: bool = True,
     n_rows: int | None = None,
     on_task: Callable[[str], None] | None = None,
+    **options: Unpack[PerturbOptions],
 ) -> CrossPerturbation:
     """Perturb task A's skill neurons and measure task B, for all A and B.
 
@@ -209,14 +207,11 @@ def cross_perturbation(
         tasks: Their rows.
         scores: Their neurons; a list of subtasks' scores where a task has several classes.
         fraction: Share of neurons perturbed.
-        kind: See `perturbation.intervention`.
-        positions: Where to perturb.
-        n_random: Random sets for each task's neurons.
-        sigma: Of Gaussian noise.
-        seed: Of random sets, noise and resampling.
-        per_layer: Take the share of each layer, or of the whole model.
+        kind: See `Perturbation`.
         n_rows: Most test rows of a task to measure on.
         on_task: Called with the name of each task that was measured.
+        options: As `SweepSettings` has them: `n_random` (10 sets for each task's neurons), `positions`, `sigma`,
+            `seed`, `per_layer`, `tokens_per_batch`, `resume_in` and `on_batch` (from 0 anew for each task).
 
     Raises:
         ValueError: Fewer than two tasks, names that differ between arguments, scores of different models or of another
@@ -241,22 +236,18 @@ def cross_perturbation(
             f"The same two tasks or more are needed everywhere, but `tasks` are {names}, `classifiers` "
             f"{tuple(classifiers)}, `scores` {tuple(scores)}."
         )
+    settings = SweepSettings(**options)
+    settings.check_intervals()
+    check_fractions((fraction,))
     flat = [one for name in names for one in as_list(scores[name])]
     for name in names:
         check_same_model(flat, classifiers[name].prompt.model)
         check_answers(classifiers[name], tasks[name])
         check_task(scores[name], tasks[name])
-    check_fractions((fraction,))
-    if n_random < 2:
-        raise ValueError(f"`n_random` is {n_random}; at least two random sets are needed to see how much they differ.")
-    skill = [union_of_top(as_list(scores[name]), fraction, per_layer) for name in names]
-    everything = skill[0]
-    for one in skill[1:]:
-        everything = everything | one
-    width = everything.mask.shape[1]
-    spare = bool((everything.per_layer + torch.stack([s.per_layer for s in skill]).amax(0) < width).all())
-    exclude = everything if spare else None
-    random = [one.random_like(seed=seed * 10_007 + draw, exclude=exclude) for one in skill for draw in range(n_random)]
+    skill = [union_of_top(as_list(scores[name]), fraction, settings.per_layer) for name in names]
+    exclude = _spare(skill)
+    random = [one.random_sets(settings.n_random, seed=settings.seed, exclude=exclude) for one in skill]
+    sets = [*skill, *(draw for draws in random for draw in draws)]
     spreads = [spread(one, exclude) for one in skill]
 
     n = len(names)
@@ -264,21 +255,26 @@ def cross_perturbation(
     accuracy_gap, margin_gap = torch.zeros(n, n, 3).double(), torch.zeros(n, n, 3).double()
     for j, name in enumerate(names):
         classifier, task = classifiers[name], tasks[name]
-        rows = classifier.encode(task.test if n_rows is None else task.subset(n_rows, splits=("test",)).test)
-        perturb = intervention(kind, classifier, task, positions=positions, sigma=sigma, seed=seed)
-        stop = classifier.layout.positions(positions).stop
-        sweep: Sequence[Any] = [[], *(perturb(one) for one in [*skill, *random])]
-        logits = logits_many(classifier, rows, sweep, last_block_to=stop)
-        right = (logits.argmax(dim=2) == rows.labels).double()
-        margins = torch.stack([label_margin(one, rows.labels) for one in logits])
+        measured = task if n_rows is None else task.subset(n_rows, splits=("test",))
+        perturb = settings.perturbation(kind).of(classifier, task)
+        rows = settings.encoded(classifier, measured)
+        swept = sweep(classifier, rows, [(perturb, one) for one in sets], settings, name=f"{name}-measured")
+        right, margins = swept.right, swept.margins
         margins = margins / margins[0].std().clamp_min(torch.finfo(margins.dtype).tiny)
         unperturbed[j], accuracy[:, j] = right[0].mean(), right[1 : n + 1].mean(dim=1)
-        for i in range(n):
-            drawn = slice(n + 1 + i * n_random, n + 1 + (i + 1) * n_random)
-            accuracy_gap[i, j] = torch.tensor(paired_gap(right[1 + i], right[drawn], spreads[i]))
-            margin_gap[i, j] = torch.tensor(paired_gap(margins[1 + i], margins[drawn], spreads[i]))
+        for gaps, values in ((accuracy_gap, right), (margin_gap, margins)):
+            drawn = values[n + 1 :].unflatten(0, (n, settings.n_random))
+            for i in range(n):
+                gaps[i, j] = torch.tensor(paired_gap(values[1 + i], drawn[i], spreads[i]))
         if on_task is not None:
             on_task(name)
-    meta = {"fraction": fraction, "kind": kind, "positions": positions, "n_random": n_random, "seed": seed}
-    meta["n_rows"] = n_rows
+    meta = {"fraction": fraction, "kind": kind}
+    meta |= {key: getattr(settings, key) for key in ("positions", "n_random", "seed")} | {"n_rows": n_rows}
     return CrossPerturbation(names, accuracy, unperturbed, accuracy_gap, margin_gap, meta)
+
+
+def _spare(skill: Sequence[NeuronSet]) -> NeuronSet | None:
+    """All tasks' neurons, for random sets to leave out, where enough others are left; None where not."""
+    everything = reduce(or_, skill)
+    most = torch.stack([one.per_layer for one in skill]).amax(0)
+    return everything if bool((everything.per_layer + most < everything.mask.shape[1]).all()) else None

@@ -1,9 +1,9 @@
 """Accuracy and margin against the share of neurons perturbed, skill neurons beside random ones."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -11,16 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skillneurons.classifiers.classifier import Classifier, check_answers
-from skillneurons.classifiers.evaluation import Evaluation, check_labels, evaluation_of
-from skillneurons.interventions.perturbation import Kind, intervention
-from skillneurons.interventions.sweep import kept, logits_many
+from skillneurons.classifiers.classifier import Classifier
+from skillneurons.classifiers.evaluation import Evaluation, evaluation_of
+from skillneurons.interventions.perturbation import Kind
+from skillneurons.interventions.sweep import SweepOptions, SweepSettings, sweep
 from skillneurons.neurons.scores import NeuronScores, union_of_top
-from skillneurons.tasks.batching import TOKENS_PER_BATCH, Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.results import Shown, drawn_by
-from skillneurons.utilities.types import FwdHooks, Row
 
 FRACTIONS = (0.03, 0.1, 0.3)
 
@@ -116,21 +114,13 @@ def perturbation_curve(
     *,
     kind: Kind = "mean",
     fractions: Sequence[float] = FRACTIONS,
-    n_random: int = 10,
-    positions: str = "prompt",
-    sigma: float = 0.1,
-    seed: int = 0,
-    per_layer: bool = True,
-    rows: Sequence[Row] | Encoded | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
-    resume_in: str | Path | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
+    **options: Unpack[SweepOptions],
 ) -> PerturbationCurve:
     """Does perturbing skill neurons hurt more than perturbing random ones?
 
-    Source: Wang et al. 2022, section 4.2. Random sets are drawn `n_random` times, disjoint from the skill neurons and
-    matched to them layer by layer. At the soft prompt's positions the last layer has no say: its MLP there feeds
-    nothing that the mask reads.
+    Source: Wang et al. 2022, section 4.2. Random sets are disjoint from the skill neurons and matched to them layer by
+    layer. At the soft prompt's positions the last layer has no say: its MLP there feeds nothing that the mask reads.
+    `findings.necessity` gives the same cells with intervals, for several kinds and single layers.
 
     Costs `1 + len(fractions) * (1 + n_random)` passes over the rows, each from its first perturbed layer on; what lies
     below is computed once for each fraction.
@@ -139,20 +129,15 @@ def perturbation_curve(
         classifier: In eval mode.
         task: Training rows give means or sources; test rows are evaluated.
         scores: Rank the neurons; for several classes, the scores of each subtask (see `union_of_top`).
-        kind: See `intervention`.
+        kind: See `Perturbation`.
         fractions: Shares of neurons, below one half.
-        n_random: Random sets for each fraction.
-        positions: Where to intervene, by name.
-        sigma: Of Gaussian noise.
-        seed: Of random sets, noise and resampling.
-        per_layer: Take the share of each layer, or of the whole model.
-        rows: Evaluate these instead of all test rows.
-        tokens_per_batch: Padded positions in one forward pass; interventions share it where rows leave room.
-        resume_in: A folder that keeps the logits of each finished fraction: an interrupted curve goes on from there.
-        on_batch: Called with (rows done, rows), where each row counts once for each fraction.
+        options: As `SweepSettings` has them: `n_random` (10 random sets for each fraction), `positions`, `sigma`,
+            `seed`, `per_layer`, `rows`, `tokens_per_batch`, `resume_in` (which keeps each finished fraction), and
+            `on_batch`, called with (rows done, rows), where each row counts once for each fraction.
 
     Raises:
-        ValueError: No fraction, no random set, a classifier of other classes, or too few neurons left to draw from.
+        ValueError: No fraction, no random set, a classifier of other classes, scores of another model, or too few
+            neurons left to draw from.
 
     Example:
         >>> from skillneurons import find_skill_neurons, load_example, perturbation_curve
@@ -166,58 +151,45 @@ def perturbation_curve(
         >>> curve.to_dataframe().columns[:5].tolist()
         ['fraction', 'skill_accuracy', 'random_accuracy', 'random_accuracy_low', 'random_accuracy_high']
     """
-    if n_random < 1 or not fractions:
+    settings = SweepSettings(**options)
+    if not fractions:
         raise ValueError(
-            f"A curve needs fractions and random sets to compare with, but there are {len(fractions)} and {n_random}."
+            "A curve needs fractions and random sets to compare with, but there are 0 and "
+            f"{settings.n_random}. Pass one or more `fractions`, such as {FRACTIONS}."
         )
     check_fractions([fraction for fraction in fractions if fraction] or [0.1])  # 0 is where a curve may begin
-    check_answers(classifier, task)
-    encoded = classifier.encode(task.test if rows is None else rows)
-    check_labels(encoded.labels, task.n_labels)
-    perturb = intervention(kind, classifier, task, positions=positions, sigma=sigma, seed=seed)
+    encoded = settings.encoded(classifier, task)
     ranked = [scores] if isinstance(scores, NeuronScores) else scores
-    skill_sets = [union_of_top(ranked, fraction, per_layer) for fraction in fractions]
-    random_sets = [[skill.random_like(seed=seed * 10_007 + draw) for skill in skill_sets] for draw in range(n_random)]
-    n, n_rows = len(fractions), len(encoded)
-
-    def at_fraction(i: int) -> Tensor:
-        """Logits with skill neurons perturbed and with each random set; at first also of the classifier as it is."""
-        sets = [skill_sets[i], *(draw[i] for draw in random_sets)]
-        plain: list[FwdHooks] = [] if i else [[]]
-
-        def compute() -> Tensor:
-            return logits_many(
-                classifier,
-                encoded,
-                [*plain, *(perturb(chosen) for chosen in sets)],
-                last_block_to=classifier.layout.positions(positions).stop,
-                tokens_per_batch=tokens_per_batch,
-                on_batch=None
-                if on_batch is None
-                else lambda done, total, tell=on_batch: tell(i * total + done, n * total),
-            )
-
-        settings = {"kind": kind, "positions": positions, "sigma": sigma, "seed": seed, "plain": len(plain)}
-        settings["task"] = task.fingerprint
-        return kept(resume_in, f"{kind}-{fractions[i]}", classifier, encoded, sets, settings, compute)
-
-    evaluations = [[evaluation_of(one, encoded.labels) for one in at_fraction(i)] for i in range(n)]
-    before = evaluations[0].pop(0)
+    skill = [union_of_top(ranked, fraction, settings.per_layer) for fraction in fractions]
+    sets = [[chosen, *chosen.random_sets(settings.n_random, seed=settings.seed)] for chosen in skill]
+    perturb = settings.perturbation(kind).of(classifier, task)
+    evaluations = []
+    for i, (fraction, chosen) in enumerate(zip(fractions, sets, strict=True)):
+        swept = sweep(
+            classifier,
+            encoded,
+            [(perturb, one) for one in chosen],
+            _counted(settings, i, len(sets)),
+            plain=not i,
+            name=f"{kind}-{fraction}",
+        )
+        evaluations += [evaluation_of(logits, encoded.labels) for logits in swept.logits]
+    before, *perturbed = evaluations
     accuracy, margin = (
-        torch.tensor([[getattr(e, name) for e in point] for point in evaluations], dtype=torch.float64).T
+        torch.tensor([getattr(one, name) for one in perturbed], dtype=torch.float64).unflatten(0, (len(sets), -1)).T
         for name in ("accuracy", "margin")
     )
-    meta = {
-        "kind": kind,
-        "positions": positions,
-        "per_layer": per_layer,
-        "n_random": n_random,
-        "seed": seed,
-        "task": task.name,
-        "classifier_seed": classifier.prompt.seed,
-        "n_rows": n_rows,
-        "n_neurons": [len(chosen) for chosen in skill_sets],
-    }
+    meta = {"kind": kind} | {key: getattr(settings, key) for key in ("positions", "per_layer", "n_random", "seed")}
+    meta |= {"task": task.name, "classifier_seed": classifier.prompt.seed, "n_rows": len(encoded)}
+    meta["n_neurons"] = [len(chosen) for chosen in skill]
     if kind == "gaussian":
-        meta["sigma"] = sigma
+        meta["sigma"] = settings.sigma
     return PerturbationCurve(tuple(fractions), accuracy[0], accuracy[1:], margin[0], margin[1:], before, meta)
+
+
+def _counted(settings: SweepSettings, i: int, n: int) -> SweepSettings:
+    """The settings for the `i`-th of `n` sweeps over the same rows, which tells how far all of them are."""
+    tell = settings.on_batch
+    if tell is None:
+        return settings
+    return replace(settings, on_batch=lambda done, total: tell(i * total + done, n * total))

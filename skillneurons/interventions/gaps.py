@@ -1,8 +1,10 @@
 """How far chosen neurons are from random sets, with intervals that pay for rows and for the luck of one set."""
 
+import torch
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
+from transformer_lens.utilities.statistics import derive_generator
 
 from skillneurons.neurons.neuron_set import NeuronSet
 
@@ -75,3 +77,38 @@ def paired_gap(
     freedom = total**2 / (rows**2 / (n - 1) + draws**2 / (n_draws - 1))
     half = float(stats.t.ppf((1 + level) / 2, freedom)) * total**0.5
     return gap, gap - half, gap + half
+
+
+def half_width(means: Float[Tensor, " draw"], level: float = 0.95) -> float:
+    """Half the width of Student's interval of the mean over random draws; infinite for a single draw.
+
+    Example:
+        >>> import torch
+        >>> half_width(torch.tensor([0.5, 0.5, 0.5]))
+        0.0
+    """
+    n = len(means)
+    if n < 2:
+        return float("inf")
+    return float(stats.t.ppf((1 + level) / 2, n - 1)) * means.double().std().item() / n**0.5
+
+
+def resampled_rows(by_row: Float[Tensor, "score row"], n: int, seed: int) -> Float[Tensor, "score resample"]:
+    """Means over `n` bootstrap samples of the rows, the same for all scores.
+
+    TransformerLens's `bootstrap_ci` keeps the ends of intervals only; what is made of them here needs each resample.
+    """
+    generator, n_rows = derive_generator(seed, "rows"), by_row.shape[1]
+    return torch.stack([by_row[:, torch.randint(n_rows, (n_rows,), generator=generator)].mean(1) for _ in range(n)], 1)
+
+
+def resampled_luck(random_by_draw: Float[Tensor, " draw"], n: int, seed: int) -> Float[Tensor, " resample"]:
+    """How far one more random choice lies from the mean of these, `n` times.
+
+    A normal prediction: t-distributed with R - 1 degrees of freedom, `sqrt(1 + 1 / R)` times their standard deviation
+    wide. The `n` evenly spaced quantiles, in random order.
+    """
+    n_random = len(random_by_draw)
+    order = torch.randperm(n, generator=derive_generator(seed, "luck"))
+    quantiles = torch.from_numpy(stats.t.ppf((order.double() + 0.5) / n, n_random - 1))
+    return quantiles * random_by_draw.std() * (1 + 1 / n_random) ** 0.5

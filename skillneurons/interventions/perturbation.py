@@ -1,7 +1,12 @@
-"""Perturbations by name: from a neuron set to hooks, with what they need measured on training rows."""
+"""Perturbations by name: from a neuron set to hooks, with what they need measured on training rows.
 
-from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias, get_args
+A new kind is one file: a function from (perturbation, classifier, task) to what makes hooks of a neuron set, under
+`@perturbs("its name")`. Wherever a kind can be named, it can be named then.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeAlias
 
 from skillneurons.activations._collect import collect
 from skillneurons.activations.examples import Examples
@@ -13,13 +18,126 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.types import Hook
 
-Kind: TypeAlias = Literal["mean", "zero", "gaussian", "resample"]
+Kind: TypeAlias = str
+"""Name of a kind of perturbation, a key of `PERTURBATIONS`."""
+HooksOf: TypeAlias = Callable[[NeuronSet], list[Hook]]
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """What is done to chosen neurons: how, where, how strongly, and with which draws.
+
+    Args:
+        kind: `"mean"`, `"zero"`, `"gaussian"`, `"resample"`, or what `perturbs` added.
+        positions: Where, by name. With `"text"` and `"all"`, means and samples are the positions' own: each prompt
+            position's from that position, the text's from all words of the text.
+        sigma: Of Gaussian noise, in units of the activation.
+        seed: Of noise and resampling.
+        n_source: Examples to resample from.
+        n_mean: Most training rows (drawn by `seed`) that means are taken over.
+
+    Raises:
+        ValueError: An unknown kind, noise of no size, or no rows to measure on.
+
+    Example:
+        >>> from skillneurons import evaluate, find_skill_neurons, load_example
+        >>> from skillneurons.interventions.perturbation import Perturbation
+        >>> classifier, task = load_example()
+        >>> skill = find_skill_neurons(classifier, task).top(0.1)
+        >>> ablate = Perturbation("mean").of(classifier, task)
+        >>> [name for name, _ in ablate(skill.layers(0, 1))]
+        ['blocks.0.mlp.hook_post', 'blocks.1.mlp.hook_post']
+        >>> evaluate(classifier, task.test, ablate(skill)).accuracy > 0.7
+        True
+    """
+
+    kind: Kind = "mean"
+    positions: str = "prompt"
+    sigma: float = 0.1
+    seed: int = 0
+    n_source: int = 64
+    n_mean: int = 1000
+
+    def __post_init__(self) -> None:
+        check_kinds((self.kind,))
+        if not self.sigma > 0:
+            raise ValueError(f"`sigma` must be positive, not {self.sigma}: noise of no size would change nothing.")
+        if min(self.n_source, self.n_mean) < 1:
+            raise ValueError(
+                f"`n_source` and `n_mean` are numbers of rows, not {self.n_source} and {self.n_mean}; give each one or "
+                "more."
+            )
+
+    def of(self, classifier: Classifier, task: Task) -> "Intervention":
+        """The perturbation with what it needs measured: the classifier's activations on the task's training rows."""
+        return Intervention(
+            PERTURBATIONS[self.kind](self, classifier, task),
+            model=classifier.prompt.model,
+            stop=classifier.layout.positions(self.positions).stop,
+            identity=asdict(self) | {"task": task.fingerprint},
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """From a neuron set to the hooks that perturb it; call it.
+
+    Args:
+        hooks_of: Makes them.
+        model: Fingerprint of the model whose neurons are meant.
+        stop: Positions from here on are left alone, as `HookedEncoder.forward`'s `last_block_to`; None: not known.
+        identity: All that decides what the hooks do, besides the model and the neurons, as JSON could hold it.
+    """
+
+    hooks_of: HooksOf
+    model: str
+    stop: int | None
+    identity: Mapping[str, Any]
+
+    def __call__(self, neurons: NeuronSet) -> list[Hook]:
+        """Hooks that perturb the neurons.
+
+        Raises:
+            ValueError: They are another model's.
+        """
+        if neurons.model not in (None, self.model):
+            raise ValueError(
+                f"Neurons of model {self.model} are needed, but these are of {neurons.model}. Choose them by scores of "
+                "this model."
+            )
+        return self.hooks_of(neurons)
+
+
+Maker: TypeAlias = Callable[[Perturbation, Classifier, Task], HooksOf]
+PERTURBATIONS: dict[str, Maker] = {}
+
+
+def perturbs(kind: Kind) -> Callable[[Maker], Maker]:
+    """Register a function as what makes a kind of perturbation.
+
+    Example:
+        >>> from skillneurons.interventions.hooks import steer
+        >>> from skillneurons.interventions.perturbation import PERTURBATIONS, perturbs
+        >>> @perturbs("lift")
+        ... def _lift(perturbation, classifier, task):
+        ...     where = classifier.layout.positions(perturbation.positions)
+        ...     up = torch.ones(classifier.model.cfg.n_layers, classifier.model.cfg.d_mlp)
+        ...     return lambda neurons: steer(neurons, up, strength=perturbation.sigma, positions=where)
+        >>> PERTURBATIONS.pop("lift") is _lift
+        True
+    """
+
+    def register(maker: Maker) -> Maker:
+        PERTURBATIONS[kind] = maker
+        return maker
+
+    return register
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
-    """Raise unless all are interventions that `intervention` knows, and there is one."""
-    if not kinds or set(kinds) - set(get_args(Kind)):
-        raise ValueError(f"`kinds` must be one or more of {', '.join(get_args(Kind))}, not {tuple(kinds)}.")
+    """Raise unless all are kinds that there are, and there is one."""
+    if not kinds or set(kinds) - set(PERTURBATIONS):
+        raise ValueError(f"`kinds` must be one or more of {', '.join(PERTURBATIONS)}, not {tuple(kinds)}.")
 
 
 def intervention(
@@ -32,54 +150,60 @@ def intervention(
     seed: int = 0,
     n_source: int = 64,
     n_mean: int = 1000,
-) -> Callable[[NeuronSet], list[Hook]]:
-    """A function from a neuron set to hooks, with whatever the kind needs measured on the training rows.
-
-    Args:
-        kind: `"mean"`, `"zero"`, `"gaussian"` or `"resample"`.
-        classifier: Whose means or example activations are used.
-        task: Its training rows give them.
-        positions: Where to intervene, by name. With `"text"` and `"all"`, means and samples are the positions' own:
-            each prompt position's from that position, the text's from all words of the text.
-        sigma: Of the noise.
-        seed: Of noise and resampling.
-        n_source: Examples to resample from.
-        n_mean: Most training rows (drawn by `seed`) that means are taken over.
+) -> Intervention:
+    """`Perturbation(kind, …).of(classifier, task)`, with its arguments.
 
     Example:
-        >>> from skillneurons import evaluate, find_skill_neurons, load_example
-        >>> from skillneurons.interventions.perturbation import intervention
-        >>> classifier, task = load_example()
-        >>> skill = find_skill_neurons(classifier, task).top(0.1)
-        >>> perturb = intervention("mean", classifier, task)
-        >>> [name for name, _ in perturb(skill.layers(0, 1))]
-        ['blocks.0.mlp.hook_post', 'blocks.1.mlp.hook_post']
-        >>> evaluate(classifier, task.test, perturb(skill)).accuracy > 0.7
-        True
+        >>> from skillneurons import NeuronSet, load_example
+        >>> from skillneurons.interventions import intervention
+        >>> perturb = intervention("zero", *load_example(), positions="all")
+        >>> [name for name, _ in perturb(NeuronSet.from_pairs([(2, 7)], n_layers=4, d_mlp=768))]
+        ['blocks.2.mlp.hook_post']
     """
-    check_kinds((kind,))
-    where = classifier.layout.positions(positions)
-    if kind == "zero":
-        return lambda neurons: zero(neurons, positions=where)
-    if kind == "gaussian":
-        return lambda neurons: gaussian(neurons, sigma, seed=seed, positions=where)
-    if positions == "all":
-        # Positions in front of the text have values of their own; those of the text share theirs.
-        front, text = (
-            intervention(kind, classifier, task, positions=part, seed=seed, n_source=n_source, n_mean=n_mean)
-            for part in (classifier.layout.added, "text")
-        )
-        return lambda neurons: [*front(neurons), *text(neurons)]
-    if kind == "mean":
-        train = task.subset(max(n_mean, task.n_labels), seed, splits=("train",)).train
-        if positions == "text":
-            word_mean = collect(classifier, train, TextSums(), positions=positions).mean.float()
-            return lambda neurons: mean(neurons, word_mean, positions=where)
-        values = collect(classifier, train, LabelSums(task.n_labels), positions=positions).mean.float()
-        return lambda neurons: mean(neurons, values, positions=where)
-    rows = task.subset(n_source, seed, splits=("train",)).train
-    if positions == "text":
-        words = collect(classifier, rows, TextExamples(seed=seed), positions=positions).values
+    return Perturbation(kind, positions, sigma, seed, n_source, n_mean).of(classifier, task)
+
+
+@perturbs("mean")
+def _mean(perturbation: Perturbation, classifier: Classifier, task: Task) -> HooksOf:
+    if perturbation.positions == "all":
+        return _in_parts(perturbation, classifier, task)
+    where = classifier.layout.positions(perturbation.positions)
+    most = max(perturbation.n_mean, task.n_labels)
+    rows = task.subset(most, perturbation.seed, splits=("train",)).train
+    statistic = TextSums() if perturbation.positions == "text" else LabelSums(task.n_labels)
+    values = collect(classifier, rows, statistic, positions=perturbation.positions).mean.float()
+    return lambda neurons: mean(neurons, values, positions=where)
+
+
+@perturbs("zero")
+def _zero(perturbation: Perturbation, classifier: Classifier, task: Task) -> HooksOf:
+    where = classifier.layout.positions(perturbation.positions)
+    return lambda neurons: zero(neurons, positions=where)
+
+
+@perturbs("gaussian")
+def _gaussian(perturbation: Perturbation, classifier: Classifier, task: Task) -> HooksOf:
+    where = classifier.layout.positions(perturbation.positions)
+    return lambda neurons: gaussian(neurons, perturbation.sigma, seed=perturbation.seed, positions=where)
+
+
+@perturbs("resample")
+def _resample(perturbation: Perturbation, classifier: Classifier, task: Task) -> HooksOf:
+    if perturbation.positions == "all":
+        return _in_parts(perturbation, classifier, task)
+    seed, where = perturbation.seed, classifier.layout.positions(perturbation.positions)
+    rows = task.subset(perturbation.n_source, seed, splits=("train",)).train
+    if perturbation.positions == "text":
+        words = collect(classifier, rows, TextExamples(seed=seed), positions="text").values
         return lambda neurons: resample_words(neurons, words, seed=seed, positions=where)
-    source = collect(classifier, rows, Examples(len(rows)), positions=positions).values
+    source = collect(classifier, rows, Examples(len(rows)), positions=perturbation.positions).values
     return lambda neurons: resample(neurons, source, seed=seed, positions=where)
+
+
+def _in_parts(perturbation: Perturbation, classifier: Classifier, task: Task) -> HooksOf:
+    """Positions in front of the text have values of their own; those of the text share theirs."""
+    front, text = (
+        PERTURBATIONS[perturbation.kind](replace(perturbation, positions=part), classifier, task)
+        for part in (classifier.layout.added, "text")
+    )
+    return lambda neurons: [*front(neurons), *text(neurons)]

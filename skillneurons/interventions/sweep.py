@@ -1,209 +1,231 @@
-"""Many interventions on the same rows, at the cost of what they change.
+"""The engine of every causal claim: chosen neurons and random ones perturbed, and what becomes of the answers.
 
-For each batch the residual stream below the first layer that an intervention touches is computed once, and re-entered
-there by all that begin at that layer: the cost is that of the layers above, times the number of interventions. A
-TransformerBridge computes all layers each time. Where a batch of rows leaves room, several interventions share one
-forward pass. Memory is that of one batch and of the logits.
+`sweep` takes interventions on neuron sets and gives the logits of each, for a caller to compare. Those of one call
+share what lies below the first layer that each one touches (`logits_many`). Where a folder is given, what a call
+computed is kept there, under a digest of all that its numbers depend on.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval, segments
-from skillneurons.models.bridge import BridgedModel
+from skillneurons.classifiers.classifier import Classifier, check_answers
+from skillneurons.classifiers.evaluation import check_labels, label_margin
+from skillneurons.interventions._logits_many import logits_many
+from skillneurons.interventions.perturbation import Intervention, Perturbation
 from skillneurons.neurons.neuron_set import NeuronSet
-from skillneurons.tasks.batching import TOKENS_PER_BATCH, Batch, Encoded
+from skillneurons.tasks.batching import TOKENS_PER_BATCH, Encoded
+from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
-from skillneurons.utilities.types import FwdHooks, Hook, Row
+from skillneurons.utilities.types import Row
+
+MOST_RANDOM_SETS = 100_000
 
 
-@torch.no_grad()
-def logits_many(
+@dataclass(frozen=True, eq=False)
+class SweepSettings:
+    """What sweeps share: where and how strongly neurons are perturbed, what they are compared with, and on which rows.
+
+    Functions that sweep take these by keyword.
+
+    Args:
+        positions: Where to intervene, by name: `"prompt"`, `"text"`, `"all"` and so on.
+        sigma: Of Gaussian noise, in units of the activation.
+        seed: Of random sets, noise and resampling.
+        per_layer: Take a share of each layer, or of the whole model.
+        n_random: Random sets to compare with.
+        rows: Evaluate these instead of all test rows.
+        tokens_per_batch: Padded positions in one forward pass; interventions share it where rows leave room.
+        resume_in: A folder that keeps the logits of what is finished: an interrupted call goes on from there. Not for
+            classifiers with hooks of their own.
+        on_batch: Called with (rows done, rows).
+
+    Example:
+        >>> SweepSettings(positions="all").perturbation("zero")
+        Perturbation(kind='zero', positions='all', sigma=0.1, seed=0, n_source=64, n_mean=1000)
+    """
+
+    positions: str = "prompt"
+    sigma: float = 0.1
+    seed: int = 0
+    per_layer: bool = True
+    n_random: int = 10
+    rows: Sequence[Row] | Encoded | None = None
+    tokens_per_batch: int = TOKENS_PER_BATCH
+    resume_in: str | Path | None = None
+    on_batch: Callable[[int, int], None] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.n_random <= MOST_RANDOM_SETS:
+            raise ValueError(
+                f"`n_random` is a number of random sets to compare with, from 1 to {MOST_RANDOM_SETS:,}, not "
+                f"{self.n_random}."
+            )
+        if self.tokens_per_batch < 1:
+            raise ValueError(f"`tokens_per_batch` is a number of positions, not {self.tokens_per_batch}.")
+
+    def perturbation(self, kind: str) -> Perturbation:
+        """The perturbation of that kind."""
+        return Perturbation(kind, self.positions, self.sigma, self.seed)
+
+    def encoded(self, classifier: Classifier, task: Task) -> Encoded:
+        """The rows to evaluate, each with a label that the classifier answers with."""
+        check_answers(classifier, task)
+        encoded = classifier.encode(task.test if self.rows is None else self.rows)
+        check_labels(encoded.labels, task.n_labels)
+        return encoded
+
+    def check_intervals(self) -> None:
+        """Raise unless there are random sets enough to see how much they differ."""
+        if self.n_random < 2:
+            raise ValueError(
+                f"`n_random` is {self.n_random}; at least two random sets are needed to see how much they differ."
+            )
+
+
+class PassOptions(TypedDict, total=False):
+    """Keywords of whatever sweeps over rows; see `SweepSettings`."""
+
+    tokens_per_batch: int
+    resume_in: str | Path | None
+    on_batch: Callable[[int, int], None] | None
+
+
+class ControlOptions(PassOptions, total=False):
+    """Keywords of whatever compares neurons with random ones somewhere; see `SweepSettings`."""
+
+    positions: str
+    seed: int
+    n_random: int
+
+
+class PerturbOptions(ControlOptions, total=False):
+    """Keywords of whatever perturbs a share of the neurons; see `SweepSettings`."""
+
+    sigma: float
+    per_layer: bool
+
+
+class SweepOptions(PerturbOptions, total=False):
+    """All fields of `SweepSettings`, as keywords."""
+
+    rows: Sequence[Row] | Encoded | None
+
+
+@dataclass(frozen=True, eq=False)
+class Swept:
+    """Logits under each intervention of a sweep, and what they amount to on each row.
+
+    Args:
+        logits: In the order of the interventions; the classifier as it is comes first where it was asked for.
+        labels: Right answers.
+    """
+
+    logits: Float[Tensor, "intervention batch label"]
+    labels: Int[Tensor, " batch"]
+
+    @property
+    def right(self) -> Float[Tensor, "intervention batch"]:
+        """1 where a row is answered rightly."""
+        return (self.logits.argmax(dim=2) == self.labels).double()
+
+    @property
+    def margins(self) -> Float[Tensor, "intervention batch"]:
+        """The right label's logit minus the best other label's."""
+        return torch.stack([label_margin(one, self.labels) for one in self.logits])
+
+    def __getitem__(self, interventions: slice) -> "Swept":
+        """Some of the interventions."""
+        return Swept(self.logits[interventions], self.labels)
+
+
+def sweep(
     classifier: Classifier,
-    rows: Sequence[Row] | Encoded,
-    interventions: Sequence[FwdHooks],
+    rows: Encoded,
+    points: Sequence[tuple[Intervention, NeuronSet]],
+    settings: SweepSettings,
     *,
-    last_block_to: int | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
-    on_batch: Callable[[int, int], None] | None = None,
-) -> Float[Tensor, "intervention batch label"]:
-    """Logits under each of many interventions, sharing what lies below the first layer that each one touches.
+    plain: bool = True,
+    name: str = "sweep",
+) -> Swept:
+    """The classifier's answers under each of many interventions.
 
     Args:
         classifier: In eval mode.
-        rows: Examples.
-        interventions: Forward hooks for each; an empty list is the classifier as it is.
-        last_block_to: As in `HookedEncoder.forward`, for interventions that touch leading positions only.
-        tokens_per_batch: Padded positions in one forward pass. As many interventions share a pass as fit: with few
-            rows and a large number here, which pays on a GPU, all of them.
-        on_batch: Called with (rows done, rows) after each batch.
+        rows: Labelled.
+        points: An intervention and the neurons it is made on, for each.
+        settings: How rows pass, and where what is finished is kept.
+        plain: Begin with the classifier as it is.
+        name: Of this call, for a reader of the folder where it is kept.
 
     Returns:
         What each intervention gives alone, up to rounding between batch shapes.
 
-    Example:
-        >>> from skillneurons import find_skill_neurons, load_example, zero
-        >>> from skillneurons.interventions.sweep import logits_many
-        >>> classifier, task = load_example()
-        >>> skill = find_skill_neurons(classifier, task).top(0.1)
-        >>> sets = [skill, *(skill.random_like(seed=seed) for seed in range(2))]
-        >>> hooks = [[], *(zero(chosen) for chosen in sets)]
-        >>> logits = logits_many(classifier, task.test, hooks)
-        >>> logits.shape
-        torch.Size([4, 32, 2])
-        >>> logits[0].allclose(classifier.logits(task.test))
-        True
-    """
-    require_eval(classifier.model)
-    encoded = classifier.encode(rows)
-    entries = [_first_layer(hooks, classifier.model.cfg.n_layers) for hooks in interventions]
-    if isinstance(classifier.model, BridgedModel):
-        entries = [0] * len(interventions)
-    alike: dict[tuple[int, bool], list[int]] = {}
-    for i, (entry, hooks) in enumerate(zip(entries, interventions, strict=True)):
-        alike.setdefault((entry, bool(hooks)), []).append(i)
-    result, parts, done = torch.empty(len(interventions), len(encoded), len(classifier.labels)), [], 0
-    with classifier.model.hooks(fwd_hooks=classifier.fwd_hooks):
-        for batch in classifier.batches(encoded, tokens_per_batch=tokens_per_batch):
-            residuals = _residuals(classifier, batch, sorted({entry for entry in entries if entry}))
-            at_once = max(1, tokens_per_batch // batch.tokens.numel())
-            for (entry, hooked), members in alike.items():
-                for start in range(0, len(members), at_once):
-                    chosen = members[start : start + at_once]
-                    n, resid = len(chosen), residuals.get(entry)
-                    with classifier.model.hooks(fwd_hooks=_side_by_side([interventions[i] for i in chosen])):
-                        logits = label_logits(
-                            classifier,
-                            _repeated(batch, n),
-                            resid=None if resid is None else resid.repeat(n, 1, 1),
-                            start_at_layer=entry or None,
-                            last_block_to=last_block_to if hooked else None,
-                        )
-                    parts.append((torch.tensor(chosen)[:, None], batch.index, logits.float().unflatten(0, (n, -1))))
-            done += len(batch)
-            if on_batch is not None:
-                on_batch(done, len(encoded))
-    # Fetched at the end, so that the host never waits for a GPU in between.
-    for which, index, logits in parts:
-        result[which, index] = logits.cpu()
-    store.check_finite("logits", result, "Check the interventions' values.")
-    return result
-
-
-def _first_layer(hooks: FwdHooks, n_layers: int) -> int:
-    """The first block that some hook lies in; 0 where a hook lies below the blocks or its place is not known."""
-    layers = []
-    for name, _ in hooks:
-        parts = name.split(".") if isinstance(name, str) else []
-        layers.append(int(parts[1]) if len(parts) > 2 and parts[0] == "blocks" else 0)
-    return min(layers, default=n_layers - 1)
-
-
-def _residuals(classifier: Classifier, batch: Batch, layers: Sequence[int]) -> dict[int, Tensor]:
-    """The residual stream entering each of `layers`, each computed from the one below."""
-    residuals: dict[int, Tensor] = {}
-    below: int | None = None
-    for layer in layers:
-        residuals[layer] = classifier.model(
-            batch.tokens if below is None else residuals[below],
-            batch.mask,
-            token_type_ids=segments(classifier, batch) if below is None else None,
-            start_at_layer=below,
-            stop_at_layer=layer,
-            check_input=False,
-        )
-        below = layer
-    return residuals
-
-
-def _repeated(batch: Batch, n: int) -> Batch:
-    """The rows of a batch `n` times over, one time for each of `n` interventions."""
-    if n == 1:
-        return batch
-    mask = None if batch.mask is None else batch.mask.repeat(n, 1)
-    return replace(
-        batch,
-        tokens=batch.tokens.repeat(n, 1),
-        token_types=batch.token_types.repeat(n, 1),
-        mask=mask,
-        labels=batch.labels.repeat(n),
-        index=batch.index.repeat(n),
-    )
-
-
-def _side_by_side(interventions: Sequence[FwdHooks]) -> FwdHooks:
-    """Hooks that give each of several interventions its own part of a repeated batch."""
-    if len(interventions) == 1:
-        return interventions[0]
-
-    def at(name: Any) -> Hook:
-        functions = [[function for other, function in hooks if other == name] for hooks in interventions]
-
-        def hook_fn(activations: Tensor, hook: Any = None) -> Tensor:
-            parts = []
-            for part, own in zip(activations.chunk(len(interventions)), functions, strict=True):
-                for function in own:
-                    changed = function(part, hook=hook)
-                    part = part if changed is None else changed
-                parts.append(part)
-            return torch.cat(parts)
-
-        return name, hook_fn
-
-    return [at(name) for name in dict.fromkeys(name for hooks in interventions for name, _ in hooks)]
-
-
-def kept(
-    folder: str | Path | None,
-    name: str,
-    classifier: Classifier,
-    encoded: Encoded,
-    sets: Sequence[NeuronSet],
-    settings: Mapping[str, Any],
-    compute: Callable[[], Tensor],
-) -> Tensor:
-    """The logits that `compute` gives, or those that an interrupted sweep left in `folder`.
-
-    A file is read only where everything that the logits depend on is the same: its name ends in a digest of it.
-
-    Args:
-        folder: Where finished points of a sweep are; None: nothing is kept.
-        name: Of the point, for a reader of the folder.
-        classifier: Whose logits they are.
-        encoded: Its rows.
-        sets: Neurons perturbed, in the order of the interventions.
-        settings: What else the logits depend on, as JSON could hold it.
-        compute: Called unless the point is there.
-
     Raises:
-        ValueError: The classifier has hooks besides its prompt, so that a later one cannot be told from it.
+        ValueError: Neurons of another model, or a classifier with hooks of its own where `resume_in` is given.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example
+        >>> from skillneurons.interventions.sweep import SweepSettings, sweep
+        >>> classifier, task = load_example()
+        >>> settings = SweepSettings(n_random=2)
+        >>> ablate = settings.perturbation("mean").of(classifier, task)
+        >>> skill = find_skill_neurons(classifier, task).top(0.1)
+        >>> sets = [skill, *skill.random_sets(2, seed=0)]
+        >>> swept = sweep(classifier, classifier.encode(task.test), [(ablate, one) for one in sets], settings)
+        >>> swept.logits.shape  # as it is, and under three interventions
+        torch.Size([4, 32, 2])
+        >>> swept.margins.mean(dim=1).shape
+        torch.Size([4])
     """
-    if folder is None:
-        return compute()
+    stops = {intervention.stop for intervention, _ in points}
+    last_block_to = stops.pop() if len(stops) == 1 else None
+
+    def compute() -> Tensor:
+        return logits_many(
+            classifier,
+            rows,
+            [*([[]] if plain else []), *(intervention(neurons) for intervention, neurons in points)],
+            last_block_to=last_block_to,
+            tokens_per_batch=settings.tokens_per_batch,
+            on_batch=settings.on_batch,
+        )
+
+    if settings.resume_in is None:
+        return Swept(compute(), rows.labels)
+    identity = {"interventions": [dict(intervention.identity) for intervention, _ in points], "plain": plain}
+    digest = _digest(classifier, rows, [neurons for _, neurons in points], identity)
+    return Swept(_kept(Path(settings.resume_in) / f"{name}-{digest[:16]}", identity, compute), rows.labels)
+
+
+def _digest(classifier: Classifier, rows: Encoded, sets: Sequence[NeuronSet], identity: dict[str, Any]) -> str:
+    """Of all that the logits of a sweep depend on, up to rounding between batch shapes."""
     if classifier.extra_hooks:
         raise ValueError(
             f"`resume_in` needs a classifier made of a prompt, but this one has {len(classifier.extra_hooks)} hooks of "
             "its own, which no file can identify. Leave `resume_in` out."
         )
-    settings = dict(settings) | {"model": classifier.prompt.model, "answers": classifier.verbalizer.token_ids}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    rows = (encoded.tokens, encoded.offsets, encoded.labels)
-    for part in (classifier.prompt.vectors, *rows, *(chosen.mask for chosen in sets)):
+    identity = identity | {"model": classifier.prompt.model, "answers": classifier.verbalizer.token_ids}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+    for part in (classifier.prompt.vectors, rows.tokens, rows.offsets, rows.labels, *(one.mask for one in sets)):
         digest.update(f"{tuple(part.shape)}".encode())
         digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    path = Path(folder) / f"{name}-{digest.hexdigest()[:16]}"
+    return digest.hexdigest()
+
+
+def _kept(path: Path, identity: dict[str, Any], compute: Callable[[], Tensor]) -> Tensor:
+    """The logits that an interrupted sweep left there, or else those that `compute` gives, which are left there."""
     try:
         return store.load(path, "SweepPoint")[0]["logits"]
     except (FileNotFoundError, store.StoreError):
         # Absent, or damaged: computed anew.
         logits = compute()
-        store.save(path, "SweepPoint", {"logits": logits}, settings)
+        store.save(path, "SweepPoint", {"logits": logits}, identity)
         return logits

@@ -201,7 +201,7 @@ def against_random(
     if bool(score[chosen.exists].isnan().any()):
         raise ValueError("`score` holds NaN, which can be neither above nor below. Give such neurons a score.")
     value = score[chosen.mask].double().mean()
-    sets = [chosen.random_like(seed=seed * 10_007 + draw, match=match, disjoint=False) for draw in range(n_draws)]
+    sets = chosen.random_sets(n_draws, seed=seed, match=match, disjoint=False)
     random = torch.stack([score[one.mask].double().mean() for one in sets])
     p = (1 + int((random >= value - 1e-12).sum())) / (n_draws + 1)
     how = match if isinstance(match, str) else "values"

@@ -7,7 +7,7 @@ Tensors only. Layers may have different widths (after pruning): the mask is then
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import pandas as pd
 import torch
@@ -16,6 +16,14 @@ from torch import Tensor
 
 from skillneurons.utilities import store
 from skillneurons.utilities.results import Shown
+
+
+class Drawing(TypedDict, total=False):
+    """Keywords of how random sets are drawn; see `NeuronSet.random_like`."""
+
+    match: Literal["layer", "none"] | Float[Tensor, "layer neuron"]
+    exclude: "NeuronSet | None"
+    disjoint: bool
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -199,6 +207,26 @@ class NeuronSet(Shown):
             self._check_enough(int(free.reshape(shape)[row].sum()), n, f"layer {row}" if match == "layer" else "all")
             chosen[row, order[row, :n]] = True
         return replace(self, mask=chosen.reshape(free.shape), meta={})
+
+    def random_sets(self, n: int, *, seed: int, start: int = 0, **how: Unpack[Drawing]) -> "list[NeuronSet]":
+        """Random sets of the same size: those that all comparisons with random sets draw, in the order of the draw.
+
+        Args:
+            n: How many.
+            seed: Of all of them; sets of another seed are others.
+            start: The first one's number: sets 0 to 3 and 4 to 7 are sets 0 to 7.
+            how: As in `random_like`.
+
+        Raises:
+            ValueError: There are not enough neurons left.
+
+        Example:
+            >>> skill = NeuronSet.from_pairs([(0, 2), (1, 0)], n_layers=2, d_mlp=30)
+            >>> first, *others = skill.random_sets(3, seed=0)
+            >>> others == skill.random_sets(2, seed=0, start=1)
+            True
+        """
+        return [self.random_like(seed=seed * 10_007 + draw, **how) for draw in range(start, start + n)]
 
     @staticmethod
     def _check_enough(free: int, wanted: int, where: str) -> None:

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from skillneurons.interventions.curve import PerturbationCurve
-from skillneurons.interventions.perturbation import Kind
+from skillneurons.interventions.perturbation import PERTURBATIONS
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.runs._find import RunFolderError
@@ -176,7 +176,7 @@ def run_files(folder: str | Path) -> list[str]:
     except (KeyError, TypeError) as error:
         raise store.StoreError(f"{folder / 'run.json'} is damaged or of another release ({error!r}).") from error
     # These become paths, and may have come from a stranger.
-    if different or any(type(seed) is not int for seed in seeds) or set(kinds) - set(get_args(Kind)):
+    if different or any(type(seed) is not int for seed in seeds) or set(kinds) - set(PERTURBATIONS):
         raise store.StoreError(
             f"{folder / 'run.json'} needs the run that settings.json names, with seeds and interventions of this "
             f"release, but has another {' and '.join(different) or f'one: {seeds}, {kinds}'}. Run `skillneurons find` "

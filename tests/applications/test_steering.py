@@ -147,7 +147,7 @@ def test_settings_that_make_no_sense_are_refused(planted, curve, unchecked_types
         run("better")
     with pytest.raises(ValueError, match="got 0 and 10 random sets"):
         run(neurons=NeuronSet(torch.zeros(3, 29).bool()))
-    with pytest.raises(ValueError, match="got 4 and 0 random sets"):
+    with pytest.raises(ValueError, match="from 1 to 100,000, not 0"):
         run(n_random=0)
     with pytest.raises(ValueError, match="not 'size'"):
         run(match="size")

@@ -23,8 +23,8 @@ from skillneurons.findings import (
     several_classes,
     survives_retuning,
 )
-from skillneurons.findings.necessity import half_width
 from skillneurons.findings.score_comparison import compare_scores
+from skillneurons.interventions.gaps import half_width
 from skillneurons.interventions.sweep import logits_many
 from skillneurons.neurons.other_scores.table import RivalScores
 from skillneurons.plots import plot_cross_perturbation, plot_necessity, plot_necessity_by_layer, plot_serves
@@ -50,7 +50,7 @@ def no_pass(monkeypatch):
         raise AssertionError("a pass began")
 
     monkeypatch.setattr("skillneurons.classifiers.classifier.label_logits", refuse)
-    for module in ("activations._collect", "interventions.sweep"):
+    for module in ("activations._collect", "interventions._logits_many"):
         monkeypatch.setattr(f"skillneurons.{module}.label_logits", refuse)
 
 
@@ -194,8 +194,7 @@ def test_a_sweep_costs_the_passes_that_it_says(planted, scores, n_random, monkey
         counted.append(len(interventions))
         return logits_many(classifier, rows, interventions, **options)
 
-    monkeypatch.setattr(sys.modules["skillneurons.findings.necessity"], "logits_many", count)
-    monkeypatch.setattr("skillneurons.interventions.curve.logits_many", count)
+    monkeypatch.setattr("skillneurons.interventions.sweep.logits_many", count)
     settings = {"fractions": (0.1, 0.2, 0.3), "n_random": n_random}
     classifier, task = planted[0].classifier, planted[0].task
     rivals = {"selective": planted[0].selective.mask.float()}

@@ -23,7 +23,7 @@ from skillneurons import (
     zero,
 )
 from skillneurons.classifiers.evaluation import evaluation_of, label_margin
-from skillneurons.interventions import sweep as sweeps
+from skillneurons.interventions import _logits_many as sweeps
 from skillneurons.interventions.sweep import logits_many
 
 PROMPT = slice(1, 6)
@@ -296,7 +296,7 @@ def test_an_interrupted_curve_goes_on_at_the_fraction_where_it_stopped(planted, 
     assert again == [step for step in steps if step[0] > 107]
     assert torch.equal(resumed.random_margin, whole.random_margin) and torch.equal(resumed.skill, whole.skill)
     assert resumed.unperturbed == whole.unperturbed
-    monkeypatch.setattr("skillneurons.interventions.curve.logits_many", lambda *a, **k: pytest.fail("computed again"))
+    monkeypatch.setattr("skillneurons.interventions.sweep.logits_many", lambda *a, **k: pytest.fail("computed again"))
     assert torch.equal(curve_of(planted, scores, resume_in=tmp_path).skill_margin, whole.skill_margin)
 
 

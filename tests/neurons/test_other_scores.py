@@ -26,6 +26,7 @@ from skillneurons.classifiers.evaluation import label_margin
 from skillneurons.classifiers.prompts import Verbalizer, random_prompt
 from skillneurons.findings.score_comparison import agreement, compare_scores, trapezoid_weights
 from skillneurons.interventions.hooks import mean, zero
+from skillneurons.interventions.perturbation import PERTURBATIONS
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.other_scores.attribution import gradient_attribution, integrated_gradients
 from skillneurons.neurons.other_scores.measures import auroc, average_precision, balanced_accuracy, mutual_information
@@ -504,12 +505,12 @@ def test_a_score_that_ranks_at_random_is_seldom_said_to_matter(planted, monkeypa
     share = torch.rand(3, 29, generator=generator)
 
     def logits_many(classifier, encoded, sets, **options):
-        lost = torch.stack([share[one.mask].sum() if len(one) else torch.zeros(()) for one in sets])
+        lost = torch.stack([share[hooks[0][1](None).mask].sum() if hooks else torch.zeros(()) for hooks in sets])
         margin = 0.3 * torch.randn(len(sets), len(encoded), generator=generator) - lost[:, None]
         return margin[..., None] * torch.nn.functional.one_hot(encoded.labels, 2)
 
-    monkeypatch.setattr("skillneurons.findings.score_comparison.logits_many", logits_many)
-    monkeypatch.setattr("skillneurons.findings.score_comparison.intervention", lambda *a, **k: lambda chosen: chosen)
+    monkeypatch.setattr("skillneurons.interventions.sweep.logits_many", logits_many)
+    monkeypatch.setitem(PERTURBATIONS, "mean", lambda *a: lambda chosen: [("neurons", lambda *a, hook=None: chosen)])
     apart, above, repetitions, n_random = 0, 0, 300, 7
     rows = found.classifier.encode(found.task.test)
     for seed in range(repetitions):
