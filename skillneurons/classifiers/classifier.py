@@ -18,6 +18,7 @@ from skillneurons.models.input_checks import check_ids
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Batch, Encoded, bucketed, by_length, collate, encode
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.draws import rows_in_pass
 from skillneurons.utilities.types import FwdHooks, Row
 
 
@@ -234,16 +235,17 @@ def label_logits(
 
     With `resid` and `start_at_layer` the pass begins at that block instead of at the tokens.
     """
-    return classifier.model(
-        batch.tokens if resid is None else resid,
-        batch.mask,
-        token_type_ids=segments(classifier, batch) if resid is None else None,
-        logits_at=classifier.layout.label_position,
-        logits_for=classifier.verbalizer.token_ids,
-        start_at_layer=start_at_layer,
-        last_block_to=last_block_to,
-        check_input=False,  # `collate` made it
-    )
+    with rows_in_pass(batch.index):
+        return classifier.model(
+            batch.tokens if resid is None else resid,
+            batch.mask,
+            token_type_ids=segments(classifier, batch) if resid is None else None,
+            logits_at=classifier.layout.label_position,
+            logits_for=classifier.verbalizer.token_ids,
+            start_at_layer=start_at_layer,
+            last_block_to=last_block_to,
+            check_input=False,  # `collate` made it
+        )
 
 
 def segments(classifier: Classifier, batch: Batch) -> Tensor | None:

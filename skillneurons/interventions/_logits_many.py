@@ -18,6 +18,7 @@ from skillneurons.classifiers.classifier import Classifier, label_logits, requir
 from skillneurons.models.bridge import BridgedModel
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Batch, Encoded
 from skillneurons.utilities import store
+from skillneurons.utilities.draws import current_rows, rows_in_pass
 from skillneurons.utilities.types import FwdHooks, Hook, Row
 
 
@@ -144,11 +145,13 @@ def _side_by_side(interventions: Sequence[FwdHooks]) -> FwdHooks:
         functions = [[function for other, function in hooks if other == name] for hooks in interventions]
 
         def hook_fn(activations: Tensor, hook: Any = None) -> Tensor:
-            parts = []
-            for part, own in zip(activations.chunk(len(interventions)), functions, strict=True):
-                for function in own:
-                    changed = function(part, hook=hook)
-                    part = part if changed is None else changed
+            parts, n = [], len(interventions)
+            rows = current_rows(len(activations)).chunk(n)
+            for part, index, own in zip(activations.chunk(n), rows, functions, strict=True):
+                with rows_in_pass(index):
+                    for function in own:
+                        changed = function(part, hook=hook)
+                        part = part if changed is None else changed
                 parts.append(part)
             return torch.cat(parts)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.utilities.devices import to_device
+from skillneurons.utilities.draws import current_rows, integers, normals
 from skillneurons.utilities.types import Hook
 
 Positions: TypeAlias = slice | Sequence[int] | None
@@ -72,16 +73,9 @@ def _position_indices(positions: Positions, activations: Tensor) -> Tensor:
     return to_device(torch.tensor(wanted), activations.device)
 
 
-def _generators(seed: int) -> Callable[[int, torch.device], torch.Generator]:
-    """One random stream for each layer, so that a layer's draws do not depend on which others are perturbed."""
-    streams: dict[int, torch.Generator] = {}
-
-    def generator_of(layer: int, device: torch.device) -> torch.Generator:
-        if layer not in streams:
-            streams[layer] = torch.Generator(device).manual_seed(seed * 1009 + layer)
-        return streams[layer]
-
-    return generator_of
+def _seed(seed: int, layer: int) -> int:
+    """One stream for each layer, so that a layer's draws do not depend on which others are perturbed."""
+    return seed * 1009 + layer
 
 
 def zero(neurons: NeuronSet, *, positions: Positions = None) -> list[Hook]:
@@ -165,7 +159,8 @@ def gaussian(
     Args:
         neurons: Which.
         sigma: Standard deviation, in units of the activation, or of `scale`.
-        seed: Of the noise; the same batches in the same order get the same noise.
+        seed: Of the noise. What is added to a neuron depends on it and on the row, position and neuron: not on how
+            rows are batched, and each use of the hooks adds the same.
         positions: Where; everywhere by default.
         scale: Standard deviation of each neuron: `sigma` then counts in these.
 
@@ -181,11 +176,10 @@ def gaussian(
     """
     if sigma <= 0:
         raise ValueError(f"`sigma` must be positive, not {sigma}: noise of no size would change nothing.")
-    generator_of = _generators(seed)
 
     def change(activations: Tensor, layer: int, chosen: Tensor) -> Tensor:
-        generator = generator_of(layer, activations.device)
-        noise = torch.randn(activations.shape, generator=generator, device=activations.device, dtype=torch.float32)
+        n_rows, n_pos, _ = activations.shape
+        noise = normals(_seed(seed, layer), current_rows(n_rows), n_pos, chosen)
         width = sigma if scale is None else sigma * to_device(scale[layer], activations.device)[chosen]
         return activations + noise * width
 
@@ -220,12 +214,11 @@ def resample(
         >>> one.equal(same), one.equal(other)
         (True, False)
     """
-    generator_of = _generators(seed)
 
     def change(activations: Tensor, layer: int, chosen: Tensor) -> Tensor:
         if source.shape[1] != activations.shape[1]:
             raise ValueError(f"`source` has {source.shape[1]} positions, but `positions` are {activations.shape[1]}.")
-        drawn = torch.randint(len(source), (len(activations),), generator=generator_of(layer, torch.device("cpu")))
+        drawn = integers(len(source), _seed(seed, layer), current_rows(len(activations)).to(source.device))
         # All neurons travel: to choose them on the host, it would have to wait for `chosen`.
         return to_device(source[drawn, :, layer], activations.device)[..., chosen].to(activations.dtype)
 
@@ -263,10 +256,10 @@ def resample_words(
         >>> source.values.shape, after.margin < before.margin
         (torch.Size([100, 4, 768]), True)
     """
-    generator_of = _generators(seed)
 
     def change(activations: Tensor, layer: int, chosen: Tensor) -> Tensor:
-        drawn = torch.randint(len(source), activations.shape[:2], generator=generator_of(layer, torch.device("cpu")))
+        n_rows, n_pos, _ = activations.shape
+        drawn = integers(len(source), _seed(seed, layer), current_rows(n_rows), n_pos)
         own = to_device(source[:, layer], activations.device)[:, chosen]
         return own[to_device(drawn, activations.device)].to(activations.dtype)
 
