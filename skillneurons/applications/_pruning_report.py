@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import pandas as pd
 import torch
@@ -26,6 +26,7 @@ from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.intervals import clopper_pearson
+from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Shown, drawn_by
 
 KEPT = (0.01, 0.02, 0.05, 0.1, 0.3)
@@ -128,6 +129,15 @@ class PruningReport(Shown):
         )
 
 
+class ComparedOptions(TypedDict, total=False):
+    """Keywords of what `pruning_report` compares skill neurons with, and of re-tuning."""
+
+    rank_by: Mapping[str, Float[Tensor, "layer neuron"]] | None
+    n_random: int
+    retune: TuningConfig | None
+    seed: int
+
+
 def pruning_report(
     classifier: Classifier,
     task: Task,
@@ -136,11 +146,8 @@ def pruning_report(
     fractions: Sequence[float] = KEPT,
     layers: Sequence[int] | None = None,
     fold: Literal["prompt", "everywhere"] = "prompt",
-    rank_by: Mapping[str, Float[Tensor, "layer neuron"]] | None = None,
-    n_random: int = 3,
-    retune: TuningConfig | None = None,
-    seed: int = 0,
     on_set: Callable[[int, int], None] | None = None,
+    **options: Unpack[ComparedOptions],
 ) -> PruningReport:
     """Prune to the skill neurons, and to as many in each layer chosen by other scores or by chance.
 
@@ -157,11 +164,9 @@ def pruning_report(
         fractions: Shares of the pruned layers' neurons to keep.
         layers: To prune; by default all but the first quarter.
         fold: Mean that replaces a removed neuron: at the prompt's positions, as in the paper, or everywhere.
-        rank_by: More scores to choose by, by name.
-        n_random: Random sets for each share.
-        retune: How to tune the prompt on each pruned model; None leaves it.
-        seed: Of the random sets, and of the tuning.
         on_set: Called with (sets done, sets) after each.
+        options: `rank_by`: more scores to choose by, by name. `n_random`: random sets for each share (3). `retune`: how
+            to tune the prompt on each pruned model; None leaves it. `seed`: of the random sets, and of the tuning.
 
     Raises:
         ValueError: `fold` is not one of the two, a share, a layer, the scores or the classifier do not fit, or a name
@@ -177,6 +182,9 @@ def pruning_report(
         >>> report.to_dataframe().columns[:8].tolist()
         ['kept', 'choice', 'draw', 'parameters', 'parameter_share', 'flop_share', 'before', 'pruned']
     """
+    check_options(options, ComparedOptions)
+    rank_by, n_random = options.get("rank_by") or {}, options.get("n_random", 3)
+    retune, seed = options.get("retune"), options.get("seed", 0)
     model = prunable(classifier)
     n_layers = model.cfg.n_layers
     chosen_layers = list(range(n_layers // 4, n_layers)) if layers is None else list(layers)
@@ -195,7 +203,7 @@ def pruning_report(
     train = classifier.encode(task.train)
     moments = collect(classifier, train, Moments(), positions="all")
     mean = collect(classifier, train, LabelSums(task.n_labels)).mean if fold == "prompt" else moments.mean
-    rankings = _rankings(classifier, moments.sd, rank_by or {}, n_random, seed)
+    rankings = _rankings(classifier, moments.sd, rank_by, n_random, seed)
 
     sets = ("skill", *(name for name, _ in rankings))
     pruned, retuned = (torch.full((len(sets), len(fractions)), torch.nan, dtype=torch.float64) for _ in range(2))
@@ -214,16 +222,9 @@ def pruning_report(
                 flops[i] = _mean_flops(smaller, lengths)
             if on_set is not None:
                 on_set(i * len(keeps) + j + 1, len(fractions) * len(keeps))
-    meta = {
-        "task": task.name,
-        "model": classifier.prompt.model,
-        "model_source": model.cfg.source,
-        "classifier_seed": classifier.prompt.seed,
-        "layers": chosen_layers,
-        "fold": fold,
-        "seed": seed,
-        "retune": None if retune is None else asdict(retune),
-    }
+    meta: dict[str, Any] = {"task": task.name, "model": classifier.prompt.model, "model_source": model.cfg.source}
+    meta |= {"classifier_seed": classifier.prompt.seed, "layers": chosen_layers, "fold": fold, "seed": seed}
+    meta["retune"] = None if retune is None else asdict(retune)
     return PruningReport(
         fractions=tuple(fractions),
         sets=sets,

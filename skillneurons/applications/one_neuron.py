@@ -29,6 +29,7 @@ from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Batch
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Shown, drawn_by
 from skillneurons.utilities.types import Row
 
@@ -140,6 +141,7 @@ def neuron_card(
         >>> card.to_dataframe().columns.tolist()
         ['activation', 'label', 'text', 'margin_change']
     """
+    check_options(options, ControlOptions)
     options.setdefault("n_random", 20)
     options.setdefault("positions", "all")
     settings = SweepSettings(**options)

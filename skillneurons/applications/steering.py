@@ -28,6 +28,7 @@ from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.intervals import clopper_pearson
+from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Shown, drawn_by
 from skillneurons.utilities.types import Row
 
@@ -206,6 +207,7 @@ def steering_curve(
         >>> curve.to_dataframe().columns[:6].tolist()
         ['strength', 'n_rows', 'skill_flips', 'low', 'high', 'random_flips']
     """
+    check_options(options, SteerOptions)
     settings = SweepSettings(**options)
     if label not in classifier.labels:
         raise ValueError(f"`label` is one of {', '.join(map(repr, classifier.labels))}, not {label!r}.")

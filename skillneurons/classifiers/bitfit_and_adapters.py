@@ -8,7 +8,7 @@ Both act at every position. Cost of a step: that of prompt tuning, and the last 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.prompts import SoftPrompt, Verbalizer, random_prompt, splice
-from skillneurons.classifiers.tuning import TuningConfig, train
+from skillneurons.classifiers.tuning import Moved, TuningConfig, train
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable, as_encoder
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.tasks.task import Task
@@ -77,7 +77,8 @@ def tune_bitfit(
     def hooks(values: dict[str, Tensor]) -> list[Hook]:
         return [(name, _add(bias)) for name, bias in values.items()]
 
-    return _tune(encoder, task, "BitFit", biases, hooks, seed, prompt, config, progress, on_step)
+    added = _Added("BitFit", biases, hooks)
+    return _tune(encoder, task, added, prompt, seed=seed, config=config, progress=progress, on_step=on_step)
 
 
 def tune_adapter(
@@ -139,39 +140,41 @@ def tune_adapter(
         parts = ("down", "b_down", "up", "b_up")
         return [(name, _bottleneck(*(values[f"{name}/{part}"] for part in parts))) for name in names]
 
-    return _tune(model, task, "adapter", weights, hooks, seed, prompt, config, progress, on_step)
+    added = _Added("adapter", weights, hooks)
+    return _tune(model, task, added, prompt, seed=seed, config=config, progress=progress, on_step=on_step)
+
+
+@dataclass(frozen=True, eq=False)
+class _Added:
+    """Parameters beside a frozen model, and the hooks that any values of them make."""
+
+    name: str
+    parameters: dict[str, Tensor]
+    hooks: Callable[[dict[str, Tensor]], list[Hook]]
 
 
 def _tune(
     model: Model,
     task: Task,
-    origin: str,
-    parameters: dict[str, Tensor],
-    hooks: Callable[[dict[str, Tensor]], list[Hook]],
-    seed: int,
+    added: _Added,
     prompt: SoftPrompt | None,
+    *,
+    seed: int,
     config: TuningConfig | None,
     progress: bool,
     on_step: Callable[[int, int], None] | None,
 ) -> Classifier:
     given = prompt or random_prompt(model, 1, seed)
-    fixed = SoftPrompt(given.vectors.detach().clone(), given.model, f"{origin}, prompt {given.origin}", seed)
+    fixed = SoftPrompt(given.vectors.detach().clone(), given.model, f"{added.name}, prompt {given.origin}", seed)
     first = Classifier(model, fixed, Verbalizer.from_words(model.tokenizer, task.label_words), tuple(task.labels))
 
     def snapshot() -> Classifier:
-        return replace(first, extra_hooks=hooks({name: p.detach().clone() for name, p in parameters.items()}))
+        now = {name: value.detach().clone() for name, value in added.parameters.items()}
+        return replace(first, extra_hooks=added.hooks(now))
 
-    return train(
-        first,
-        task,
-        list(parameters.values()),
-        [splice(first.prompt.vectors, first.layout.start), *hooks(parameters)],
-        snapshot,
-        seed=seed,
-        config=config or DELTA_CONFIG,
-        progress=progress,
-        on_step=on_step,
-    )
+    fwd_hooks = [splice(first.prompt.vectors, first.layout.start), *added.hooks(added.parameters)]
+    moved = Moved(list(added.parameters.values()), fwd_hooks, snapshot)
+    return train(first, task, moved, seed=seed, config=config or DELTA_CONFIG, progress=progress, on_step=on_step)
 
 
 def _bias_shapes(model: HookedEncoder, layer: int) -> dict[str, tuple[int, ...]]:

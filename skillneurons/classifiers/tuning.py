@@ -21,7 +21,7 @@ from skillneurons.classifiers.classifier import Classifier, label_logits, requir
 from skillneurons.classifiers.prompts import SoftPrompt, Verbalizer, random_prompt, splice
 from skillneurons.models.blocks import has_hooks
 from skillneurons.models.bridge import AnyModel, BridgedModel, Model, as_classifiable
-from skillneurons.tasks.batching import shuffled
+from skillneurons.tasks.batching import Encoded, shuffled
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.devices import as_dtype
 from skillneurons.utilities.threads import changing
@@ -147,39 +147,41 @@ def tune_prompt(
     def snapshot() -> Classifier:
         return first.with_prompt(SoftPrompt(vectors.detach().clone(), start.model, "tuned", seed))
 
-    return train(
-        first,
-        task,
-        [vectors],
-        [splice(vectors, first.layout.start)],
-        snapshot,
-        seed=seed,
-        config=config or TuningConfig(),
-        progress=progress,
-        on_step=on_step,
-    )
+    moved = Moved([vectors], [splice(vectors, first.layout.start)], snapshot)
+    return train(first, task, moved, seed=seed, config=config or TuningConfig(), progress=progress, on_step=on_step)
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """What tuning moves, and how it enters the model.
+
+    Args:
+        parameters: Leaf tensors that require gradients.
+        fwd_hooks: Hooks that use them.
+        snapshot: Makes a classifier with a copy of their present values.
+    """
+
+    parameters: Sequence[Tensor]
+    fwd_hooks: FwdHooks
+    snapshot: Callable[[], Classifier]
 
 
 def train(
     classifier: Classifier,
     task: Task,
-    parameters: Sequence[Tensor],
-    fwd_hooks: FwdHooks,
-    snapshot: Callable[[], Classifier],
+    moved: Moved,
     *,
     seed: int,
     config: TuningConfig,
     progress: bool,
     on_step: Callable[[int, int], None] | None,
 ) -> Classifier:
-    """The loop: move `parameters`, which enter the model through `fwd_hooks`; the best snapshot comes back.
+    """The loop: move the parameters of `moved`; the snapshot that is best on validation comes back.
 
     Args:
         classifier: Gives the model, the label words and the layout; its own hooks are not used.
         task: See `tune_prompt`.
-        parameters: Leaf tensors that require gradients.
-        fwd_hooks: Hooks that use them.
-        snapshot: A classifier with a copy of their present values.
+        moved: What is tuned.
         seed: Of the order of the rows.
         config: See `TuningConfig`.
         progress: Show a progress bar.
@@ -187,73 +189,95 @@ def train(
     """
     require_eval(classifier.model)
     model = _in_precision(classifier.model, config)
-    classifier = _moved(classifier, model)
-    train_rows, validation_rows = classifier.encode(task.train), classifier.encode(task.validation)
-    validation_labels = validation_rows.labels
-    majority = validation_labels.bincount().max().item() / len(validation_labels)
+    classifier = _moved_to(classifier, model)
+    train_rows = classifier.encode(task.train)
+    search = _Search(classifier.encode(task.validation), moved.snapshot())
     batches = shuffled(train_rows, config.batch_size, torch.Generator().manual_seed(seed))
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    history: list[dict[str, float]] = []
-    best, best_key, since_best, losses, n_right, n_seen = snapshot(), (-1.0, -math.inf), 0, [], 0, 0
-
+    optimizer = torch.optim.AdamW(moved.parameters, lr=config.lr, weight_decay=config.weight_decay)
     with frozen(model), tqdm(total=config.steps, disable=not progress, desc=f"{task.name}, seed {seed}") as bar:
         for step in range(config.steps):
             parts = classifier.collate(train_rows, next(batches))
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * config.lr_scale(step)
-            with model.hooks(fwd_hooks=fwd_hooks):
+            with model.hooks(fwd_hooks=moved.fwd_hooks):
                 logits = torch.cat([label_logits(classifier, part) for part in parts]).float()
             labels = torch.cat([part.labels for part in parts])
             loss = F.cross_entropy(logits, labels)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(loss.detach())
-            n_right += (logits.detach().argmax(-1) == labels).sum()
-            n_seen += len(labels)
+            search.saw(loss.detach(), logits.detach(), labels)
             bar.update()
             if on_step is not None:
                 on_step(step + 1, config.steps)
             if (step + 1) % config.eval_every and step + 1 < config.steps:
                 continue
-
-            train_loss = torch.stack(losses).mean().item()
-            if not math.isfinite(train_loss):
+            if not math.isfinite(train_loss := search.train_loss):
                 raise FloatingPointError(
                     f"The training loss is {train_loss} at step {step + 1} of {task.name!r}. Lower `lr` ({config.lr})."
                 )
-            candidate = snapshot()
-            validation_logits = _moved(candidate, model).logits(validation_rows)
-            accuracy = (validation_logits.argmax(-1) == validation_labels).double().mean().item()
-            validation_loss = F.cross_entropy(validation_logits, validation_labels).item()
-            history.append(
-                {
-                    "step": step + 1,
-                    "train_loss": train_loss,
-                    "train_accuracy": float(n_right) / n_seen,
-                    "validation_loss": validation_loss,
-                    "validation_accuracy": accuracy,
-                }
-            )
-            bar.set_postfix(loss=f"{train_loss:.3f}", validation=f"{accuracy:.3f}")
-            losses, n_right, n_seen = [], 0, 0
-            since_best += 1
-            if (accuracy, -validation_loss) > best_key:
-                best, best_key, since_best = candidate, (accuracy, -validation_loss), 0
-            if since_best >= config.patience:
+            record = search.judge(moved.snapshot(), model, step + 1)
+            bar.set_postfix(loss=f"{train_loss:.3f}", validation=f"{record['validation_accuracy']:.3f}")
+            if search.since_best >= config.patience:
                 break
+    search.warn_of_collapse(task.name, seed)
+    return replace(search.best, history=tuple(search.history))
 
-    n = len(validation_labels)
-    p_value = binomtest(round(best_key[0] * n), n, majority, alternative="greater").pvalue
-    if p_value > SIGNIFICANCE:
-        warnings.warn(
-            f"Tuning on {task.name!r} (seed {seed}) collapsed: validation accuracy {best_key[0]:.3f} on {n} rows is "
-            f"not told apart from the {majority:.3f} of always answering the most frequent class (p = {p_value:.2f}). "
-            "Try another seed, `lr`, more steps or more rows.",
-            TuningWarning,
-            stacklevel=3,
-        )
-    return replace(best, history=tuple(history))
+
+class _Search:
+    """The best candidate so far, and a record of every evaluation."""
+
+    def __init__(self, validation: Encoded, first: Classifier) -> None:
+        self.validation, self.best, self.best_key = validation, first, (-1.0, -math.inf)
+        self.since_best, self.history = 0, list[dict[str, Any]]()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.losses, self.n_right, self.n_seen = list[Tensor](), torch.zeros(()), 0
+
+    def saw(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """A training step; nothing is fetched from a GPU here, so that it need not wait."""
+        self.losses.append(loss)
+        self.n_right = self.n_right.to(labels.device) + (logits.argmax(-1) == labels).sum()
+        self.n_seen += len(labels)
+
+    @property
+    def train_loss(self) -> float:
+        """Mean over the steps since the last evaluation."""
+        return torch.stack(self.losses).mean().item()
+
+    def judge(self, candidate: Classifier, model: Model, step: int) -> dict[str, Any]:
+        """Evaluate on validation; keep the candidate if it is the best, and what it scored in any case."""
+        logits, labels = _moved_to(candidate, model).logits(self.validation), self.validation.labels
+        accuracy = (logits.argmax(-1) == labels).double().mean().item()
+        loss = F.cross_entropy(logits, labels).item()
+        record = {
+            "step": step,
+            "train_loss": self.train_loss,
+            "train_accuracy": float(self.n_right) / self.n_seen,
+            "validation_loss": loss,
+            "validation_accuracy": accuracy,
+        }
+        self.history.append(record)
+        self._forget()
+        self.since_best += 1
+        if (accuracy, -loss) > self.best_key:
+            self.best, self.best_key, self.since_best = candidate, (accuracy, -loss), 0
+        return record
+
+    def warn_of_collapse(self, task: str, seed: int) -> None:
+        """Warn where the best is not told apart from a constant answer."""
+        labels = self.validation.labels
+        n, majority = len(labels), labels.bincount().max().item() / len(labels)
+        p_value = binomtest(round(self.best_key[0] * n), n, majority, alternative="greater").pvalue
+        if p_value > SIGNIFICANCE:
+            warnings.warn(
+                f"Tuning on {task!r} (seed {seed}) collapsed: validation accuracy {self.best_key[0]:.3f} on {n} rows "
+                f"is not told apart from the {majority:.3f} of always answering the most frequent class (p = "
+                f"{p_value:.2f}). Try another seed, `lr`, more steps or more rows.",
+                TuningWarning,
+                stacklevel=4,
+            )
 
 
 def check_tune_dtype(model: Model, config: TuningConfig) -> None:
@@ -287,7 +311,7 @@ def _in_precision(model: Model, config: TuningConfig) -> Model:
     return model.copy_in(dtype)
 
 
-def _moved(classifier: Classifier, model: Model) -> Classifier:
+def _moved_to(classifier: Classifier, model: Model) -> Classifier:
     """The classifier on a copy of its model."""
     if model is classifier.model:
         return classifier

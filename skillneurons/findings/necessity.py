@@ -36,6 +36,7 @@ from skillneurons.neurons.neuron_set import NeuronSet, top_like
 from skillneurons.neurons.scores import union_of_top
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Shown, drawn_by
 
 Scope: TypeAlias = Literal["all", "single", "cumulative"]
@@ -164,6 +165,7 @@ def necessity(
         >>> result.accuracy_gap.shape  # group, kind, scope, fraction; gap, low, high
         torch.Size([1, 1, 1, 2, 3])
     """
+    check_options(options, NecessityOptions)
     options.setdefault("n_random", 20)
     width = options.pop("width", None)
     settings = SweepSettings(**cast(SweepOptions, options))

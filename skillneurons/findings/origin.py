@@ -9,7 +9,7 @@ that were tuned in another way.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
 import pandas as pd
@@ -33,10 +33,12 @@ from skillneurons.findings.common import (
 )
 from skillneurons.findings.necessity import Necessity, check_sweep, necessity
 from skillneurons.interventions.perturbation import Kind
+from skillneurons.interventions.sweep import SweepOptions
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.neurons.agreement import spearman
 from skillneurons.neurons.scores import NeuronScores, find_skill_neurons
 from skillneurons.tasks.task import SPLITS, Task
+from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Shown, drawn_by
 
 CONDITIONS = ("tuned prompt", "random prompt", "written prompt", "random model", "shuffled labels")
@@ -100,6 +102,14 @@ class Origin(Shown):
         return f"Origin({self.meta.get('task')}, top {self.fraction})\n{self.to_dataframe().round(3)}"
 
 
+class TuningOptions(TypedDict, total=False):
+    """Keywords of how the controls of `origin` are tuned."""
+
+    config: TuningConfig | None
+    seed: int
+    progress: bool
+
+
 def origin(
     classifiers: Sequence[Classifier],
     task: Task,
@@ -107,11 +117,9 @@ def origin(
     scores: NeuronScores | None = None,
     conditions: Sequence[str] = CONDITIONS,
     text: str = "In summary, the text above is",
-    config: TuningConfig | None = None,
     fraction: float = 0.01,
-    seed: int = 0,
-    progress: bool = False,
     on_condition: Callable[[str], None] | None = None,
+    **tuning: Unpack[TuningOptions],
 ) -> Origin:
     """Predictivity of every neuron under tuned prompts and under each control.
 
@@ -124,11 +132,10 @@ def origin(
         scores: Of these classifiers, if they are there already.
         conditions: Which of `CONDITIONS`; the first must be "tuned prompt".
         text: The written prompt.
-        config: How to tune the controls' prompts; use that of `classifiers`.
         fraction: Share of all neurons in a top set.
-        seed: Of the random model and of the shuffled labels.
-        progress: Show progress bars of tuning.
         on_condition: Called with the name of each condition that is done.
+        tuning: `config`: how to tune the controls' prompts; use that of `classifiers`. `seed`: of the random model and
+            of the shuffled labels. `progress`: show bars (none by default).
 
     Raises:
         ValueError: No classifier, an unknown condition, or scores of other classifiers or rows.
@@ -144,6 +151,7 @@ def origin(
         >>> table["classifier_accuracy"].idxmax()
         'tuned prompt'
     """
+    check_options(tuning, TuningOptions)
     classifiers = list(classifiers)
     if not classifiers:
         raise ValueError("`classifiers` is empty; pass at least one, from `tune_prompt` for example.")
@@ -157,6 +165,7 @@ def origin(
         check_scored(scores, task, classifiers)
     model, n_prompt = encoder_of(classifiers[0]), len(classifiers[0].prompt)
     seeds = [classifier.prompt.seed or 0 for classifier in classifiers]
+    seed, config, progress = tuning.get("seed", 0), tuning.get("config"), tuning.get("progress", False)
 
     def tuned(on: HookedEncoder, rows: Task) -> list[Classifier]:
         return [tune_prompt(on, rows, n_prompt=n_prompt, seed=s, config=config, progress=progress) for s in seeds]
@@ -236,6 +245,13 @@ def shuffled_task(task: Task, seed: int = 0) -> Task:
     return replace(task, name=f"{task.name}:shuffled", adversarial=(), **splits)
 
 
+class RetuningOptions(SweepOptions, total=False):
+    """Keywords of `survives_retuning`: those of all sweeps, and how to tune."""
+
+    config: TuningConfig | None
+    progress: bool
+
+
 def survives_retuning(
     model: HookedEncoder,
     task: Task,
@@ -244,12 +260,7 @@ def survives_retuning(
     methods: Sequence[str] = ("bitfit", "adapter"),
     kinds: Sequence[Kind] = ("mean", "zero"),
     fractions: Sequence[float] = (0.03, 0.1, 0.3),
-    n_random: int = 10,
-    sigma: float = 0.1,
-    seed: int = 0,
-    config: TuningConfig | None = None,
-    progress: bool = False,
-    rows: Any = None,
+    **options: Unpack[RetuningOptions],
 ) -> dict[str, Necessity]:
     """Are neurons that were found with soft prompts needed by classifiers tuned in another way?
 
@@ -262,12 +273,9 @@ def survives_retuning(
         methods: `"bitfit"` and `"adapter"`.
         kinds: See `necessity`.
         fractions: Shares of neurons.
-        n_random: Random sets for each cell.
-        sigma: Of Gaussian noise.
-        seed: Of tuning and of the random sets.
-        config: How to tune.
-        progress: Show progress bars of tuning.
-        rows: Evaluate these instead of all test rows.
+        options: `config` (how to tune) and `progress` (bars of tuning; none by default); and as `SweepSettings` has
+            them: `n_random` (10 sets for each cell), `seed` (also of tuning), `positions` (`"all"` unless given),
+            `sigma`, `per_layer`, `rows`, `tokens_per_batch` and `on_batch`.
 
     Returns:
         For each method, the effects; accuracy before is in `unperturbed`.
@@ -291,21 +299,22 @@ def survives_retuning(
     table = {"bitfit": tune_bitfit, "adapter": tune_adapter}
     if not methods or set(methods) - set(table):
         raise ValueError(f"`methods` are among {tuple(table)}, not {tuple(methods)}.")
+    check_options(options, RetuningOptions)
+    n_random = options.setdefault("n_random", 10)
+    options.setdefault("positions", "all")
+    config, progress = options.pop("config", None), options.pop("progress", False)
+    settings = cast(SweepOptions, options)
     check_same_model(as_list(scores), model.fingerprint())
     check_sweep(kinds, fractions, "all", n_random)
-    results = {}
-    for method in methods:
-        classifier = table[method](model, task, seed=seed, config=config, progress=progress)
-        results[method] = necessity(
-            classifier,
+    seed = options.get("seed", 0)
+    return {
+        method: necessity(
+            table[method](model, task, seed=seed, config=config, progress=progress),
             task,
             scores,
             kinds=kinds,
             fractions=fractions,
-            positions="all",
-            n_random=n_random,
-            sigma=sigma,
-            seed=seed,
-            rows=rows,
+            **settings,
         )
-    return results
+        for method in methods
+    }

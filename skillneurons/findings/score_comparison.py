@@ -24,6 +24,7 @@ from skillneurons.interventions.sweep import SweepOptions, SweepSettings, Swept,
 from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 from skillneurons.neurons.other_scores.table import RivalScores
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Shown, drawn_by
 
 
@@ -141,6 +142,7 @@ def compare_scores(
         >>> comparison.to_dataframe().columns[:4].tolist()
         ['score', 'area', 'low', 'high']
     """
+    check_options(options, SweepOptions)
     settings = SweepSettings(**options)
     settings.check_intervals()
     if list(fractions) != sorted(set(fractions)) or not 0 < fractions[0] <= fractions[-1] <= 1:

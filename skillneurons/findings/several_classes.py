@@ -24,6 +24,7 @@ from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores, find_skill_neurons, union_of_top
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Shown, drawn_by
 
 
@@ -220,6 +221,7 @@ def serves(
         0  sports-vs-rest    sports
         1  sports-vs-rest  business
     """
+    check_options(options, PerturbOptions)
     options.setdefault("per_layer", found.meta["per_layer"])
     settings = SweepSettings(**options)
     settings.check_intervals()

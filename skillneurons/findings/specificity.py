@@ -28,6 +28,7 @@ from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import union_of_top
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Shown, drawn_by
 
 
@@ -230,6 +231,7 @@ def cross_perturbation(
         >>> list(result.to_dataframe()["measured"])
         ['movies', 'restaurants', 'movies', 'restaurants']
     """
+    check_options(options, PerturbOptions)
     names = tuple(tasks)
     if len(names) < 2 or set(names) != set(classifiers) or set(names) != set(scores):
         raise ValueError(

@@ -18,6 +18,7 @@ from skillneurons.interventions.sweep import SweepOptions, SweepSettings, sweep
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Shown, drawn_by
 
 FRACTIONS = (0.03, 0.1, 0.3)
@@ -151,6 +152,7 @@ def perturbation_curve(
         >>> curve.to_dataframe().columns[:5].tolist()
         ['fraction', 'skill_accuracy', 'random_accuracy', 'random_accuracy_low', 'random_accuracy_high']
     """
+    check_options(options, SweepOptions)
     settings = SweepSettings(**options)
     if not fractions:
         raise ValueError(

@@ -9,7 +9,7 @@ import torch
 from skillneurons.classifiers.bitfit_and_adapters import tune_adapter
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.prompts import Verbalizer, random_prompt, splice
-from skillneurons.classifiers.tuning import TuningConfig, TuningWarning, frozen, train, tune_prompt
+from skillneurons.classifiers.tuning import Moved, TuningConfig, TuningWarning, frozen, train, tune_prompt
 from skillneurons.tasks.task import Task
 
 QUICK = TuningConfig(lr=0.05, steps=4, batch_size=7, eval_every=2)
@@ -257,9 +257,7 @@ def test_any_leaf_tensors_can_be_trained(tiny_model, tiny_task):
     tuned = train(
         snapshot(),
         tiny_task,
-        [bias],
-        [splice(start.vectors), add],
-        snapshot,
+        Moved([bias], [splice(start.vectors), add], snapshot),
         seed=0,
         config=replace(QUICK, steps=30, eval_every=10),
         progress=False,

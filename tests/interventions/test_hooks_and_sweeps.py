@@ -20,10 +20,12 @@ from skillneurons import (
     perturbation_curve,
     resample,
     steer,
+    steering_curve,
     zero,
 )
 from skillneurons.classifiers.evaluation import evaluation_of, label_margin
 from skillneurons.interventions import _logits_many as sweeps
+from skillneurons.interventions.perturbation import PERTURBATIONS, intervention
 from skillneurons.interventions.sweep import logits_many
 
 PROMPT = slice(1, 6)
@@ -237,7 +239,7 @@ def test_rows_without_labels_cannot_be_evaluated(planted):
 
 
 def kinds_of(planted, means, source):
-    """One of each kind of intervention at each of several entry layers, made anew: noise and draws have a state."""
+    """One of each kind of intervention at each of several entry layers."""
     sets = [some(planted), some(planted, 1), some(planted, 1, 7), some(planted, 2)]
     hooks = [make(chosen) for chosen in sets for make in makers(means, source)]
     seen = []
@@ -268,6 +270,22 @@ def test_interventions_that_share_a_pass_give_what_each_gives_alone(planted, mea
         torch.testing.assert_close(logits, alone, atol=1e-6, rtol=1e-5)
     few = logits_many(classifier, rows, kinds_of(planted, means, source)[:3], tokens_per_batch=1000)
     torch.testing.assert_close(few, together[:3], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_hooks_give_the_same_each_time_and_however_rows_are_batched(planted, means, source, which):
+    """Together with others, alone, in the rows' own batches or in small ones, and of some rows only."""
+    rows, classifier = planted.task.test[:41], planted.classifier
+    hooks = makers(means, source)[which](some(planted, 1, 7))
+    first = classifier.logits(rows, hooks)
+    assert classifier.logits(rows, hooks).equal(first)
+    for tokens_per_batch in (16, 100, 10**6):
+        alone = classifier.logits(rows, hooks, tokens_per_batch=tokens_per_batch)
+        torch.testing.assert_close(alone, first, atol=1e-6, rtol=1e-5)
+        swept = logits_many(classifier, rows, [hooks, [], hooks], tokens_per_batch=tokens_per_batch)
+        torch.testing.assert_close(swept[0], first, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(swept[2], first, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(classifier.logits(rows[:17], hooks), first[:17], atol=1e-6, rtol=1e-5)
 
 
 # Curves that go on
@@ -336,3 +354,12 @@ def test_a_curve_of_nothing_or_of_other_classes_is_refused(planted):
     swapped = replace(planted.task, labels=("good", "bad"), label_words=("yes0", "no0"))
     with pytest.raises(ValueError, match=r"has \('good', 'bad'\) and the classifier answers \('bad', 'good'\)"):
         perturbation_curve(planted.classifier, swapped, scores)
+
+
+def test_neurons_of_another_model_are_refused_by_every_intervention(planted):
+    foreign = replace(planted.neurons, model="another")
+    for kind in PERTURBATIONS:
+        with pytest.raises(ValueError, match="these are of another"):
+            intervention(kind, planted.classifier, planted.task, n_source=5)(foreign)
+    with pytest.raises(ValueError, match="these are of another"):
+        steering_curve(planted.classifier, planted.task, foreign, "good")
