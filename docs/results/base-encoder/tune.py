@@ -50,6 +50,7 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*no weights of its head")
         model = load_model(asked.model)
+    model.cfg.source = asked.model.name  # Stored with each prompt: a name, where a path would be of one machine.
     for name in asked.tasks:
         settings = TASKS[name]
         task = load_task(name, source=asked.data, label_words=settings.label_words)
