@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from skillneurons.models.bridge import AnyModel, as_classifiable
+from skillneurons.tasks.class_words import alike
 from skillneurons.utilities import store
 from skillneurons.utilities.devices import to_device
 from skillneurons.utilities.results import Shown
@@ -255,36 +256,58 @@ class Verbalizer:
     words: tuple[str, ...]
     token_ids: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        if isinstance(self.words, str) or len(self.words) != len(self.token_ids):
+            raise ValueError(
+                f"A verbalizer needs one word for each token id, but has {self.words!r} for {tuple(self.token_ids)}."
+            )
+        for name, values in (("words", self.words), ("token_ids", self.token_ids)):
+            if len(set(values)) != len(values):
+                twice = next(value for value in values if values.count(value) > 1)
+                raise ValueError(f"`{name}` needs to differ from class to class, but {twice!r} is there twice.")
+
     @classmethod
-    def from_words(cls, tokenizer: Any, words: Sequence[str]) -> "Verbalizer":
+    def from_words(cls, tokenizer: Any, words: Sequence[str], labels: Sequence[str] = ()) -> "Verbalizer":
         """Look the words up, with a leading space where the vocabulary marks it.
 
+        Args:
+            tokenizer: The model's.
+            words: One for each class.
+            labels: Names of the classes, for suggestions that mean the same.
+
         Raises:
-            ValueError: A word is not a single token (the error names its pieces and suggests words that are), or two
-                words are the same token.
+            ValueError: Words are not single tokens (the error names all of them and their pieces, and suggests words
+                that are), or two words are the same token.
         """
         if tokenizer is None:
             raise ValueError("The model has no tokenizer, so label words cannot be looked up. Pass one to `from_hf`.")
-        ids = tuple(_single_token(tokenizer, word) for word in words)
+        if isinstance(words, str):
+            raise ValueError(f"`words` needs one word for each class, but is one string, {words!r}.")
+        pieces = [_pieces(tokenizer, word) for word in words]
+        wrong = [i for i, word in enumerate(words) if not _is_single(tokenizer, word)]
+        if wrong:
+            names = [labels[i] if i < len(labels) else "" for i in range(len(words))]
+            raise ValueError("\n".join(_not_a_token(tokenizer, words[i], names[i], pieces[i]) for i in wrong))
+        ids = tuple(piece[0] for piece in pieces)
         if len(set(ids)) != len(ids):
             raise ValueError(f"Label words must be different tokens, but {tuple(words)} are {ids}.")
         return cls(tuple(words), ids)
 
 
-def _single_token(tokenizer: Any, word: str) -> int:
-    pieces = _pieces(tokenizer, word)
-    if len(pieces) == 1 and pieces[0] != tokenizer.unk_token_id:
-        return pieces[0]
+def _not_a_token(tokenizer: Any, word: str, label: str, pieces: list[int]) -> str:
     names = tokenizer.convert_ids_to_tokens(pieces)
-    suggestions = _single_token_words(tokenizer, word)
-    raise ValueError(
-        f"Label word {word!r} needs to be one token of the model's vocabulary, but is {len(pieces)}: {names}. "
-        f"Words that are one token: {', '.join(suggestions)}."
+    of_class = f" of class {label!r}" if label and label != word else ""
+    suggestions = _single_token_words(tokenizer, word, label)
+    return (
+        f"Label word {word!r}{of_class} needs to be one token of the model's vocabulary, but is {len(pieces)}: "
+        f"{names}. Words that are one token: {', '.join(suggestions)}."
     )
 
 
-def _single_token_words(tokenizer: Any, word: str, n: int = 5) -> list[str]:
-    """Whole words of the vocabulary: some spelt like `word`, and common answers."""
+def _single_token_words(tokenizer: Any, word: str, label: str = "", n: int = 5) -> list[str]:
+    """Whole words of the vocabulary: with the meaning of the class, if known; else spelt like `word`, and common."""
+    if meant := [w for w in alike(word, label) if w != word and _is_single(tokenizer, w)]:
+        return list(dict.fromkeys(meant))[:n]
     vocabulary = {token.lstrip(SPACES) for token in tokenizer.get_vocab() if token[:1] in SPACES or token[:1].isalpha()}
     near = [w for w in difflib.get_close_matches(word, sorted(vocabulary), n=2 * n) if _is_single(tokenizer, w)][:n]
     common = [w for w in COMMON_WORDS if _is_single(tokenizer, w) and w not in near]

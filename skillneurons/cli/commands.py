@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from skillneurons.cli.terminal import (
     bar_updater,
@@ -75,7 +76,7 @@ def find(
     steps: Steps = None,
     lr: LearningRate = None,
     batch_size: BatchSize = None,
-    label_words: Annotated[str | None, typer.Option(help="Words for the classes, comma-separated.")] = None,
+    label_words: Annotated[str | None, typer.Option(help="Words for the classes: neg=terrible,pos=great.")] = None,
     rows: Rows = None,
     fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of neurons in the saved set.")] = 0.02,
     kinds: Kinds = "mean,zero,gaussian",
@@ -96,10 +97,10 @@ def find(
     from skillneurons import runs
     from skillneurons.models._load_model import load_model
     from skillneurons.tasks._load_task import load_task
+    from skillneurons.tasks.class_words import pairing
 
     with reported_errors():
-        words = label_words.split(",") if label_words else None
-        data = load_task(task, source=source, label_words=words)
+        data = load_task(task, source=source, label_words=_words(label_words) if label_words else None)
         if rows is not None:
             data = data.subset(rows)
         loaded = load_model(model, device=device, dtype=dtype)
@@ -114,7 +115,8 @@ def find(
             sigma=sigma,
         )
         folder = out or Path("runs") / f"{Path(model).name}-{task}"
-        console.print(f"[bold]{data}[/bold]\nmodel {model} ({loaded.fingerprint()}), results in {folder}")
+        console.print(f"[bold]{escape(str(data))}[/bold]\n{escape(pairing(data.labels, data.label_words))}")
+        console.print(f"model {model} ({loaded.fingerprint()}), results in {folder}")
         executor = _executor(folder, slurm, jobs)
         with progress_bars() as bars:
             result = runs.find(
@@ -346,6 +348,19 @@ def _tuning(steps: int | None, lr: float | None, batch_size: int | None, tune_dt
 
     asked = {"steps": steps, "lr": lr, "batch_size": batch_size, "tune_dtype": tune_dtype}
     return TuningConfig(**{key: value for key, value in asked.items() if value is not None})
+
+
+def _words(text: str) -> list[str] | dict[str, str]:
+    """`terrible,great`, or `neg=terrible,pos=great`."""
+    parts = [part.strip() for part in text.split(",")]
+    if not any("=" in part for part in parts):
+        return parts
+    halves = [part.rpartition("=") for part in parts]
+    pairs = [(label.strip(), word.strip()) for label, _, word in halves]
+    labels = [label for label, _ in pairs]
+    if not all(label and word for label, word in pairs) or len(set(labels)) < len(labels):
+        raise ValueError(f"`--label-words` needs one CLASS=WORD for each class, comma-separated, but is {text!r}.")
+    return dict(pairs)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -239,10 +239,12 @@ class NeuronScores(Shown):
                     raise ValueError(
                         f"Scores to merge must agree on {key}, but have {first.meta[key]!r} and {part.meta[key]!r}."
                     )
+        seeds = [seed for part in parts for seed in part.seeds]
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"Scores to merge must be of different seeds, but have {seeds}.")
         joined = {
             name: torch.cat([getattr(part, name) for part in parts]) for name in ("above", "above_test", "baseline")
         }
-        seeds = [seed for part in parts for seed in part.seeds]
         return cls(n=first.n, n_test=first.n_test, meta=first.meta | {"seeds": seeds}, **joined)
 
 

@@ -148,7 +148,7 @@ def find(
     """
     folder, model = Path(out), as_classifiable(model)
     # Before the folder is claimed for these settings: label words that are no tokens would leave it to nobody.
-    Verbalizer.from_words(model.tokenizer, task.label_words)
+    Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)
     check_tune_dtype(model, settings.tuning)
     _claim(folder, model, task, settings)
     trials = [Trial(task, seed, folder / f"seed-{seed}", settings.n_prompt, settings.tuning) for seed in settings.seeds]

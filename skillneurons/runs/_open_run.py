@@ -85,7 +85,8 @@ class OpenedRun:
             FileNotFoundError: No such folder.
         """
         wanted = self.settings["task"]
-        task = load_task(wanted["name"], source=source, label_words=wanted["label_words"])
+        words = dict(zip(wanted["labels"], wanted["label_words"], strict=True))
+        task = load_task(wanted["name"], source=source, label_words=words)
         most = max(wanted["rows"].values())
         # A run on a part of the rows took the same part that `subset` takes.
         for candidate in (task, task.subset(most)):

@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from skillneurons.tasks.class_words import pairing
 from skillneurons.utilities import store
 
 # Figure file's stem -> what it shows. Others in the folder come last, under their names.
@@ -76,8 +77,8 @@ def _page(run: Mapping[str, Any], folder: Path) -> str:
     template = Template((files("skillneurons.runs") / "report_page.html").read_text())
     prompts = list(run["prompts"].values())
     lead = (
-        f"{model['source']} ({model['fingerprint']}) on {task['name']}: {' / '.join(task['labels'])}, answered as "
-        f"{' / '.join(task['label_words'])}. {len(prompts)} prompts of {settings['n_prompt']} vectors; "
+        f"{model['source']} ({model['fingerprint']}) on {task['name']}: "
+        f"{pairing(task['labels'], task['label_words'])}. {len(prompts)} prompts of {settings['n_prompt']} vectors; "
         f"{task['rows']['train']:,} training, {task['rows']['validation']:,} validation and {task['rows']['test']:,} "
         "test rows."
     )

@@ -7,14 +7,17 @@ import difflib
 import gzip
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from skillneurons.tasks.class_words import class_words
 from skillneurons.tasks.task import SPLITS, Task, stratified
 from skillneurons.utilities.types import Row
+
+Words: TypeAlias = Sequence[str] | Mapping[str, str]
 
 SPLIT_ALIASES = {
     "train": ("train",),
@@ -79,15 +82,6 @@ HUB_TASKS = {
     "dbpedia14": HubTask("fancyzhx/dbpedia_14", None, ("content",), DBPEDIA, DBPEDIA, ("train", None, "test")),
 }
 
-# Label words for local copies whose class names are not words.
-LABEL_WORDS = {name: task.label_words for name, task in HUB_TASKS.items()}
-LABEL_WORDS |= {
-    "sst2_sentences": SENTIMENT,
-    "mnli_resplit": LABEL_WORDS["mnli"],
-    "snli": LABEL_WORDS["mnli"],
-    "qnli_resplit": LABEL_WORDS["qnli"],
-}
-
 
 def bundled_tasks() -> list[str]:
     """Names of the tasks that come with the package.
@@ -104,7 +98,7 @@ def load_task(
     name: str,
     *,
     source: str | Path | None = None,
-    label_words: Sequence[str] | None = None,
+    label_words: Words | None = None,
     seed: int = 0,
 ) -> Task:
     """A bundled task, one of the paper's seven from the hub, or a task in a folder.
@@ -114,11 +108,13 @@ def load_task(
             `"dbpedia14"`; with `source`, the name of a folder in it, or any name for the folder itself.
         source: Folder with `{train,validation,test}` as `.jsonl`, `.jsonl.gz`, `.csv`, or a dataset that
             `datasets` saved to disk. A `card.json` there may name `labels` and `label_words`.
-        label_words: Words for the classes, in the order of the integer labels, instead of the usual ones.
+        label_words: Words for the classes instead of the usual ones: `{"neg": "terrible", "pos": "great"}`, or a list
+            in the order of the labels where they have one (numbers, the names of a data set or of a card).
         seed: Of the split that is cut from train where validation or test is missing.
 
     Raises:
-        ValueError: The task is not known, its files lack what a task needs, or its classes have numbers and no words.
+        ValueError: The task is not known, its files lack what a task needs, its classes have numbers and no words, or
+            a list of words meets classes in no order of their own.
         FileNotFoundError: No such folder or files.
 
     Example:
@@ -139,7 +135,7 @@ def load_task(
     raise ValueError(f"No task {name!r}.{hint} Known: {', '.join(known)}; or pass `source`, a folder with its files.")
 
 
-def _load_hub(name: str, spec: HubTask, label_words: Sequence[str] | None, seed: int) -> Task:
+def _load_hub(name: str, spec: HubTask, label_words: Words | None, seed: int) -> Task:
     import datasets
 
     data: Any = datasets.load_dataset(spec.path, spec.config)
@@ -149,36 +145,36 @@ def _load_hub(name: str, spec: HubTask, label_words: Sequence[str] | None, seed:
         if theirs is not None
     }
     source = {"hub": spec.path, "config": spec.config, "fingerprint": data["train"]._fingerprint}
-    return _task_of_splits(name, splits, spec.labels, label_words or spec.label_words, seed, source)
+    words = class_words(name, spec.labels, label_words, card=spec.label_words)
+    return _task_of_splits(name, splits, spec.labels, words, seed, source)
 
 
-def _load_folder(name: str, folder: Path, label_words: Sequence[str] | None, seed: int) -> Task:
+def _load_folder(name: str, folder: Path, label_words: Words | None, seed: int) -> Task:
     if not folder.is_dir():
         raise FileNotFoundError(f"`source` needs a folder with the files of {name!r}, but {folder} does not exist.")
     card_path = folder / "card.json"
     card = json.loads(card_path.read_text()) if card_path.exists() else {}
-    tables = _read_tables(folder)
+    tables, names = _read_tables(folder)
     if "train" not in tables:
         raise FileNotFoundError(
             f"{folder} needs a train.jsonl, train.jsonl.gz or train.csv, or a dataset saved by `datasets`; "
             f"it holds {sorted(entry.name for entry in folder.iterdir())[:8]}."
         )
-    labels = card.get("labels") or _label_names(tables)
-    words = label_words or card.get("label_words") or LABEL_WORDS.get(card.get("name", name))
+    ordered = card.get("labels") or names
+    labels = ordered or _label_names(tables)
+    guessed = not ordered and not all(label.isdigit() for label in labels)
     index = {label: i for i, label in enumerate(labels)}
     splits = {}
     for split, rows in tables.items():
         fields = ("text_a", "text_b") if rows and "text_a" in rows[0] else ("text",)
         splits[split] = [_row(row, fields, index.get(row.get("label", ""), row.get("label"))) for row in rows]
-    if words is None and all(label.isdigit() for label in labels):
-        raise ValueError(
-            f"The classes of {name!r} have numbers ({', '.join(labels)}), no names, and the model answers with words. "
-            "Pass `label_words` (`--label-words`), one for each class in this order, or name them in a card.json."
-        )
-    return _task_of_splits(name, splits, labels, words or labels, seed, {"folder": folder.name})
+    words = class_words(name, labels, label_words, card=card.get("label_words"), guessed=guessed)
+    return _task_of_splits(name, splits, labels, words, seed, {"folder": folder.name})
 
 
-def _read_tables(folder: Path) -> dict[str, list[dict[str, Any]]]:
+def _read_tables(folder: Path) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """The rows of each split, and the classes' names in their own order where the data set has one."""
+    ordered: list[str] = []
     if (folder / "dataset_dict.json").exists():
         import datasets
 
@@ -186,6 +182,7 @@ def _read_tables(folder: Path) -> dict[str, list[dict[str, Any]]]:
         tables = {}
         for split, table in data.items():
             names = getattr(table.features.get("label"), "names", None)
+            ordered = ordered or list(names or ())
             rows = table.to_list()
             # Unlabelled rows have -1, which stays, to be refused.
             named = dict(enumerate(names or ()))
@@ -193,7 +190,7 @@ def _read_tables(folder: Path) -> dict[str, list[dict[str, Any]]]:
     else:
         tables = {path.name.split(".")[0]: _read_file(path) for path in sorted(folder.iterdir()) if _is_table(path)}
     aliases = {alias: split for split, names in SPLIT_ALIASES.items() for alias in names}
-    return {aliases[name]: rows for name, rows in tables.items() if name in aliases}
+    return {aliases[name]: rows for name, rows in tables.items() if name in aliases}, ordered
 
 
 def _is_table(path: Path) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import pandas as pd
 
+from skillneurons.tasks.class_words import class_words
 from skillneurons.utilities.results import Shown
 from skillneurons.utilities.types import Row
 
@@ -45,13 +46,15 @@ class Task(Shown):
         train: Rows for tuning and for baseline activations.
         validation: Rows on which neurons, positions and stopping are chosen.
         test: Rows that are only reported on.
-        label_words: For each class, in the order of its integer label, the word the model answers with.
+        label_words: For each class, in the order of its integer label, the word the model answers with. A mapping
+            from the names of the classes is put into that order.
         labels: Names of the classes in the same order; the label words by default.
         adversarial: Rows built to mislead, where the task has them.
         source: Where the rows came from and how they were split, for provenance.
 
     Raises:
-        ValueError: A split is empty, has a single class, a label out of range, or rows without the needed fields.
+        ValueError: A split is empty, has a single class, a label out of range, or rows without the needed fields; or
+            words and classes do not pair up.
 
     Example:
         >>> rows = [{"text": "dull", "label": 0}, {"text": "moving", "label": 1}]
@@ -70,10 +73,7 @@ class Task(Shown):
     source: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        words = tuple(self.label_words)
-        labels = tuple(self.labels) or words
-        if len(words) < 2 or len(set(words)) != len(words) or len(labels) != len(words):
-            raise ValueError(f"`label_words` needs one distinct word for each of the classes {labels}, but is {words}.")
+        words, labels = _words_and_labels(self.name, self.label_words, self.labels)
         object.__setattr__(self, "label_words", words)
         object.__setattr__(self, "labels", labels)
         for split in (*SPLITS, "adversarial"):
@@ -162,9 +162,9 @@ class Task(Shown):
         """All rows; 1 for the class `label`, 0 for all others (label word "other")."""
         index = self._label_index(label)
         new_label = {i: int(i == index) for i in range(self.n_labels)}
-        return self._relabelled(
-            f"{self.name}:{label}-vs-rest", new_label, ("rest", label), ("other", self.label_words[index])
-        )
+        word = self.label_words[index]
+        rest = ("rest" if label != "rest" else "others", "other" if word.strip() != "other" else "rest")
+        return self._relabelled(f"{self.name}:{label}-vs-rest", new_label, (rest[0], label), (rest[1], word))
 
     def subtasks(self, kind: Literal["auto", "pairs", "one_vs_rest"] = "auto", *, balance: bool = True) -> list["Task"]:
         """The binary tasks into which a task of several classes splits (Wang et al. 2022, section 3.2).
@@ -241,6 +241,31 @@ class Task(Shown):
 
         splits = (*SPLITS, "adversarial")
         return replace(self, **{split: [short(row) for row in getattr(self, split)] for split in splits})
+
+
+def _words_and_labels(
+    name: str, label_words: Sequence[str] | Mapping[str, str], labels: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    for argument, value in (("label_words", label_words), ("labels", labels)):
+        if isinstance(value, str):
+            raise ValueError(f"`{argument}` needs one string for each class of {name!r}, but is one, {value!r}.")
+    if isinstance(label_words, Mapping):
+        classes = tuple(labels) or tuple(label_words)
+        words = class_words(name, classes, label_words)
+    else:
+        words = tuple(label_words)
+        classes = tuple(labels) or words
+    for argument, values in (("label_words", words), ("labels", classes)):
+        bad = [value for value in values if not isinstance(value, str) or not value.strip()]
+        if bad:
+            raise ValueError(f"`{argument}` of {name!r} needs strings that are not empty, but has {bad[0]!r}.")
+    spelt = [word.strip() for word in words]
+    if len(words) < 2 or len(set(spelt)) != len(words) or len(classes) != len(words):
+        raise ValueError(f"`label_words` needs one distinct word for each of the classes {classes}, but is {words}.")
+    if len(set(classes)) != len(classes):
+        twice = next(label for label in classes if classes.count(label) > 1)
+        raise ValueError(f"`labels` of {name!r} needs a name for each class, but {twice!r} is there twice: {classes}.")
+    return words, classes
 
 
 def _check_rows(where: str, rows: Rows, labels: Sequence[str]) -> None:

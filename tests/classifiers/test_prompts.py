@@ -136,6 +136,28 @@ def test_a_word_of_several_tokens_is_named_beside_words_that_can_be_used(roberta
         Verbalizer.from_words(tokenizer, suggested)
 
 
+def test_words_that_are_no_tokens_are_named_all_at_once_beside_words_that_mean_the_same(bert_tokenizer):
+    with pytest.raises(ValueError, match="'greatly'") as caught:
+        Verbalizer.from_words(bert_tokenizer, ["greatly", "bad", "zebra"], ["positive", "negative", "other"])
+    first, second = str(caught.value).splitlines()
+    assert "class 'positive'" in first and "bad" not in first.rpartition(": ")[2] and "great" in first
+    assert "'zebra' of class 'other'" in second
+
+
+@pytest.mark.parametrize(
+    ("words", "ids", "message"),
+    [
+        (("no", "yes"), (5, 5), "`token_ids` .* 5 is there twice"),
+        (("no", "no"), (5, 6), "`words` .* 'no' is there twice"),
+        (("no", "yes"), (5,), r"one word for each token id, but has .* for \(5,\)"),
+        ("no", (5, 6), "but has 'no'"),
+    ],
+)
+def test_a_verbalizer_that_cannot_tell_classes_apart_is_refused(words, ids, message, unchecked_types):
+    with pytest.raises(ValueError, match=message):
+        Verbalizer(words, ids)
+
+
 def test_label_words_that_are_the_same_token_are_refused(bert_tokenizer):
     with pytest.raises(ValueError, match=r"\('great', 'Great'\) are \((\d+), \1\)"):
         Verbalizer.from_words(bert_tokenizer, ["great", "Great"])

@@ -55,7 +55,10 @@ def test_a_folder_of_tables_loads_as_it_was_written(tmp_path, ending, named):
     written = {split: rows_of(n, labels, split) for split, n in (("train", 13), ("dev", 5), ("test", 7))}
     for split, rows in written.items():
         (write_csv if ending == ".csv" else write_jsonl)(tmp_path / f"{split}{ending}", rows)
-    task = load_task("mine", source=tmp_path, label_words=["bad", "fair", "good"])
+    words = {"negative": "bad", "mixed": "fair", "positive": "good"} if named else ["bad", "fair", "good"]
+    task = load_task("mine", source=tmp_path, label_words=words)
+    if named:
+        assert task.label_words == ("fair", "bad", "good")
     assert task.labels == (("mixed", "negative", "positive") if named else ("0", "1", "2"))
     for ours, theirs in (("train", "train"), ("validation", "dev"), ("test", "test")):
         rows = getattr(task, ours)
@@ -463,3 +466,114 @@ def test_labels_with_gaps_are_refused(tmp_path):
         write_jsonl(tmp_path / f"{split}.jsonl", [row | {"label": 1 + i % 2} for i, row in enumerate(rows_of(6))])
     with pytest.raises(ValueError, match=r"run from 0 without gaps, but train has \[1, 2\]"):
         load_task("mine", source=tmp_path)
+
+
+# Words and their classes
+
+
+def write_splits(folder, labels, **more):
+    for split, n in (("train", 24), ("validation", 12), ("test", 12)):
+        write_jsonl(folder / f"{split}.jsonl", [row | more for row in rows_of(n, labels, split)])
+
+
+def paired(task):
+    return dict(zip(task.labels, task.label_words, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (("neutral", "entailment", "contradiction"), {"entailment": "yes", "neutral": "maybe", "contradiction": "no"}),
+        (("not_entailment", "entailment"), {"entailment": "yes", "not_entailment": "no"}),
+        (("World", "Sci/Tech", "Business", "Sports"), {"World": "world", "Sci/Tech": "technology"}),
+        (("WrittenWork", "Company", "NaturalPlace"), {"WrittenWork": "book", "NaturalPlace": "river"}),
+        (("pos", "neg"), {"pos": "positive", "neg": "negative"}),
+        (("hate", "non-hate"), {"hate": "yes", "non-hate": "no"}),
+    ],
+)
+@pytest.mark.parametrize("name", ["mnli", "any"])
+def test_known_classes_get_their_words_whatever_the_tasks_name_and_their_order(tmp_path, labels, words, name):
+    write_splits(tmp_path, labels)
+    assert paired(load_task(name, source=tmp_path)).items() >= words.items()
+
+
+@pytest.mark.parametrize("names", [["b", "a"], ["pos", "neg"], ["z", "k", "a"]])
+def test_the_order_of_a_data_sets_classes_is_kept_and_words_go_by_it(tmp_path, names):
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    rows = rows_of(30, range(len(names)))
+    table = datasets.Dataset.from_list(rows, features=features)
+    datasets.DatasetDict(dict.fromkeys(("train", "validation", "test"), table)).save_to_disk(str(tmp_path))
+    words = ["great", "bad", "good"][: len(names)]
+    task = load_task("mine", source=tmp_path, label_words=words)
+    assert task.labels == tuple(names) and task.label_words == tuple(words)
+    assert task.train.labels.tolist() == [row["label"] for row in rows]
+
+
+def test_a_list_of_words_for_classes_without_an_order_is_refused_with_its_pairing(tmp_path):
+    write_splits(tmp_path, ("rotten", "fresh"))
+    with pytest.raises(
+        ValueError, match=r"fresh → terrible, rotten → great.*--label-words fresh=terrible,rotten=great"
+    ):
+        load_task("mine", source=tmp_path, label_words=["terrible", "great"])
+    task = load_task("mine", source=tmp_path, label_words={"rotten": "terrible", "fresh": "great"})
+    assert paired(task) == {"fresh": "great", "rotten": "terrible"}
+    assert task.train.labels.tolist()[:2] == [1, 0]
+    (tmp_path / "card.json").write_text(json.dumps({"label_words": ["terrible", "great"]}))
+    with pytest.raises(ValueError, match="fresh → terrible"):
+        load_task("mine", source=tmp_path)
+    (tmp_path / "card.json").write_text(json.dumps({"labels": ["rotten", "fresh"]}))
+    assert paired(load_task("mine", source=tmp_path, label_words=["terrible", "great"])) == paired(task)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"rotten": "bad"}, "each class of 'mine' .fresh, rotten., but has words for rotten"),
+        ({"rotten": "bad", "fresh": "good", "stale": "so"}, "but has words for rotten, fresh, stale"),
+        (["bad", "good", "so"], "each of the 2 classes .* but has 3: bad, good, so"),
+        ("bad", "one string, 'bad'"),
+    ],
+)
+def test_words_that_do_not_fit_the_classes_are_refused(tmp_path, words, message):
+    write_splits(tmp_path, ("rotten", "fresh"))
+    with pytest.raises(ValueError, match=message):
+        load_task("mine", source=tmp_path, label_words=words)
+
+
+def test_a_word_that_is_another_classes_name_is_refused_in_a_list(tmp_path):
+    write_splits(tmp_path, ("pos", "neg"))
+    (tmp_path / "card.json").write_text(json.dumps({"labels": ["pos", "neg"]}))
+    with pytest.raises(ValueError, match="pos → neg, neg → pos: 'neg' is the name of another class"):
+        load_task("mine", source=tmp_path, label_words=["neg", "pos"])
+
+
+@pytest.mark.parametrize(
+    ("words", "labels", "message"),
+    [
+        (["bad", "good", "so"], ["x", "y"], r"classes \('x', 'y'\), but is \('bad', 'good', 'so'\)"),
+        ("no", (), "is one, 'no'"),
+        (["bad", "good"], "xy", "`labels` needs .* is one, 'xy'"),
+        (["bad", " bad"], (), "distinct"),
+        (["bad", ""], (), "not empty, but has ''"),
+        (["bad", "good"], ["x", "x"], "'x' is there twice"),
+        ({"x": "bad", "z": "good"}, ["x", "y"], "but has words for x, z"),
+    ],
+)
+def test_a_task_refuses_words_and_labels_that_do_not_pair_up(words, labels, message, unchecked_types):
+    with pytest.raises(ValueError, match=message):
+        Task("mine", TWO, TWO, TWO, words, labels)
+
+
+def test_a_task_takes_words_by_the_names_of_its_classes(unchecked_types):
+    assert Task("mine", TWO, TWO, TWO, {"y": "good", "x": "bad"}, ["x", "y"]).label_words == ("bad", "good")
+    assert Task("mine", TWO, TWO, TWO, {"x": "bad", "y": "good"}).labels == ("x", "y")
+
+
+def test_the_command_line_takes_words_by_class():
+    from skillneurons.cli.commands import _words
+
+    assert _words("terrible, great") == ["terrible", "great"]
+    assert _words("neg=terrible, pos=great") == {"neg": "terrible", "pos": "great"}
+    for wrong in ("neg=terrible,great", "neg=bad,neg=good", "=bad,x=good", "neg=,pos=good"):
+        with pytest.raises(ValueError, match="CLASS=WORD"):
+            _words(wrong)
