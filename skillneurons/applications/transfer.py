@@ -348,7 +348,7 @@ def warm_start(
 def _accuracy_by_step(
     model: Any, task: Task, start: SoftPrompt, seed: int, config: TuningConfig
 ) -> list[tuple[int, float]]:
-    words = Verbalizer.from_words(model.tokenizer, task.label_words)
+    words = Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)
     at_start = evaluate(Classifier(model, start, words, tuple(task.labels)), task.validation).accuracy
     with warnings.catch_warnings():
         # A start from which the task is not learnt is a result here.

@@ -166,7 +166,9 @@ def _tune(
 ) -> Classifier:
     given = prompt or random_prompt(model, 1, seed)
     fixed = SoftPrompt(given.vectors.detach().clone(), given.model, f"{added.name}, prompt {given.origin}", seed)
-    first = Classifier(model, fixed, Verbalizer.from_words(model.tokenizer, task.label_words), tuple(task.labels))
+    first = Classifier(
+        model, fixed, Verbalizer.from_words(model.tokenizer, task.label_words, task.labels), tuple(task.labels)
+    )
 
     def snapshot() -> Classifier:
         now = {name: value.detach().clone() for name, value in added.parameters.items()}

@@ -141,7 +141,7 @@ def tune_prompt(
     """
     model = as_classifiable(model)
     start = start or random_prompt(model, n_prompt, seed)
-    first = Classifier(model, start, Verbalizer.from_words(model.tokenizer, task.label_words), task.labels)
+    first = Classifier(model, start, Verbalizer.from_words(model.tokenizer, task.label_words, task.labels), task.labels)
     vectors = first.prompt.vectors.detach().clone().float().requires_grad_()
 
     def snapshot() -> Classifier:

@@ -96,7 +96,7 @@ def test_the_command_line_takes_a_decoder(decoder, task_files, tmp_path):
         assert result.exit_code == 0, result.output
         return result.output
 
-    words, run = ("--label-words", "terrible,great"), tmp_path / "run"
+    words, run = ("--label-words", "negative=terrible,positive=great"), tmp_path / "run"
     small = ("--n-prompt", 2, "--steps", 3, "--n-random", 1, "--kinds", "zero")
     what = ("--model", decoder, "--source", task_files, "--dtype", "float64", "--jobs", 2, "--out", run)
     shown = call("find", "tiny", "--seeds", 1, *what, *small, *words)
