@@ -125,8 +125,8 @@ _MOVED = {
     "display": ("utilities.results",),
     "distributed": ("activations.distributed",),
     "encoder": ("models.encoder",),
-    "encoder_checks": ("models.input_checks",),
-    "encoder_files": ("models.encoder_files",),
+    "encoder_checks": ("models.encoder_parts.input_checks",),
+    "encoder_files": ("models.encoder_parts.files",),
     "evaluation": (
         "classifiers.evaluation",
         "utilities.intervals",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from skillneurons.classifiers.prompts import Layout, SoftPrompt, Verbalizer, splice
 from skillneurons.models.bridge import AnyModel, BridgedModel, as_classifiable
-from skillneurons.models.input_checks import check_ids
+from skillneurons.models.encoder_parts.input_checks import check_ids
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Batch, Encoded, bucketed, by_length, collate, encode
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store

@@ -11,7 +11,7 @@ from skillneurons.models.bridge import BridgedModel, Model, as_classifiable
 from skillneurons.models.checkpoint_files import read_config, short
 from skillneurons.models.checkpoints import ARCHITECTURES
 from skillneurons.models.encoder import HookedEncoder
-from skillneurons.models.encoder_files import is_saved_encoder
+from skillneurons.models.encoder_parts.files import is_saved_encoder
 from skillneurons.utilities.devices import as_dtype, check_device
 
 

@@ -9,9 +9,7 @@ Memory: what one forward pass of the same shape needs; nothing is kept between c
 """
 
 import copy
-import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
 from skillneurons.models.blocks import Block, Embed, ReadOut, RelativeBias, has_hooks
@@ -28,12 +25,13 @@ from skillneurons.models.checkpoints import convert, export, read_checkpoint
 from skillneurons.models.compiled import check_hooks_when_compiled
 from skillneurons.models.config import EncoderConfig
 from skillneurons.models.conversion_check import check_conversion
-from skillneurons.models.encoder_files import is_saved_encoder, read_encoder, write_encoder
-from skillneurons.models.input_checks import check_mask, check_segments, check_tokens
+from skillneurons.models.encoder_parts.files import is_saved_encoder, read_encoder, write_encoder
+from skillneurons.models.encoder_parts.input_checks import check_mask, check_segments, check_tokens
+from skillneurons.models.encoder_parts.text import EncoderText
 from skillneurons.utilities.devices import check_device, to_device
 from skillneurons.utilities.fingerprints import fingerprint_of
-from skillneurons.utilities.threads import changing, running
-from skillneurons.utilities.types import AttentionMask, FwdHooks
+from skillneurons.utilities.threads import running
+from skillneurons.utilities.types import AttentionMask
 
 # What the weights do not tell of the function they make; attention's scale follows from `d_head`.
 BEHAVIOUR = (
@@ -52,7 +50,7 @@ BEHAVIOUR = (
 )
 
 
-class HookedEncoder(HookedRootModule):
+class HookedEncoder(EncoderText):
     """A BERT-family encoder with TransformerLens hook names.
 
     Make one with `HookedEncoder.from_pretrained` or `HookedEncoder.from_hf`. It satisfies TransformerLens's
@@ -357,128 +355,6 @@ class HookedEncoder(HookedRootModule):
         if not -self.cfg.n_layers <= layer < n:
             raise ValueError(f"`{argument}` is {layer}, but the model has layers 0 to {self.cfg.n_layers - 1}.")
         return layer if layer >= 0 else layer + self.cfg.n_layers
-
-    # Hooks
-
-    @contextmanager
-    def hooks(
-        self,
-        fwd_hooks: FwdHooks = (),
-        bwd_hooks: FwdHooks = (),
-        reset_hooks_end: bool = True,
-        clear_contexts: bool = False,
-    ) -> Iterator["HookedEncoder"]:
-        """TransformerLens's context manager; an unknown hook name is an error that lists the nearest ones.
-
-        Raises:
-            ValueError: The model has no such hook point.
-            RuntimeError: Another thread is using the model: hooks belong to the model, not to a thread.
-        """
-        self._check_names([name for name, _ in [*fwd_hooks, *bwd_hooks] if isinstance(name, str)])
-        with changing(self), super().hooks(list(fwd_hooks), list(bwd_hooks), reset_hooks_end, clear_contexts):
-            yield self
-
-    def run_with_cache(self, *args: Any, return_cache_object: bool = True, **kwargs: Any) -> Any:
-        """As in TransformerLens: `(output, ActivationCache)`; an unknown name in `names_filter` is an error."""
-        names = kwargs.get("names_filter")
-        self._check_names([names] if isinstance(names, str) else names if isinstance(names, list | tuple) else [])
-        with changing(self):
-            output, cache = super().run_with_cache(*args, **kwargs)
-        if not return_cache_object:
-            return output, cache
-        return output, ActivationCache(cache, self, has_batch_dim=not kwargs.get("remove_batch_dim", False))
-
-    def _check_names(self, names: Sequence[str]) -> None:
-        for name in names:
-            if name not in self.hook_dict:
-                near = difflib.get_close_matches(name, self.hook_dict, n=3, cutoff=0.3)
-                raise ValueError(f"The model has no hook point {name!r}. Nearest: {', '.join(near)}.")
-
-    # Text
-
-    def _tokenizer(self) -> Any:
-        if self.tokenizer is None:
-            raise ValueError("The model has no tokenizer. Pass one: HookedEncoder.from_hf(hf_model, tokenizer).")
-        return self.tokenizer
-
-    def to_tokens(self, text: str | list[str], *, truncate: bool = True) -> Int[Tensor, "batch pos"]:
-        """Right-padded token ids with the tokenizer's special tokens; pair with `attention_mask`."""
-        encoded = self._tokenizer()(
-            [text] if isinstance(text, str) else list(text),
-            padding=True,
-            padding_side="right",
-            truncation=truncate,
-            max_length=self.cfg.n_ctx if truncate else None,
-            return_tensors="pt",
-        )
-        return encoded["input_ids"].to(self.device)
-
-    def attention_mask(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
-        """1 where `tokens` is not padding."""
-        return tokens.ne(self.cfg.pad_token_id).long()
-
-    def to_string(self, tokens: Tensor) -> str | list[str]:
-        """Text of one row of token ids (a string) or of several (a list)."""
-        if tokens.ndim <= 1:
-            return self._tokenizer().decode(tokens)
-        return self._tokenizer().batch_decode(tokens)
-
-    def to_single_token(self, word: str) -> int:
-        """Id of `word`, which must be exactly one token."""
-        ids = self._tokenizer()(word, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
-            pieces = self._tokenizer().convert_ids_to_tokens(ids)
-            raise ValueError(f"{word!r} needs to be one token, but is {len(ids)}: {pieces}.")
-        return ids[0]
-
-    def tokens_to_residual_directions(self, tokens: Tensor) -> Tensor:
-        """Columns of `W_U` for the given token ids."""
-        return rearrange(self.W_U[:, tokens], "d_model ... -> ... d_model")
-
-    # Weights, in TransformerLens shapes
-
-    def _stack(self, get: Callable[[Any], Tensor]) -> Tensor:
-        tensors = [get(block) for block in self.blocks]
-        if len({tensor.shape for tensor in tensors}) > 1:
-            raise ValueError(
-                f"The layers of this pruned encoder have different widths {self.cfg.d_mlps}, so they do not stack. "
-                "Use `model.blocks[layer].mlp`."
-            )
-        return torch.stack(tensors)
-
-    W_in = property(lambda self: self._stack(lambda block: block.mlp.W_in), doc="[layer d_model d_mlp]")
-    W_out = property(lambda self: self._stack(lambda block: block.mlp.W_out), doc="[layer d_mlp d_model]")
-    b_in = property(lambda self: self._stack(lambda block: block.mlp.b_in), doc="[layer d_mlp]")
-    b_out = property(lambda self: self._stack(lambda block: block.mlp.b_out), doc="[layer d_model]")
-    W_Q = property(lambda self: self._stack(lambda block: block.attn.W_Q), doc="[layer head d_model d_head]")
-    W_K = property(lambda self: self._stack(lambda block: block.attn.W_K), doc="[layer head d_model d_head]")
-    W_V = property(lambda self: self._stack(lambda block: block.attn.W_V), doc="[layer head d_model d_head]")
-    W_O = property(lambda self: self._stack(lambda block: block.attn.W_O), doc="[layer head d_head d_model]")
-    b_Q = property(lambda self: self._stack(lambda block: block.attn.b_Q), doc="[layer head d_head]")
-    b_K = property(lambda self: self._stack(lambda block: block.attn.b_K), doc="[layer head d_head]")
-    b_V = property(lambda self: self._stack(lambda block: block.attn.b_V), doc="[layer head d_head]")
-    b_O = property(lambda self: self._stack(lambda block: block.attn.b_O), doc="[layer d_model]")
-    W_E = property(lambda self: self.embed.word.weight, doc="[d_vocab d_model]")
-    W_pos = property(lambda self: self.embed.position.weight[self.cfg.position_offset :], doc="[n_ctx d_model]")
-    W_U = property(lambda self: self._unembedding[0].T, doc="[d_model d_vocab]")
-
-    @property
-    def b_U(self) -> Float[Tensor, " d_vocab"]:
-        bias = self._unembedding[1]
-        return torch.zeros(self.cfg.d_vocab, device=self.device, dtype=self.dtype) if bias is None else bias
-
-    @property
-    def _unembedding(self) -> tuple[Tensor, Tensor | None]:
-        weight = self.embed.word.weight if self.cfg.tied_embeddings else self.read_out.weight
-        return weight, self.read_out.bias if self.read_out.transform else None
-
-    @property
-    def device(self) -> torch.device:
-        return self.embed.word.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.embed.word.weight.dtype
 
     def fingerprint(self) -> str:
         """16 hex digits of all weights and of what they are used in: the identity of the model in every saved result.
