@@ -10,8 +10,9 @@ from torch import Tensor
 
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Encoded
-from skillneurons.utilities.intervals import clopper_pearson
+from skillneurons.utilities.intervals import in_words, proportion
 from skillneurons.utilities.results import Shown
+from skillneurons.utilities.row_groups import RowGroups
 from skillneurons.utilities.types import FwdHooks, Row
 
 
@@ -22,11 +23,14 @@ class Evaluation(Shown):
     Args:
         accuracy: Share of rows answered rightly.
         balanced_accuracy: Mean of the classes' recalls; 1/n_labels for a constant answer.
-        interval: Clopper-Pearson 95 % interval of the accuracy.
+        interval: Exact 95 % interval of the accuracy; where rows have a `"group"`, of as many independent rows as they
+            are worth.
         majority: Share of the most frequent class: the accuracy of always answering it.
         margin: Mean, over rows, of the right label's logit minus the best other label's.
         margin_sd: Standard deviation of that over rows.
         n: Number of rows.
+        n_groups: Of rows that belong together; None where rows share nothing.
+        design_effect: How many times the accuracy's variance is that of as many independent rows; None with `n_groups`.
 
     Example:
         See `evaluate`, which makes it.
@@ -39,17 +43,20 @@ class Evaluation(Shown):
     margin: float
     margin_sd: float
     n: int
+    n_groups: int | None = None
+    design_effect: float | None = None
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row: every number, the interval's ends as `low` and `high`."""
-        columns = asdict(self)
+        """One row: every number, the interval's ends as `low` and `high`; those of groups where there are groups."""
+        columns = {name: value for name, value in asdict(self).items() if value is not None}
         columns["low"], columns["high"] = columns.pop("interval")
         return pd.DataFrame([columns])
 
     def __repr__(self) -> str:
         low, high = self.interval
         return (
-            f"Evaluation(accuracy {self.accuracy:.3f}, 95 % interval {low:.3f} to {high:.3f}; majority "
+            f"Evaluation(accuracy {self.accuracy:.3f}, 95 % interval {low:.3f} to {high:.3f}"
+            f"{in_words(self.n_groups, self.design_effect)}; majority "
             f"{self.majority:.3f}; margin {self.margin:.3f}; {self.n:,} rows)"
         )
 
@@ -74,26 +81,30 @@ def evaluate(
     """
     encoded = classifier.encode(rows)
     logits = classifier.logits(encoded, fwd_hooks, tokens_per_batch=tokens_per_batch)
-    return evaluation_of(logits, encoded.labels)
+    return evaluation_of(logits, encoded.labels, encoded.groups)
 
 
-def evaluation_of(logits: Float[Tensor, "batch label"], labels: Int[Tensor, " batch"]) -> Evaluation:
-    """The evaluation that logits and true labels amount to."""
+def evaluation_of(
+    logits: Float[Tensor, "batch label"], labels: Int[Tensor, " batch"], groups: RowGroups | None = None
+) -> Evaluation:
+    """The evaluation that logits and true labels amount to; `groups` says which rows belong together."""
     check_labels(labels, logits.shape[1])
     right = logits.argmax(dim=1) == labels
     counts = labels.bincount(minlength=logits.shape[1])
     hits = labels[right].bincount(minlength=logits.shape[1])
     present = counts > 0
     margins = label_margin(logits, labels)
-    low, high = clopper_pearson(int(right.sum()), len(labels))
+    found = proportion(right, groups)
     return Evaluation(
         accuracy=right.double().mean().item(),
         balanced_accuracy=(hits[present].double() / counts[present]).mean().item(),
-        interval=(low, high),
+        interval=(found.low, found.high),
         majority=counts.max().item() / len(labels),
         margin=margins.mean().item(),
         margin_sd=margins.std().item() if len(labels) > 1 else 0.0,
         n=len(labels),
+        n_groups=found.n_groups,
+        design_effect=found.design_effect,
     )
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from skillneurons.utilities.devices import to_device
+from skillneurons.utilities.row_groups import RowGroups, row_groups
 from skillneurons.utilities.types import Row
 
 TOKENS_PER_BATCH = 2048
@@ -30,6 +31,7 @@ class Encoded:
         labels: Integer label of each row; -1 where a row has none.
         n_truncated: How many rows were cut to fit.
         max_length: The length they were cut to.
+        groups: Which rows belong together, by their `"group"`; None where none do.
     """
 
     tokens: Int[Tensor, " token"]
@@ -38,6 +40,7 @@ class Encoded:
     labels: Int[Tensor, " batch"]
     n_truncated: int
     max_length: int
+    groups: RowGroups | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,7 +74,7 @@ def encode(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoded:
 
     Args:
         tokenizer: A Hugging Face tokenizer.
-        rows: `text`, or `text_a` and `text_b`; `label` may be absent.
+        rows: `text`, or `text_a` and `text_b`; `label` and `group` may be absent.
         max_length: Longer texts are cut to this many tokens, special tokens included.
     """
     if isinstance(rows, str) or not all(isinstance(row, Mapping) for row in rows):
@@ -105,6 +108,7 @@ def encode(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoded:
         labels=torch.tensor([row.get("label", -1) for row in rows]),
         n_truncated=n_truncated,
         max_length=max_length,
+        groups=row_groups(rows),
     )
 
 
