@@ -21,6 +21,8 @@ from skillneurons.applications.pruning import Moments, forward_flops, n_paramete
 from skillneurons.classifiers.classifier import Classifier, check_answers
 from skillneurons.classifiers.evaluation import Evaluation, evaluate
 from skillneurons.classifiers.tuning import TuningConfig, TuningWarning, tune_prompt
+from skillneurons.findings.common import by_task, difference, ends, mean_of
+from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
 from skillneurons.neurons.neuron_set import top_like
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.task import Task
@@ -267,3 +269,34 @@ def _retuned(pruned: Classifier, task: Task, config: TuningConfig, seed: int) ->
 def _mean_flops(classifier: Classifier, lengths: Sequence[int]) -> float:
     cfg, n_labels = prunable(classifier).cfg, len(classifier.labels)
     return sum(forward_flops(cfg, n_pos, n_labels) for n_pos in lengths) / len(lengths)
+
+
+_KEPT = (0.02, 0.1, 0.3)
+
+
+def _of_study(study: Study, settings: ReproduceSettings, **options: Any) -> Measured:
+    return Measured(
+        pruning_report(study.classifiers[0], study.smaller(settings), study.scores, **options), study.task.name
+    )
+
+
+def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> list[Measured]:
+    return [_of_study(one, settings, fractions=_KEPT) for one in studies]
+
+
+def _measure_retuned(studies: Sequence[Study], settings: ReproduceSettings) -> list[Measured]:
+    return [_of_study(studies[0], settings, fractions=_KEPT[:2], n_random=1, retune=settings.tuning)]
+
+
+def _claims(records: Sequence[Record]) -> Claims:
+    least = min(one["kept"] for one in records)
+    for task, choices in by_task([one for one in records if one["kept"] == least]).items():
+        skill, *_ = (one for one in choices if one["choice"] == "skill")
+        random = [one for one in choices if one["choice"] == "random"]
+        mean = mean_of(random, "pruned"), mean_of(random, "pruned_low"), mean_of(random, "pruned_high")
+        claim = f"kept {least:.0%}: skill neurons keep more accuracy than random ones"
+        yield task, claim, difference(ends(skill, "pruned"), mean)
+
+
+register(Finding("F8-pruning", _measure, _claims, order=8, reads_weights=True))
+register(Finding("F8-retuned", _measure_retuned, order=8.5, reads_weights=True))

@@ -21,9 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from skillneurons.activations.statistic import stack_layers
-from skillneurons.applications.transfer import TransferMatrix
+from skillneurons.applications.transfer import TransferMatrix, transfer_of, transferred
 from skillneurons.classifiers.classifier import Classifier, label_logits
+from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
 from skillneurons.neurons.neuron_set import NeuronSet
+from skillneurons.neurons.scores import union_of_top
 from skillneurons.utilities import store
 from skillneurons.utilities.results import Shown, drawn_by
 from skillneurons.utilities.types import Hook
@@ -320,3 +322,22 @@ def _permuted(
     orders = permutations(range(n_tasks)) if exact else (rng.permutation(n_tasks) for _ in range(n))
     null = [rank_correlation(mean[:, order][:, :, order][:, pairs], target[pairs]) for order in map(list, orders)]
     return np.array(null), exact
+
+
+def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> list[Measured]:
+    pairs = [(a, b) for a, b in permutations(studies, 2) if transferred(a.classifiers[0], b.task) is not None]
+    if len(pairs) < 3:  # too few for a correlation
+        return []
+    skill = {one.task.name: union_of_top(one.scores, settings.fraction) for one in studies}
+    indicators = transfer_indicators({one.task.name: one.classifiers for one in studies}, skill)
+    return [Measured(indicator_test(transfer_of(studies, settings), indicators))]
+
+
+def _claims(records: Sequence[Record]) -> Claims:
+    for one in records:
+        # With few tasks the bootstrap's interval is far too narrow; the permutation test knows how few there are.
+        claim = f"{one['indicator']} goes with transfer ({one['n_pairs']} pairs, permutation p {one['p_value']:.2g})"
+        yield "all", claim, (one["correlation"], one["low"], one["high"]), one["p_value"]
+
+
+register(Finding("F9-indicators", _measure, _claims, order=9.5, min_tasks=2))

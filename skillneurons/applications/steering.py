@@ -4,7 +4,7 @@ Costs what `perturbation_curve` costs: for each batch the layers below the first
 for each strength and set of neurons.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -20,6 +20,8 @@ from skillneurons.activations.statistic import stack_layers
 from skillneurons.activations.sums import LabelSums
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import label_margin
+from skillneurons.findings.common import ends
+from skillneurons.findings.record import BINARY, Claims, Finding, Measured, Record, ReproduceSettings, Study, register
 from skillneurons.interventions.hooks import steer
 from skillneurons.interventions.perturbation import Intervention
 from skillneurons.interventions.sweep import ControlOptions, SweepSettings, sweep
@@ -279,3 +281,34 @@ def shift_ratio(
 
     own = length(others)
     return torch.where(own > 0, length(neurons) / own, 0.0)
+
+
+_STEERED, _STRENGTHS = 0.1, (-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 8.0)
+
+
+def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[Measured]:
+    for study in studies:
+        first = study.classifiers[0]
+        result = steering_curve(
+            first,
+            study.task,
+            study.scores[0].top(_STEERED),
+            study.task.labels[1],
+            strengths=_STRENGTHS,
+            n_random=settings.n_random,
+            # Where the label is read too: a prompt behind the text ends there.
+            positions="prompt" if first.layout.after_text else "mask_and_prompt",
+            rows=study.sweep_rows(settings),
+        )
+        yield Measured(result, study.task.name)
+
+
+def _claims(records: Sequence[Record]) -> Claims:
+    for one in records:
+        if one["strength"] > 0:
+            mean, least, most = ends(one, "random_flips")
+            claim = f"steered by {one['strength']:g}, skill neurons flip more answers than random ones"
+            yield one["task"], claim, (one["skill_flips"] - mean, one["low"] - most, one["high"] - least)
+
+
+register(Finding("steering", _measure, _claims, order=13, needs=BINARY))

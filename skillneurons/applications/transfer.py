@@ -18,6 +18,7 @@ from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import evaluate
 from skillneurons.classifiers.prompts import SoftPrompt, Verbalizer, random_prompt
 from skillneurons.classifiers.tuning import TuningConfig, TuningWarning, tune_prompt
+from skillneurons.findings.record import Finding, Measured, ReproduceSettings, Study, register
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.results import Shown, drawn_by
@@ -355,3 +356,15 @@ def _accuracy_by_step(
         warnings.simplefilter("ignore", TuningWarning)
         tuned = tune_prompt(model, task, start=start, seed=seed, config=config, progress=False)
     return [(0, at_start), *((int(record["step"]), record["validation_accuracy"]) for record in tuned.history)]
+
+
+def transfer_of(studies: Sequence[Study], settings: ReproduceSettings) -> TransferMatrix:
+    """Every study's prompts on every other's test rows."""
+    return transfer_matrix(
+        {one.task.name: one.classifiers for one in studies}, [one.smaller(settings) for one in studies]
+    )
+
+
+register(
+    Finding("F9-transfer", lambda studies, settings: [Measured(transfer_of(studies, settings))], order=9, min_tasks=2)
+)

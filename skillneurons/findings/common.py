@@ -1,6 +1,7 @@
-"""What several findings need: rank correlation, overlap against chance, paired gaps, and checks of their input."""
+"""What several findings need: checks of their input, and what claims are made of."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skillneurons.classifiers.classifier import Classifier
+from skillneurons.findings.record import Claims, Ends, Record
 from skillneurons.models.bridge import as_encoder
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.neurons.scores import NeuronScores
@@ -103,3 +105,47 @@ def encoder_of(classifier: Classifier) -> HookedEncoder:
         TypeError: The model is a bridge to another library's.
     """
     return as_encoder(classifier.model, "This finding, which reads or replaces weights,")
+
+
+# For claims: numbers with intervals, from the rows of a finding's table.
+
+
+def difference(one: Ends, other: Ends) -> Ends:
+    """One number minus another: Newcombe's hybrid interval (1998, method 10).
+
+    Example:
+        >>> [round(end, 3) for end in difference((0.8, 0.7, 0.87), (0.6, 0.5, 0.7))]
+        [0.2, 0.059, 0.322]
+    """
+    (p, p_low, p_high), (q, q_low, q_high) = one, other
+    return p - q, p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)
+
+
+def ends(record: Record, name: str) -> Ends:
+    """A column and those of its interval."""
+    return record[name], record[f"{name}_low"], record[f"{name}_high"]
+
+
+def by_task(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The rows of each task, in the table's order."""
+    tasks = dict.fromkeys(one["task"] for one in records)
+    return {task: [one for one in records if one["task"] == task] for task in tasks}
+
+
+def mean_of(records: Sequence[Record], name: str) -> float:
+    """Mean of a column."""
+    return sum(one[name] for one in records) / len(records)
+
+
+def sweep_claims(records: Sequence[Record], claim: Callable[[Record, float], str]) -> Claims:
+    """Of a necessity table: what skill neurons at the largest share cost beyond random ones, under each intervention.
+
+    Args:
+        records: Its rows.
+        claim: In words, from a row and the share.
+    """
+    largest = max(one["fraction"] for one in records)
+    for one in records:
+        if one["group"] == "skill" and one["fraction"] == largest:
+            gap, low, high = ends(one, "margin_gap")
+            yield one["task"], claim(one, largest), (-gap, -high, -low)

@@ -23,7 +23,8 @@ from skillneurons.activations.examples import OneNeuron
 from skillneurons.activations.statistic import widened
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import evaluate
-from skillneurons.findings.common import check_binary, check_scored, held_out_interval
+from skillneurons.findings.common import by_task, check_binary, check_scored, held_out_interval, mean_of
+from skillneurons.findings.record import BINARY, Claims, Finding, Measured, Record, ReproduceSettings, Study, register
 from skillneurons.neurons._predictivity import accuracy_from_counts, best_position, held_out_accuracy, predictivity
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Batch, Encoded
@@ -280,3 +281,18 @@ class MeanExamples:
     @property
     def values(self) -> Float[Tensor, "batch layer neuron"]:
         return torch.stack(self.parts, dim=1)
+
+
+def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> list[Measured]:
+    return [Measured(existence(one.classifiers, one.task, one.scores[0]), one.task.name) for one in studies]
+
+
+def _claims(records: Sequence[Record]) -> Claims:
+    for task, seeds in by_task(records).items():
+        majority = seeds[0]["majority"]
+        low, high = min(one["held_out_low"] for one in seeds), max(one["held_out_high"] for one in seeds)
+        interval = mean_of(seeds, "held_out") - majority, low - majority, high - majority
+        yield task, "the best neuron beats always giving one answer (all seeds)", interval
+
+
+register(Finding("F1-existence", _measure, _claims, order=1, needs=BINARY))

@@ -15,7 +15,7 @@ Cost: `1 + kinds x scopes x fractions x (1 + rivals + draws)` passes over the ro
 on; what lies below is computed once for each batch and call. Fewer draws are made where `width` is reached early.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Literal, TypeAlias, Unpack, cast, get_args
@@ -27,11 +27,14 @@ from torch import Tensor
 
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import Evaluation, evaluation_of
-from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model
+from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model, sweep_claims
+from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
+from skillneurons.findings.selectivity import label_word_selectivity
 from skillneurons.interventions.curve import check_fractions
 from skillneurons.interventions.gaps import half_width, paired_gap, spread
 from skillneurons.interventions.perturbation import Intervention, Kind, check_kinds
 from skillneurons.interventions.sweep import SweepOptions, SweepSettings, Swept, sweep
+from skillneurons.models.encoder import HookedEncoder
 from skillneurons.neurons.neuron_set import NeuronSet, top_like
 from skillneurons.neurons.scores import union_of_top
 from skillneurons.tasks.batching import Encoded
@@ -294,3 +297,46 @@ def check_rivals(rivals: Mapping[str, Tensor], shape: tuple[int, ...]) -> None:
                 f"Rival {name!r} needs another name than 'skill' and a score of shape {shape}, but has "
                 f"{tuple(score.shape)}."
             )
+
+
+def _of_study(study: Study, settings: ReproduceSettings, **options: Any) -> Necessity:
+    return necessity(
+        study.classifiers[0],
+        study.task,
+        study.scores,
+        **{"kinds": settings.kinds, "fractions": settings.fractions} | options,
+        n_random=settings.n_random,
+        width=settings.width,
+        sigma=settings.sigma,
+        rows=study.sweep_rows(settings),
+        resume_in=study.folder / "sweeps",
+    )
+
+
+def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[Measured]:
+    for study in studies:
+        first, rivals = study.classifiers[0], {}
+        if isinstance(first.model, HookedEncoder):
+            rivals["label words"] = label_word_selectivity(first.model, first.verbalizer)
+        for positions in ("prompt", "all"):
+            yield Measured(_of_study(study, settings, positions=positions, rivals=rivals), study.task.name)
+
+
+def _measure_layers(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[Measured]:
+    for study in studies:
+        for scope in ("single", "cumulative"):
+            result = _of_study(study, settings, scope=scope, kinds=("mean",), fractions=settings.fractions[-1:])
+            yield Measured(result, study.task.name, figure="plot_necessity_by_layer")
+
+
+def _claims(records: Sequence[Record]) -> Claims:
+    yield from sweep_claims(
+        records,
+        lambda one, share: (
+            f"{one['kind']} at {one['positions']} positions, top {share:.0%}: skill neurons cost more margin"
+        ),
+    )
+
+
+register(Finding("F4-necessity", _measure, _claims, order=4))
+register(Finding("F4-layers", _measure_layers, order=4.5))

@@ -7,7 +7,8 @@ labels are our addition: what the whole path finds where there is nothing to fin
 that were tuned in another way.
 """
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict, Unpack, cast
 
@@ -25,13 +26,18 @@ from skillneurons.classifiers.tuning import TuningConfig, tune_prompt
 from skillneurons.findings.common import (
     ScoresOfTask,
     as_list,
+    by_task,
     check_binary,
     check_same_model,
     check_scored,
+    difference,
     encoder_of,
+    ends,
     held_out_interval,
+    sweep_claims,
 )
 from skillneurons.findings.necessity import Necessity, check_sweep, necessity
+from skillneurons.findings.record import BINARY, Claims, Finding, Measured, Record, ReproduceSettings, Study, register
 from skillneurons.interventions.perturbation import Kind
 from skillneurons.interventions.sweep import SweepOptions
 from skillneurons.models.encoder import HookedEncoder
@@ -318,3 +324,55 @@ def survives_retuning(
         )
         for method in methods
     }
+
+
+def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[Measured]:
+    for study in studies:
+        with warnings.catch_warnings():
+            # The random model and shuffled labels are there to fail.
+            warnings.filterwarnings("ignore", message="Tuning on")
+            result = origin(study.classifiers[:1], study.task, config=settings.tuning, fraction=settings.fraction)
+        yield Measured(result, study.task.name)
+
+
+def _claims(records: Sequence[Record]) -> Claims:
+    for task, conditions in by_task(records).items():
+        best = {one["condition"]: ends(one, "best_held_out") for one in conditions}
+        majority = conditions[0]["majority"]
+        interval = difference(best["random prompt"], (majority, majority, majority))
+        yield task, "the best neuron tells under a random prompt already", interval
+        for other in ("random model", "shuffled labels"):
+            claim = f"the best neuron tells more than with {other}"
+            yield task, claim, difference(best["tuned prompt"], best[other])
+
+
+def _measure_retuning(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[Measured]:
+    study = studies[0]
+    results = survives_retuning(
+        encoder_of(study.classifiers[0]),
+        study.task,
+        study.scores,
+        kinds=settings.kinds,
+        fractions=settings.fractions,
+        n_random=settings.n_random,
+        sigma=settings.sigma,
+        config=settings.tuning,
+        rows=study.sweep_rows(settings),
+    )
+    for method, result in results.items():
+        columns = {"method": method, "unperturbed": result.unperturbed.accuracy}
+        title = f"{result.meta['task']}, {method}, all positions, 1 seed"
+        yield Measured(result, study.task.name, columns, title=title)
+
+
+def _retuning_claims(records: Sequence[Record]) -> Claims:
+    yield from sweep_claims(
+        records,
+        lambda one, share: (
+            f"{one['method']}, {one['kind']}, top {share:.0%}: neurons that prompts found cost more margin"
+        ),
+    )
+
+
+register(Finding("F7-origin", _measure, _claims, order=7, needs=BINARY, reads_weights=True))
+register(Finding("F7-retuning", _measure_retuning, _retuning_claims, order=7.5, reads_weights=True))

@@ -8,7 +8,7 @@ front of them, which they can attend to. A decoder has no mask, and its words do
 Cost: one pass over each split for each classifier, which all places share; memory does not grow with the rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,8 @@ from skillneurons.activations._collect import collect
 from skillneurons.activations.sums import AboveCounts, LabelSums
 from skillneurons.activations.text import Pool, Pooled, Together
 from skillneurons.classifiers.classifier import Classifier
-from skillneurons.findings.common import check_scored, held_out_interval
+from skillneurons.findings.common import by_task, check_scored, difference, ends, held_out_interval
+from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
 from skillneurons.neurons.agreement import spearman
 from skillneurons.neurons.neuron_set import top_neurons
 from skillneurons.neurons.scores import NeuronScores
@@ -210,3 +211,20 @@ def _collect(
         for (positions, pool), one in zip(places, statistics, strict=True)
     ]
     collect(classifier, rows, Together(parts), positions="all")
+
+
+def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[Measured]:
+    for one in studies:
+        subtask = one.subtasks[0]
+        result = compare_places(one.classifiers, subtask, scores=one.scores[0], fraction=settings.fraction)
+        yield Measured(result, subtask.name)
+
+
+def _claims(records: Sequence[Record]) -> Claims:
+    for task, places in by_task(records).items():
+        best = {one["place"]: ends(one, "best_held_out") for one in places}
+        interval = difference(best["soft prompt, best position"], best["words, mean"])
+        yield task, "the best neuron tells more at the prompt than over the words", interval
+
+
+register(Finding("F3-prompts", _measure, _claims, order=3))

@@ -19,7 +19,8 @@ from skillneurons.activations._collect import collect
 from skillneurons.activations.sums import AboveCounts
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import Evaluation, evaluate
-from skillneurons.findings.common import check_binary, check_scored, held_out_interval
+from skillneurons.findings.common import by_task, check_binary, check_scored, difference, ends, held_out_interval
+from skillneurons.findings.record import Claims, Finding, Measured, Need, Record, ReproduceSettings, Study, register
 from skillneurons.neurons._predictivity import accuracy_from_counts, held_out_accuracy, predictivity
 from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
@@ -155,3 +156,22 @@ def robustness(
         fraction=fraction,
         meta={"task": task.name, "model": scores.meta["model"]},
     )
+
+
+def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> list[Measured]:
+    return [
+        Measured(robustness(one.classifiers, one.task, one.scores[0], fraction=settings.fraction), one.task.name)
+        for one in studies
+    ]
+
+
+def _claims(records: Sequence[Record]) -> Claims:
+    for task, rows in by_task(records).items():
+        best = {one["rows"]: ends(one, "best_neuron") for one in rows}
+        yield task, "the best neuron loses on adversarial rows", difference(best["clean"], best["adversarial"])
+
+
+_ADVERSARIAL = Need(
+    "a task of two classes with adversarial rows", lambda task: task.n_labels == 2 and bool(task.adversarial)
+)
+register(Finding("F10-robustness", _measure, _claims, order=10, needs=_ADVERSARIAL))

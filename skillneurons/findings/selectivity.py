@@ -7,6 +7,7 @@ with the word embeddings. Between them lie LayerNorms and other layers, so a hig
 To test the rival explanation causally, pass `label_word_selectivity` as a rival to `necessity`.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from skillneurons.activations.statistic import stack_layers
 from skillneurons.classifiers.prompts import Verbalizer
-from skillneurons.findings.common import check_same_model
+from skillneurons.findings.common import check_same_model, encoder_of
+from skillneurons.findings.record import Finding, Measured, ReproduceSettings, Study, register
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
@@ -213,3 +215,15 @@ def _weights(model: HookedEncoder, layer: int, side: Side) -> Float[Tensor, "neu
 
 def _text(model: HookedEncoder, token: int) -> str:
     return str(model.to_string(torch.tensor([token]))).strip() or repr(model.to_string(torch.tensor([token])))
+
+
+def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[Measured]:
+    for study in studies:
+        first, scores = study.classifiers[0], study.scores[0]
+        result = word_selectivity(encoder_of(first), scores, first.verbalizer, fraction=settings.fraction)
+        shared = {f"label_words_{key}": result.overlap[key] for key in ("overlap", "expected", "p")}
+        shared["label_words_rank_correlation"] = result.rank_correlation
+        yield Measured(result, scores.meta["task"], shared)
+
+
+register(Finding("F6-selectivity", _measure, order=6, reads_weights=True))

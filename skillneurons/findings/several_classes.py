@@ -5,7 +5,7 @@ Source: Wang et al. 2022, section 3.2. Subtasks come from label names (`Task.sub
 Cost: the passes of `find_skill_neurons` for each subtask; `serves` adds `1 + subtasks x (1 + n_random)` over test.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Unpack
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.findings.common import check_same_model, check_same_rows
+from skillneurons.findings.record import SEVERAL, Finding, Measured, ReproduceSettings, Study, register
 from skillneurons.interventions.curve import check_fractions
 from skillneurons.interventions.gaps import paired_gap, spread
 from skillneurons.interventions.perturbation import Kind
@@ -250,3 +251,24 @@ def serves(
     meta = {"task": task.name, "fraction": fraction, "kind": kind, "positions": settings.positions}
     meta |= {"n_random": settings.n_random, "seed": settings.seed}
     return Serves(found.subtasks, tuple(task.labels), recall, unperturbed, gap, meta)
+
+
+def _union(study: Study, settings: ReproduceSettings) -> SeveralClasses:
+    fraction = 2 * settings.fraction
+    return several_classes(
+        study.classifiers, study.task, fraction=fraction, scores=study.scores, subtasks=study.subtasks
+    )
+
+
+def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> list[Measured]:
+    return [Measured(_union(one, settings), one.task.name) for one in studies]
+
+
+def _measure_serves(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[Measured]:
+    for one in studies:
+        union, small = _union(one, settings), one.smaller(settings)
+        yield Measured(serves(one.classifiers[0], small, union, n_random=settings.n_random), one.task.name)
+
+
+register(Finding("several-classes", _measure, order=12, needs=SEVERAL))
+register(Finding("several-classes-serve", _measure_serves, order=12.5, needs=SEVERAL))

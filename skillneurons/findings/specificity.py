@@ -19,7 +19,16 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from skillneurons.classifiers.classifier import Classifier, check_answers
-from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model, check_task, task_predictivity
+from skillneurons.findings.common import (
+    ScoresOfTask,
+    as_list,
+    check_same_model,
+    check_task,
+    difference,
+    ends,
+    task_predictivity,
+)
+from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
 from skillneurons.interventions.curve import check_fractions
 from skillneurons.interventions.gaps import paired_gap, spread
 from skillneurons.interventions.perturbation import Kind
@@ -280,3 +289,31 @@ def _spare(skill: Sequence[NeuronSet]) -> NeuronSet | None:
     everything = reduce(or_, skill)
     most = torch.stack([one.per_layer for one in skill]).amax(0)
     return everything if bool((everything.per_layer + most < everything.mask.shape[1]).all()) else None
+
+
+def _measure_similarity(studies: Sequence[Study], settings: ReproduceSettings) -> list[Measured]:
+    return [Measured(task_similarity({one.task.name: one.scores for one in studies}, settings.fraction))]
+
+
+def _measure_cross(studies: Sequence[Study], settings: ReproduceSettings) -> list[Measured]:
+    result = cross_perturbation(
+        {one.task.name: one.classifiers[0] for one in studies},
+        {one.task.name: one.task for one in studies},
+        {one.task.name: one.scores for one in studies},
+        n_rows=settings.n_rows,
+    )
+    return [Measured(result)]
+
+
+def _claims(records: Sequence[Record]) -> Claims:
+    for measured in dict.fromkeys(one["measured"] for one in records):
+        gaps = [one for one in records if one["measured"] == measured]
+        own = next(ends(one, "margin_gap") for one in gaps if one["perturbed"] == measured)
+        others = [ends(one, "margin_gap") for one in gaps if one["perturbed"] != measured]
+        gap, low, high = (sum(parts) / len(others) for parts in zip(*others, strict=True))
+        claim = "its own neurons cost it more margin than other tasks' (mean)"
+        yield measured, claim, difference((gap, low, high), own)
+
+
+register(Finding("F5-similarity", _measure_similarity, order=5, min_tasks=2))
+register(Finding("F5-cross", _measure_cross, _claims, order=5.5, min_tasks=2))

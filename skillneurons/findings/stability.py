@@ -4,6 +4,7 @@ Source: Wang et al. 2022. Agreement of the top sets is set against chance (hyper
 `common.overlap_test`). Neurons are not independent of each other, so rank correlations come without p-values.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skillneurons.findings.common import by_task
+from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
 from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import top_neurons
 from skillneurons.neurons.scores import NeuronScores
@@ -104,3 +107,21 @@ def stability(scores: NeuronScores, fraction: float = 0.01, *, per_layer: bool =
 
 def _pairs(n: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(n) for j in range(i + 1, n)]
+
+
+def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> list[Measured]:
+    return [
+        Measured(stability(scores, settings.fraction), scores.meta["task"]) for one in studies for scores in one.scores
+    ]
+
+
+def _claims(records: Sequence[Record]) -> Claims:
+    for task, pairs in by_task(records).items():
+        extra = [one["overlap"] - one["expected_overlap"] for one in pairs]
+        # No interval over rows: the range over pairs of seeds.
+        interval = sum(extra) / len(extra), min(extra), max(extra)
+        claim = "seeds share more top neurons than by chance (range of pairs, largest p)"
+        yield task, claim, interval, max(one["p"] for one in pairs)
+
+
+register(Finding("F2-stability", _measure, _claims, order=2, min_seeds=2))

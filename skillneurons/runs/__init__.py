@@ -1,5 +1,6 @@
 """The main job and the findings as runs in folders: resumable, in many processes, reported."""
 
+from skillneurons.findings.record import ReproduceSettings as ReproduceSettings
 from skillneurons.runs._find import DEFAULTS as DEFAULTS
 from skillneurons.runs._find import FindResult as FindResult
 from skillneurons.runs._find import FindSettings as FindSettings
@@ -16,7 +17,6 @@ from skillneurons.runs.hub import push_run as push_run
 from skillneurons.runs.jobs import run_jobs as run_jobs
 from skillneurons.runs.jobs import slurm_executor as slurm_executor
 from skillneurons.runs.report import write_report as write_report
-from skillneurons.runs.reproduce_findings import ReproduceSettings as ReproduceSettings
 from skillneurons.runs.trials import Trial as Trial
 from skillneurons.runs.trials import run_trial as run_trial
 from skillneurons.runs.trials import run_trials as run_trials

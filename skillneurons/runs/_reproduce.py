@@ -20,23 +20,18 @@ import pandas as pd
 import torch
 
 from skillneurons.classifiers.tuning import check_tune_dtype, with_added_settings
+from skillneurons.findings.record import Finding, Measured, ReproduceSettings, Study
 from skillneurons.models._load_model import load_model
 from skillneurons.models.bridge import AnyModel, BridgedModel, Model, as_classifiable
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.plots import save_figure
 from skillneurons.plots.style import style
 from skillneurons.runs._find import RunFolderError
-from skillneurons.runs._summary import summary
-from skillneurons.runs.reproduce_applications import APPLICATIONS
-from skillneurons.runs.reproduce_findings import FINDINGS, NEEDS, Panel, ReproduceSettings, Study
+from skillneurons.runs._summary import registered, summary
 from skillneurons.runs.trials import Trial, TrialResult, run_trials
 from skillneurons.tasks._load_task import load_task
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
-
-ALL = FINDINGS | APPLICATIONS
-ON_REQUEST = {"rival-scores"}  # not the paper's, and a sixth of the others' time
-NEED_WEIGHTS = {"F6-selectivity", "F7-origin", "F7-retuning", "F8-pruning", "F8-retuned"}
 
 
 def reproduce(
@@ -63,7 +58,8 @@ def reproduce(
         out: A folder; what is finished there is not computed again.
         source: Folder with local data, see `load_task`.
         settings: Prompt length, tuning, sweeps.
-        findings: Which of `ALL`; by default all but `ON_REQUEST`, of a bridge those that read and replace no weights.
+        findings: Their names; by default all that are registered (`findings.record`), save those only on request, and
+            of a bridge those that read and replace no weights.
         on_event: Called with a line of text at each step.
         jobs: Trials (task and seed) at a time, in processes that load the model anew.
         executor: Of submitit, for other machines; see `jobs.slurm_executor`.
@@ -84,7 +80,7 @@ def reproduce(
         >>> from tempfile import TemporaryDirectory
         >>> from skillneurons import TuningConfig, load_example
         >>> from skillneurons.runs._reproduce import reproduce
-        >>> from skillneurons.runs.reproduce_findings import ReproduceSettings
+        >>> from skillneurons.findings.record import ReproduceSettings
         >>> classifier, task = load_example()
         >>> small = ReproduceSettings(n_prompt=2, tuning=TuningConfig(lr=0.05, steps=10))
         >>> what = {"seeds": 1, "findings": ["F1-existence"], "settings": small}
@@ -95,8 +91,8 @@ def reproduce(
         0  movies     0       0.5
     """
     settings, tell = settings or ReproduceSettings(), on_event or (lambda line: None)
-    chosen = tuple(name for name in ALL if name not in ON_REQUEST) if findings is None else tuple(findings)
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    chosen = _choose(findings)
     _check(chosen, tasks, seeds)
     loaded = [task if isinstance(task, Task) else load_task(task, source=source) for task in tasks]
     if findings is not None:
@@ -120,25 +116,36 @@ def reproduce(
     results = run_trials(trials, ours, source=where, jobs=jobs, executor=executor, device=device, tell=tell)
     studies = [_study(task, results[i * len(seeds) :][: len(seeds)], folder) for i, task in enumerate(loaded)]
     tables = {}
-    for name in chosen:
-        path = folder / f"{name}.csv"
-        if (done := _finished(path)) is not None:
-            tell(f"{name}: read from {path}")
-            tables[name] = done
-            continue
-        tell(f"{name}: computing")
-        parts = ALL[name](studies, settings)
-        if not parts:
-            tell(f"{name}: none of these tasks has what it needs")
-            continue
-        tables[name] = pd.concat([table for table, _ in parts], ignore_index=True)
-        # The figure first: the table is the sign that both are there.
-        _draw([panel for _, panel in parts], folder / name)
-        store.write_atomically(path, tables[name].to_csv(index=False).encode())
+    for finding in chosen:
+        path = folder / f"{finding.name}.csv"
+        if (table := _finished(path)) is not None:
+            tell(f"{finding.name}: read from {path}")
+        else:
+            tell(f"{finding.name}: computing")
+            table = _compute(finding, studies, settings, path)
+        if table is None:
+            tell(f"{finding.name}: none of these tasks has what it needs")
+        else:
+            tables[finding.name] = table
     # Of everything that the folder holds, whichever findings were asked for this time.
-    everything = {name: done for name in ALL if (done := _finished(folder / f"{name}.csv")) is not None}
+    everything = {name: done for name in registered() if (done := _finished(folder / f"{name}.csv")) is not None}
     store.write_atomically(folder / "summary.csv", summary(everything).to_csv(index=False).encode())
     return tables
+
+
+def _compute(
+    finding: Finding, studies: Sequence[Study], settings: ReproduceSettings, path: Path
+) -> pd.DataFrame | None:
+    """A finding's table, written beside its figure; None where nothing could be measured."""
+    suited = [study for study in studies if finding.suits(study.task)]
+    measured = list(finding.compute(suited, settings)) if suited else []
+    if not measured:
+        return None
+    table = pd.concat([one.table() for one in measured], ignore_index=True)
+    # The figure first: the table is the sign that both are there.
+    _draw(measured, path.with_suffix(""))
+    store.write_atomically(path, table.to_csv(index=False).encode())
+    return table
 
 
 def _finished(path: Path) -> pd.DataFrame | None:
@@ -151,39 +158,56 @@ def _finished(path: Path) -> pd.DataFrame | None:
         return None
 
 
-def _check(chosen: Sequence[str], tasks: Sequence[Any], seeds: Sequence[int]) -> None:
-    unknown = set(chosen) - set(ALL)
-    if unknown or not chosen:
-        raise ValueError(f"`findings` are among {', '.join(ALL)}, not {sorted(unknown)}.")
+def _choose(names: Sequence[str] | None) -> list[Finding]:
+    """The findings of these names; by default all that need not be asked for by name."""
+    known = registered()
+    if names is None:
+        return [finding for finding in known.values() if not finding.on_request]
+    if not names or set(names) - set(known):
+        raise ValueError(f"`findings` are among {', '.join(known)}, not {sorted(set(names) - set(known))}.")
+    return [known[name] for name in names]
+
+
+def _check(chosen: Sequence[Finding], tasks: Sequence[Any], seeds: Sequence[int]) -> None:
     if not tasks or not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"At least one task and one seed are needed, none twice, but there are {tasks} and {seeds}.")
-    if "F2-stability" in chosen and len(seeds) < 2:
-        raise ValueError(f"F2-stability compares seeds, but `seeds` is {seeds}. Pass two or more, or leave it out.")
-    needs_tasks = [name for name in chosen if name.startswith(("F5", "F9"))]
-    if needs_tasks and len(tasks) < 2:
-        raise ValueError(
-            f"{needs_tasks[0]} compares tasks, but there is {len(tasks)}. Pass two or more, or leave it out."
-        )
+    for finding in chosen:
+        if len(seeds) < finding.min_seeds:
+            raise ValueError(
+                f"{finding.name} compares seeds, but `seeds` is {seeds}. Pass {_at_least(finding.min_seeds)}, or leave "
+                "it out."
+            )
+        if len(tasks) < finding.min_tasks:
+            raise ValueError(
+                f"{finding.name} compares tasks, but there is {len(tasks)}. Pass {_at_least(finding.min_tasks)}, or "
+                "leave it out."
+            )
 
 
-def _check_classes(chosen: Sequence[str], tasks: Sequence[Task]) -> None:
+def _at_least(n: int) -> str:
+    return "two or more" if n == 2 else f"{n} or more"
+
+
+def _check_classes(chosen: Sequence[Finding], tasks: Sequence[Task]) -> None:
     """Refuse a finding that was asked for by name where none of the tasks has what it needs."""
-    for name in chosen:
-        what, suits = NEEDS.get(name, ("", lambda task: True))
-        if not any(suits(task) for task in tasks):
+    for finding in chosen:
+        if finding.needs is not None and not any(map(finding.suits, tasks)):
             classes = ", ".join(f"{task.name} ({task.n_labels} classes)" for task in tasks)
-            raise ValueError(f"{name} needs {what}, but the tasks are {classes}. Add one, or leave {name} out.")
+            raise ValueError(
+                f"{finding.name} needs {finding.needs.what}, but the tasks are {classes}. Add one, or leave "
+                f"{finding.name} out."
+            )
 
 
-def _without_weights(chosen: Sequence[str], model: BridgedModel, *, named: bool) -> tuple[str, ...]:
+def _without_weights(chosen: Sequence[Finding], model: BridgedModel, *, named: bool) -> list[Finding]:
     """The findings that a bridge can have; an error where another was asked for by name."""
-    left_out = [name for name in chosen if name in NEED_WEIGHTS]
+    left_out = [finding.name for finding in chosen if finding.reads_weights]
     if named and left_out:
         raise ValueError(
             f"{', '.join(left_out)} read or replace weights, which needs a HookedEncoder, but {model.cfg.source!r} is "
             "a TransformerBridge here. Leave them out."
         )
-    return tuple(name for name in chosen if name not in NEED_WEIGHTS)
+    return [finding for finding in chosen if not finding.reads_weights]
 
 
 def _claim(
@@ -225,7 +249,7 @@ def _study(task: Task, results: Sequence[TrialResult], folder: Path) -> Study:
     return Study(task, tuple(task.subtasks()), classifiers, merged, folder / task.name)
 
 
-def _draw(panels: Sequence[Panel], stem: Path) -> None:
+def _draw(panels: Sequence[Measured], stem: Path) -> None:
     """One figure with a panel for each task."""
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
@@ -235,7 +259,7 @@ def _draw(panels: Sequence[Panel], stem: Path) -> None:
         )
         for i, ax in enumerate(axes.flat):
             if i < len(panels):
-                panels[i](ax)
+                panels[i].draw(ax)
             else:
                 figure.delaxes(ax)
         save_figure(axes[0, 0], stem)

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from skillneurons import HookedEncoder, TuningConfig, load_model
 from skillneurons.cli.commands import app
+from skillneurons.findings.record import registered
 from skillneurons.models.bridge import BridgedModel
+from skillneurons.runs import ReproduceSettings, reproduce
 from skillneurons.runs._find import FindSettings, find
 from skillneurons.runs._open_run import open_run
-from skillneurons.runs._reproduce import NEED_WEIGHTS, reproduce
-from skillneurons.runs.reproduce_findings import ReproduceSettings
 
 # Three steps are no tuning.
 pytestmark = [
@@ -114,7 +114,8 @@ def test_findings_on_a_bridge_are_those_that_leave_weights_alone(decoder, tiny_t
     expected = {"F1-existence", "F2-stability", "F3-prompts", "F4-necessity", "F4-layers", "F5-similarity", "F5-cross"}
     assert set(tables) == expected | {"F9-transfer", "steering"}
     assert set(tables["F4-necessity"].group) == {"skill"}
-    assert not NEED_WEIGHTS & {line.split(":")[0] for line in told}
+    named = {line.split(":")[0] for line in told}
+    assert not named & {name for name, finding in registered().items() if finding.reads_weights}
     bridge = load_model(decoder).bridge
     with pytest.raises(ValueError, match="F7-origin read or replace weights"):
         reproduce([tiny_task], model=bridge, seeds=1, out=tmp_path / "no", findings=["F7-origin"])

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from skillneurons import TuningConfig, find_skill_neurons
 from skillneurons.cli.commands import app
+from skillneurons.findings.record import registered
+from skillneurons.runs import ReproduceSettings
 from skillneurons.runs._find import RunFolderError
-from skillneurons.runs._reproduce import ALL, ON_REQUEST, reproduce
-from skillneurons.runs._summary import CLAIMS
-from skillneurons.runs.reproduce_findings import ReproduceSettings
+from skillneurons.runs._reproduce import reproduce
 from skillneurons.runs.trials import Trial, run_trial
 from skillneurons.utilities.store import StoreError
 
@@ -54,8 +54,10 @@ def _small_figures(monkeypatch):
 def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, tmp_path):
     events = []
     tables = reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS, on_event=events.append)
-    assert set(tables) == set(ALL) - ON_REQUEST - {"F9-indicators"}  # two tasks are too few for a correlation
-    asked_for = {"out": tmp_path, "settings": SETTINGS, "findings": sorted(ON_REQUEST)}
+    on_request = {name for name, finding in registered().items() if finding.on_request}
+    claimed = {name for name, finding in registered().items() if finding.claims is not None}
+    assert set(tables) == set(registered()) - on_request - {"F9-indicators"}  # two tasks are too few for a correlation
+    asked_for = {"out": tmp_path, "settings": SETTINGS, "findings": sorted(on_request)}
     tables |= reproduce(tasks, model=model, seeds=2, **asked_for)
     for name, table in tables.items():
         assert len(table) and (tmp_path / f"{name}.csv").exists()
@@ -67,7 +69,7 @@ def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, 
     assert "label_words_overlap" in tables["F6-selectivity"]
     assert set(tables["F1-existence"]["task"]) == {"signal0"}
     claims = pd.read_csv(tmp_path / "summary.csv")
-    assert set(claims["finding"]) == set(CLAIMS) & set(tables) and claims["effect"].notna().all()
+    assert set(claims["finding"]) == claimed & set(tables) and claims["effect"].notna().all()
     assert (claims["low"] <= claims["effect"]).all() and (claims["effect"] <= claims["high"]).all()
 
     # A finished part is read; a lost or damaged one is computed anew.
@@ -82,7 +84,7 @@ def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, 
         "F9-indicators: computing",  # nothing of it was there to read
     ]
     for name, table in tables.items():
-        if name in ON_REQUEST:
+        if name in on_request:
             continue
         assert again[name].shape == table.shape
         assert again[name]["task"].tolist() == table["task"].tolist() if "task" in table else True
