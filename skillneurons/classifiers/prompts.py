@@ -6,7 +6,7 @@ vectors replace the word embeddings of placeholder tokens at `hook_embed`, befor
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from skillneurons.models.bridge import AnyModel, as_classifiable
 from skillneurons.tasks.class_words import alike
+from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.devices import to_device
 from skillneurons.utilities.results import Shown
@@ -292,6 +293,34 @@ class Verbalizer:
         if len(set(ids)) != len(ids):
             raise ValueError(f"Label words must be different tokens, but {tuple(words)} are {ids}.")
         return cls(tuple(words), ids)
+
+
+def check_label_words(tokenizer: Any, tasks: Iterable[Task]) -> None:
+    """Raise where `Verbalizer.from_words` refuses a task's words: for all tasks and all words at once.
+
+    Args:
+        tokenizer: The model's; None where it is not known before the model is, and nothing can be checked.
+        tasks: Each with a label word for each class.
+
+    Raises:
+        ValueError: Words are not single tokens, or two words of a task are the same token.
+
+    Example:
+        >>> from skillneurons import load_task
+        >>> from skillneurons.classifiers.prompts import check_label_words
+        >>> from skillneurons.models._load_model import load_tokenizer
+        >>> check_label_words(load_tokenizer("bundled"), [load_task("movies"), load_task("news")])
+    """
+    if tokenizer is None:
+        return
+    wrong = []
+    for task in tasks:
+        try:
+            Verbalizer.from_words(tokenizer, task.label_words, task.labels)
+        except ValueError as error:
+            wrong += [f"{task.name}: {line}" for line in str(error).splitlines()]
+    if wrong:
+        raise ValueError("\n".join(wrong))
 
 
 def _not_a_token(tokenizer: Any, word: str, label: str, pieces: list[int]) -> str:

@@ -95,7 +95,8 @@ def find(
     """
     quiet_libraries()
     from skillneurons import runs
-    from skillneurons.models._load_model import load_model
+    from skillneurons.classifiers.prompts import check_label_words
+    from skillneurons.models._load_model import load_model, load_tokenizer
     from skillneurons.tasks._load_task import load_task
     from skillneurons.tasks.class_words import pairing
 
@@ -103,6 +104,7 @@ def find(
         data = load_task(task, source=source, label_words=_words(label_words) if label_words else None)
         if rows is not None:
             data = data.subset(rows)
+        check_label_words(load_tokenizer(model), [data])
         loaded = load_model(model, device=device, dtype=dtype)
         settings = runs.FindSettings(
             seeds=tuple(range(seeds)),
@@ -197,7 +199,7 @@ def reproduce(
                 n_random=n_random,
             ),
             findings=findings.split(",") if findings else None,
-            on_event=console.print,
+            on_event=lambda line: console.print(escape(line)),
             device=device,
             dtype=dtype,
             jobs=jobs,

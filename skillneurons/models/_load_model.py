@@ -1,8 +1,8 @@
-"""load_model: by name, whatever a classifier can be made of."""
+"""load_model: by name, whatever a classifier can be made of; load_tokenizer: its tokenizer alone."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -12,6 +12,7 @@ from skillneurons.models.checkpoint_files import read_config, short
 from skillneurons.models.checkpoints import ARCHITECTURES
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.models.encoder_parts.files import is_saved_encoder
+from skillneurons.models.tokenization import read_tokenizer
 from skillneurons.utilities.devices import as_dtype, check_device
 
 
@@ -60,3 +61,26 @@ def load_model(
             model = cast(BridgedModel, as_classifiable(bridge.eval()))
             return replace(model, cfg=replace(model.cfg, source=str(name_or_path), revision=revision))
     return HookedEncoder.from_pretrained(name_or_path, revision=revision, device=device, dtype=dtype)
+
+
+def load_tokenizer(name_or_path: str | Path, *, revision: str | None = None) -> Any | None:
+    """The tokenizer that the model of this name has, read in less than a second and without the model.
+
+    Args:
+        name_or_path: As for `load_model`.
+        revision: Likewise.
+
+    Returns:
+        None where there is none or it cannot be read; what is wrong there, `load_model` says.
+
+    Example:
+        >>> from skillneurons.models._load_model import load_tokenizer
+        >>> load_tokenizer("bundled")("A film.")["input_ids"]
+        [0, 262, 373, 18, 2]
+    """
+    try:
+        saved = is_saved_encoder(name_or_path)
+        location = str(name_or_path) if saved else read_config(name_or_path, revision=revision)[1]
+        return read_tokenizer(location, revision, None)
+    except (ValueError, OSError):
+        return None

@@ -29,8 +29,13 @@ PROBES = (
 )
 
 
-def read_tokenizer(location: str, revision: str | None, pad_token_id: int) -> Any:
+def read_tokenizer(location: str, revision: str | None, pad_token_id: int | None) -> Any:
     """The checkpoint's tokenizer; None for a folder without one, where transformers would make up an empty one.
+
+    Args:
+        location: A folder or hub id.
+        revision: Branch, tag or commit on the hub.
+        pad_token_id: The model's; None where the model is not known yet.
 
     Raises:
         ValueError: It is damaged, or another model's.
@@ -42,7 +47,7 @@ def read_tokenizer(location: str, revision: str | None, pad_token_id: int) -> An
         tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=False)
     except Exception as error:  # whatever transformers and tokenizers make of a damaged file
         raise ValueError(f"The tokenizer in {location!r} cannot be read: {short(error)}") from error
-    if tokenizer.pad_token_id != pad_token_id:
+    if pad_token_id is not None and tokenizer.pad_token_id != pad_token_id:
         raise ValueError(
             f"The tokenizer in {location!r} pads with id {tokenizer.pad_token_id}, but the model with {pad_token_id}. "
             "Put the model's own tokenizer beside it."

@@ -277,6 +277,7 @@ def _numbers(result: FindResult) -> dict[str, Any]:
     encoded_rows = result.scores[0].meta
     return {
         "versions": store.versions(),
+        "classes": dict(zip(result.task.labels, result.task.label_words, strict=True)),
         "threads": torch.get_num_threads(),
         "prompts": {str(c.prompt.seed): asdict(e) for c, e in zip(result.classifiers, result.evaluations, strict=True)},
         "top_neurons": {s.meta["task"]: s.best(10).to_dict("records") for s in result.scores},

@@ -19,9 +19,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
+from skillneurons.classifiers.prompts import check_label_words
 from skillneurons.classifiers.tuning import check_tune_dtype, with_added_settings
 from skillneurons.findings.record import Finding, Measured, ReproduceSettings, Study
-from skillneurons.models._load_model import load_model
+from skillneurons.models._load_model import load_model, load_tokenizer
 from skillneurons.models.bridge import AnyModel, BridgedModel, Model, as_classifiable
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.plots import save_figure
@@ -30,6 +31,7 @@ from skillneurons.runs._find import RunFolderError
 from skillneurons.runs._summary import registered, summary
 from skillneurons.runs.trials import Trial, TrialResult, run_trials
 from skillneurons.tasks._load_task import load_task
+from skillneurons.tasks.class_words import pairing
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 
@@ -100,12 +102,17 @@ def reproduce(
     if len({task.name for task in loaded}) < len(loaded):
         raise ValueError(f"Tasks need different names, but are {[task.name for task in loaded]}.")
     by_name = isinstance(model, str | Path)
+    if by_name:  # before a model is loaded for them
+        check_label_words(load_tokenizer(model), loaded)
     ours = load_model(model, device=device, dtype=dtype) if by_name else as_classifiable(model)
+    check_label_words(ours.tokenizer, loaded)
     if isinstance(ours, BridgedModel):
         chosen = _without_weights(chosen, ours, named=findings is not None)
     check_tune_dtype(ours, settings.tuning)
     folder = Path(out)
     _claim(folder, ours, loaded, seeds, settings)
+    for task in loaded:
+        tell(f"{task}: {pairing(task.labels, task.label_words)}")
 
     trials = [
         Trial(task, seed, folder / task.name / f"seed-{seed}", settings.n_prompt, settings.tuning)
@@ -225,7 +232,7 @@ def _claim(
     wanted = json.loads(json.dumps(wanted))
     path = folder / "reproduction.json"
     if not path.exists():
-        store.write_json(path, wanted | {"versions": store.versions()})
+        store.write_json(path, wanted | {"versions": store.versions(), "classes": _classes(tasks)})
         return
     found = store.read_json(path, {"settings": dict}, "Choose a new folder.")
     found["settings"] = with_added_settings(found["settings"])
@@ -234,6 +241,11 @@ def _claim(
             raise RunFolderError(
                 f"{folder} holds results with {key} {found.get(key)}, but {value} was asked for. Choose another folder."
             )
+
+
+def _classes(tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
+    """The word that answers for each class, for a reader."""
+    return {task.name: dict(zip(task.labels, task.label_words, strict=True)) for task in tasks}
 
 
 def _digest(rows: Sequence[Any]) -> str:

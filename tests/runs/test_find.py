@@ -10,10 +10,12 @@ import torch
 from planted import planted_model, planted_task
 from typer.testing import CliRunner
 
-from skillneurons import NeuronScores, NeuronSet, TuningConfig
+from skillneurons import NeuronScores, NeuronSet, TuningConfig, load_model, load_task
 from skillneurons.cli.commands import app
+from skillneurons.models._load_model import load_tokenizer
 from skillneurons.runs import _find, trials
 from skillneurons.runs._find import FindSettings, RunFolderError, find
+from skillneurons.runs._reproduce import reproduce
 from skillneurons.utilities.store import StoreError
 
 matplotlib.use("Agg")
@@ -54,6 +56,7 @@ def test_a_run_writes_what_it_promises(finished, model):
     assert {f"figures/{figure}{ending}" for figure in figures for ending in (".png", ".svg")} <= written
     numbers = json.loads((finished.folder / "run.json").read_text())
     assert numbers["model"]["fingerprint"] == model.fingerprint()
+    assert numbers["classes"] == {"bad": "no0", "good": "yes0"}
     assert numbers["prompts"]["1"]["accuracy"] == finished.evaluations[1].accuracy
     assert len(numbers["top_neurons"]["signal0"]) == 10
     assert NeuronSet.load(finished.folder / "skill") == finished.skill
@@ -211,6 +214,34 @@ def test_a_users_mistake_is_one_message_and_status_1(arguments, message, tmp_pat
     assert result.exit_code == 1
     assert message in " ".join(result.output.split())
     assert "Traceback" not in result.output
+
+
+def test_all_words_that_are_no_tokens_are_named_before_the_model_is_loaded(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        pytest.fail("the model was loaded")
+
+    monkeypatch.setattr("skillneurons.models._load_model.load_model", refuse)
+    words = "positive=marvellously,negative=abysmally"
+    result = CliRunner().invoke(app, ["find", "movies", "--label-words", words, "--out", str(tmp_path / "run")])
+    assert result.exit_code == 1 and not (tmp_path / "run").exists()
+    said = " ".join(result.output.split())
+    assert "'marvellously' of class 'positive'" in said and "'abysmally' of class 'negative'" in said
+    monkeypatch.setattr("skillneurons.runs._reproduce.load_model", refuse)
+    tasks = [replace(load_task(name), label_words=("abysmally", "great")) for name in ("movies", "restaurants")]
+    with pytest.raises(ValueError, match=r"movies: .*'abysmally'(.|\n)*restaurants: .*'abysmally'"):
+        reproduce(tasks, model="bundled", seeds=2, out=tmp_path / "all")
+
+
+def test_a_tokenizer_alone_is_the_models(tmp_path):
+    encoder = load_model("bundled")
+    encoder.save(tmp_path / "saved")
+    for where in ("bundled", tmp_path / "saved"):
+        assert (
+            load_tokenizer(where)(" A clever film.")["input_ids"] == encoder.tokenizer(" A clever film.")["input_ids"]
+        )
+    assert load_tokenizer(tmp_path / "nowhere") is None
+    (tmp_path / "saved" / "tokenizer.json").write_text("{")
+    assert load_tokenizer(tmp_path / "saved") is None
 
 
 @pytest.mark.parametrize(
