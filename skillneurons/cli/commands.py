@@ -28,6 +28,9 @@ app = typer.Typer(
 )
 
 # Options that several commands have.
+TextColumn = Annotated[str | None, typer.Option(help="Column of the texts, or A,B for pairs; usual names are found.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the classes; usual names are found.")]
+GroupColumn = Annotated[str | None, typer.Option(help="Column of what rows share: a premise, document or author.")]
 NPrompt = Annotated[int, typer.Option(min=1, help="Soft vectors in a prompt.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Most tuning steps for each prompt.")]
 LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
@@ -67,9 +70,11 @@ def main(
 
 @app.command()
 def find(
-    task: Annotated[str, typer.Argument(help="A bundled task, one of the paper's, or a name in --source.")] = "movies",
+    task: Annotated[
+        str, typer.Argument(help="A bundled task, one of the paper's, OWNER/NAME on the hub, or a name in --source.")
+    ] = "movies",
     model: Annotated[str, typer.Option(help='"bundled", a hub id, or a folder.')] = "bundled",
-    source: Annotated[Path | None, typer.Option(help="Folder with the task's files.")] = None,
+    source: Annotated[Path | None, typer.Option(help="A file of rows, or a folder of them.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; runs/MODEL-TASK by default.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Prompts to tune, with seeds 0, 1, …")] = 3,
     n_prompt: NPrompt = 16,
@@ -77,6 +82,10 @@ def find(
     lr: LearningRate = None,
     batch_size: BatchSize = None,
     label_words: Annotated[str | None, typer.Option(help="Words for the classes: neg=terrible,pos=great.")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    config: Annotated[str | None, typer.Option(help="Configuration of a data set on the hub.")] = None,
     rows: Rows = None,
     fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of neurons in the saved set.")] = 0.02,
     kinds: Kinds = "mean,zero,gaussian",
@@ -101,7 +110,15 @@ def find(
     from skillneurons.tasks.class_words import pairing
 
     with reported_errors():
-        data = load_task(task, source=source, label_words=_words(label_words) if label_words else None)
+        data = load_task(
+            task,
+            source=source,
+            config=config,
+            label_words=_words(label_words) if label_words else None,
+            text=_columns(text_column),
+            label=label_column,
+            group=group_column,
+        )
         if rows is not None:
             data = data.subset(rows)
         check_label_words(load_tokenizer(model), [data])
@@ -350,6 +367,10 @@ def _tuning(steps: int | None, lr: float | None, batch_size: int | None, tune_dt
 
     asked = {"steps": steps, "lr": lr, "batch_size": batch_size, "tune_dtype": tune_dtype}
     return TuningConfig(**{key: value for key, value in asked.items() if value is not None})
+
+
+def _columns(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(","))
 
 
 def _words(text: str) -> list[str] | dict[str, str]:

@@ -109,7 +109,7 @@ def quiet_libraries() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]Warning:[/yellow] {message}")
+    warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]Warning:[/yellow] {escape(str(message))}")
 
 
 def progress_bars() -> Progress:

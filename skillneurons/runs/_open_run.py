@@ -10,7 +10,7 @@ from skillneurons.models.bridge import AnyModel, Model, as_classifiable
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.runs._find import read_settings
 from skillneurons.runs.trials import load_classifier
-from skillneurons.tasks._load_task import load_task
+from skillneurons.tasks._load_task import HUB_TASKS, load_task
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.devices import DTYPES
@@ -78,7 +78,7 @@ class OpenedRun:
         """The task's rows, loaded again.
 
         Args:
-            source: Folder with the task's files, where the run's task came from one.
+            source: The file or folder with the task's rows, where the run's task came from one.
 
         Raises:
             ValueError: The rows are not those of the run.
@@ -86,7 +86,11 @@ class OpenedRun:
         """
         wanted = self.settings["task"]
         words = dict(zip(wanted["labels"], wanted["label_words"], strict=True))
-        task = load_task(wanted["name"], source=source, label_words=words)
+        origin = wanted.get("source", {})
+        name = wanted["name"] if wanted["name"] in HUB_TASKS else origin.get("hub", wanted["name"])
+        task = load_task(
+            name, source=source, config=origin.get("config"), label_words=words, **origin.get("columns", {})
+        )
         most = max(wanted["rows"].values())
         # A run on a part of the rows took the same part that `subset` takes.
         for candidate in (task, task.subset(most)):

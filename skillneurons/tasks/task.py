@@ -7,6 +7,7 @@ largest of the paper's seven.
 
 import hashlib
 import json
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,23 @@ from skillneurons.utilities.types import Row
 T = TypeVar("T", bound=Row)
 
 SPLITS = ("train", "validation", "test")
+CONTRADICTING = 0.02
+READ = ("text", "text_a", "text_b", "label", "attack")
+"""Columns that a fingerprint is of."""
+
+
+class TaskWarning(UserWarning):
+    """Rows of a task look as if they were not what was meant; the message says which and how many.
+
+    Example:
+        >>> import warnings
+        >>> rows = [{"text": "a film that I liked", "label": 1}, {"text": "a film that I left", "label": 0}]
+        >>> with warnings.catch_warnings(record=True) as seen:
+        ...     warnings.simplefilter("always")
+        ...     _ = Task("mine", rows, rows, rows, ["bad", "good"]).shortened(3)
+        >>> str(seen[0].message).split(", ")[1]
+        '6 of 6 rows have a text that is there with another label too. Keep more words.'
+    """
 
 
 class Rows(tuple[Row, ...]):
@@ -43,8 +61,11 @@ class Task(Shown):
 
     Args:
         name: Short name.
-        train: Rows for tuning and for baseline activations.
-        validation: Rows on which neurons, positions and stopping are chosen.
+        train: Rows for tuning and for baseline activations. Each row has `text`, or `text_a` and `text_b`, an integer
+            `label`, and may have a `group`: an id, or a list of ids, of what it shares with other rows (a premise, a
+            document, an author). Other columns are kept as they are.
+        validation: Rows on which neurons, positions and stopping are chosen. Train and validation may both be empty:
+            a set to evaluate on.
         test: Rows that are only reported on.
         label_words: For each class, in the order of its integer label, the word the model answers with. A mapping
             from the names of the classes is put into that order.
@@ -76,9 +97,10 @@ class Task(Shown):
         words, labels = _words_and_labels(self.name, self.label_words, self.labels)
         object.__setattr__(self, "label_words", words)
         object.__setattr__(self, "labels", labels)
+        to_evaluate_on = not self.train and not self.validation
         for split in (*SPLITS, "adversarial"):
             rows = Rows(getattr(self, split))
-            if split in SPLITS or rows:
+            if rows or split == "test" or (split != "adversarial" and not to_evaluate_on):
                 _check_rows(f"{self.name}/{split}", rows, labels)
             object.__setattr__(self, split, rows)
         filled = [split for split in (*SPLITS, "adversarial") if getattr(self, split)]
@@ -95,15 +117,16 @@ class Task(Shown):
 
     @property
     def is_pair(self) -> bool:
-        return "text_a" in self.train[0]
+        return "text_a" in self.test[0]
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of the three splits' rows and of the label words.
+        """First 16 hex digits of the SHA-256 of the three splits' texts and labels, and of the label words.
 
-        Not of adversarial rows: scores of neurons do not depend on them.
+        Not of adversarial rows, nor of other columns: scores of neurons do not depend on them.
         """
-        content = [self.label_words, self.labels, *([dict(row) for row in getattr(self, split)] for split in SPLITS)]
+        splits = ([{key: row[key] for key in READ if key in row} for row in getattr(self, split)] for split in SPLITS)
+        content = [self.label_words, self.labels, *splits]
         # NumPy's integers are valid labels, and are written as plain ones.
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=int).encode()).hexdigest()[:16]
 
@@ -111,11 +134,32 @@ class Task(Shown):
     def n_seen(self) -> int:
         """How many test rows have a text that is among those of train or validation too."""
 
-        def texts(row: Row) -> tuple[Any, ...]:
-            return tuple(row.get(name) for name in ("text", "text_a", "text_b"))
+        seen = {_texts(row) for row in (*self.train, *self.validation)}
+        return sum(_texts(row) in seen for row in self.test)
 
-        seen = {texts(row) for row in (*self.train, *self.validation)}
-        return sum(texts(row) in seen for row in self.test)
+    @property
+    def n_contradicting(self) -> int:
+        """How many rows of the three splits have a text that another row has with another label."""
+        labels: dict[tuple[Any, ...], set[int]] = {}
+        rows = [row for split in SPLITS for row in getattr(self, split)]
+        for row in rows:
+            labels.setdefault(_texts(row), set()).add(row["label"])
+        return sum(len(labels[_texts(row)]) > 1 for row in rows)
+
+    @property
+    def doubts(self) -> list[str]:
+        """What looks wrong about the rows, in sentences with counts; empty where nothing does."""
+        rows = [row for split in SPLITS for row in getattr(self, split)]
+        found = []
+        if n := sum(not all(text.strip() for text in _texts(row) if text is not None) for row in rows):
+            found.append(f"{n:,} of {len(rows):,} rows have an empty text.")
+        # A few are in every large set; many are a mistake.
+        if (n := self.n_contradicting) > CONTRADICTING * len(rows):
+            found.append(f"{n:,} of {len(rows):,} rows have a text that is there with another label too.")
+        seen = {_texts(row) for row in rows}
+        if n := sum(_texts(row) in seen for row in self.adversarial):
+            found.append(f"{n:,} of {len(self.adversarial):,} adversarial rows are in other splits too.")
+        return found
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each example of the three splits: its split, its text or texts, and the name of its label."""
@@ -128,13 +172,15 @@ class Task(Shown):
         table = pd.DataFrame({"label": self.labels, "label word": self.label_words})
         for split in SPLITS:
             table[f"{split} rows"] = np.bincount(getattr(self, split).labels, minlength=self.n_labels)
-        first = [next(row for row in self.train if row["label"] == i) for i in range(self.n_labels)]
+        rows = self.train or self.test
+        first = [next((row for row in rows if row["label"] == i), {}) for i in range(self.n_labels)]
         texts = ("text_a", "text_b") if self.is_pair else ("text",)
-        return table.assign(example=[" / ".join(row[name] for name in texts) for row in first])
+        return table.assign(example=[" / ".join(row.get(name, "") for name in texts) for row in first])
 
     def __repr__(self) -> str:
         sizes = " / ".join(f"{len(getattr(self, split)):,}" for split in SPLITS)
-        return f"Task({self.name!r}, {' / '.join(self.labels)}, {sizes} rows)"
+        made = f"; {self.source['splits']}" if self.source.get("splits") else ""
+        return f"Task({self.name!r}, {' / '.join(self.labels)}, {sizes} rows{made})"
 
     def _label_index(self, label: str) -> int:
         if label not in self.labels:
@@ -231,6 +277,9 @@ class Task(Shown):
 
         Raises:
             ValueError: `n_words` is not positive.
+
+        Warns:
+            TaskWarning: Texts that were told apart by what is cut now have several labels.
         """
         if n_words < 1:
             raise ValueError(f"`n_words` must be at least 1, not {n_words}.")
@@ -240,7 +289,20 @@ class Task(Shown):
             return {**row} | {name: " ".join(text.split()[:n_words]) for name, text in texts.items()}
 
         splits = (*SPLITS, "adversarial")
-        return replace(self, **{split: [short(row) for row in getattr(self, split)] for split in splits})
+        shorter = replace(self, **{split: [short(row) for row in getattr(self, split)] for split in splits})
+        if (n := shorter.n_contradicting) > self.n_contradicting:
+            rows = sum(len(getattr(self, split)) for split in SPLITS)
+            warnings.warn(
+                f"{self.name}: cut to {n_words} words, {n:,} of {rows:,} rows have a text that is there with another "
+                "label too. Keep more words.",
+                TaskWarning,
+                stacklevel=2,
+            )
+        return shorter
+
+
+def _texts(row: Row) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in ("text", "text_a", "text_b"))
 
 
 def _words_and_labels(
