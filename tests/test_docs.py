@@ -76,6 +76,10 @@ def test_the_command_line_page_says_the_defaults():
     without = {name: said.pop((name,)) for name, option in known.items() if (name,) in said and option.default is None}
     assert without == {
         "--source": "",
+        "--config": "its default",
+        "--text-column": "the usual names",
+        "--label-column": "the usual names",
+        "--group-column": "group",
         "--slurm": "",
         "--out": "runs/MODEL-TASK",
         "--rows": "all",

@@ -109,6 +109,10 @@ def quiet_libraries() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    from skillneurons.tasks.task import TaskWarning
+
+    # Of each task, not only of the first one with as many rows.
+    warnings.simplefilter("always", TaskWarning)
     warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]Warning:[/yellow] {escape(str(message))}")
 
 
