@@ -1,6 +1,7 @@
 """What a pass over examples fills: the protocol of statistics, and what they share."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -24,6 +25,23 @@ class Statistic(Protocol):
     ) -> None: ...
 
     def finish(self) -> None: ...
+
+
+@dataclass(eq=False)
+class Together:
+    """Several statistics filled in one pass, each for itself; in one process only."""
+
+    parts: Sequence[Statistic]
+
+    def update(
+        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
+    ) -> None:
+        for part in self.parts:
+            part.update(layer, activations, batch, counts)
+
+    def finish(self) -> None:
+        for part in self.parts:
+            part.finish()
 
 
 S = TypeVar("S", bound=Statistic)

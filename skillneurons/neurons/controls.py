@@ -40,6 +40,7 @@ def claims(
         One row for each neuron: `predictivity` (validation, where it was chosen), `held_out` (test) with its interval
         `low` to `high`, `optimism` (the first less the second: what choosing and scoring on the same rows adds),
         `held_out_balanced`, `majority` (what always answering the larger class scores on test), `p` and `p_adjusted`.
+        Where rows carry a `"group"`, also `n_groups` of the test rows and the `design_effect` of `held_out`.
 
     Example:
         >>> from skillneurons import claims, find_skill_neurons, load_example
@@ -58,6 +59,12 @@ def claims(
     )
     order = ["layer", "neuron", "predictivity", "held_out", "low", "high", "optimism", "held_out_balanced", "majority"]
     order += ["p", "p_adjusted"]
+    if scores.design_effects is not None:
+        effects = scores.design_effects[:, 2].mean(0).flatten().numpy()
+        table, order = (
+            table.assign(n_groups=scores.groups(), design_effect=effects),
+            [*order, "n_groups", "design_effect"],
+        )
     return table.nlargest(n, "predictivity", keep="first").reset_index(drop=True).reindex(columns=order)
 
 

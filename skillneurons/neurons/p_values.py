@@ -11,11 +11,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.stats import beta, false_discovery_control, hypergeom
 from torch import Tensor
 
 from skillneurons.neurons._predictivity import accuracy_from_counts, best_position
+from skillneurons.utilities.intervals import effective_intervals, effective_rows
 
 OverSeeds: TypeAlias = Literal["geometric", "bonferroni", "all"]
 OverPositions: TypeAlias = Literal["bonferroni", "sidak"]
@@ -71,12 +72,67 @@ def _tails(above: Int[Tensor, " label *axes"], n: Int[Tensor, " label"]) -> tupl
     return torch.from_numpy(lower[where]).reshape(shape), torch.from_numpy(upper[where]).reshape(shape)
 
 
+def association_z(above: Int[Tensor, " label *axes"], n: Int[Tensor, " label"]) -> Float[Tensor, "*axes"]:
+    """How many standard deviations the number above in class 1 is from its mean under permutations of the labels.
+
+    Example:
+        >>> association_z(torch.tensor([0, 5]).reshape(2, 1, 1, 1), torch.tensor([5, 5])).item()
+        3.0
+    """
+    total, drawn = n.sum().double(), above.sum(0).double()
+    variance = n.double().prod() * drawn * (total - drawn) / (total**2 * (total - 1))
+    return torch.where(variance > 0, (above[1] - n[1] * drawn / total) / variance.clamp_min(1e-12).sqrt(), 0.0)
+
+
+def strongest_position(
+    above: Int[Tensor, "label prompt layer neuron"], n: Int[Tensor, " label"]
+) -> tuple[Int[Tensor, "layer neuron"], Bool[Tensor, "layer neuron"]]:
+    """Where each neuron's decisions are most associated with the labels, and whether "above" means label 1 there.
+
+    Example:
+        >>> above = torch.tensor([[0, 3], [5, 3]]).reshape(2, 2, 1, 1)
+        >>> [one.item() for one in strongest_position(above, torch.tensor([5, 5]))]
+        [0, True]
+    """
+    z = association_z(above, n)
+    position = z.abs().argmax(dim=0)
+    return position, _at(position, z) > 0
+
+
+def grouped_p_values(
+    above: Int[Tensor, "label layer neuron"],
+    n: Int[Tensor, " label"],
+    design_effect: Float[Tensor, "layer neuron"],
+    upward: Bool[Tensor, "layer neuron"] | None = None,
+) -> Float[Tensor, "layer neuron"]:
+    """p-values of neurons at one position each, of rows that belong together.
+
+    `z / sqrt(design_effect)` is a sum over groups divided by the root of its sum of squares, which is no larger than a
+    normal deviate where group sums are as often above as below 0 (Efron 1969). The p-value is its normal tail, or the
+    exact one of independent rows if that is larger.
+
+    Args:
+        above: At each neuron's position.
+        n: Examples of each class.
+        design_effect: See `design_effects.association_effects`.
+        upward: For one tail: the direction chosen on other rows. Without it both tails count.
+    """
+    lower, upper = _tails(above, n)
+    z = association_z(above, n) / design_effect.sqrt()
+    if upward is None:
+        exact, normal = 2 * torch.minimum(lower, upper), 2 * torch.special.ndtr(-z.abs())
+    else:
+        exact, normal = torch.where(upward, upper, lower), torch.special.ndtr(torch.where(upward, -z, z))
+    return torch.maximum(exact, normal).clamp_max(1.0)
+
+
 def neuron_p_values(
     above: Int[Tensor, "seed label prompt layer neuron"],
     n: Int[Tensor, " label"],
     *,
     over_positions: OverPositions = "bonferroni",
     over_seeds: OverSeeds = "geometric",
+    design_effect: Float[Tensor, "seed layer neuron"] | None = None,
 ) -> Float[Tensor, "layer neuron"]:
     """A p-value for each neuron, which has paid for its best position, its free direction and its several prompts.
 
@@ -89,6 +145,7 @@ def neuron_p_values(
         over_positions: `"bonferroni"`: P times the smallest of the P positions' p-values, valid whatever the positions
             share. `"sidak"`: `1 - (1 - min p)^P`, a little smaller; holds for jointly normal counts (Sidak 1967).
         over_seeds: See `combine_seeds`.
+        design_effect: Of rows that belong together, at the position of `strongest_position`; see `grouped_p_values`.
 
     Returns:
         In [0, 1].
@@ -98,8 +155,16 @@ def neuron_p_values(
         >>> neuron_p_values(above, torch.tensor([5, 5])).item()
         0.0158...
     """
-    by_position = torch.stack([association_p_values(one, n) for one in above])
-    smallest, n_positions = by_position.amin(dim=1), by_position.shape[1]
+    n_positions = above.shape[2]
+    if design_effect is None:
+        smallest = torch.stack([association_p_values(one, n).amin(dim=0) for one in above])
+    else:
+        smallest = torch.stack(
+            [
+                grouped_p_values(_counts_at(strongest_position(one, n)[0], one), n, effect)
+                for one, effect in zip(above, design_effect, strict=True)
+            ]
+        )
     if over_positions == "bonferroni":
         by_seed = (smallest * n_positions).clamp_max(1.0)
     elif over_positions == "sidak":
@@ -116,6 +181,7 @@ def held_out_p_values(
     n_test: Int[Tensor, " label"],
     *,
     over_seeds: OverSeeds = "geometric",
+    design_effect: Float[Tensor, "seed layer neuron"] | None = None,
 ) -> Float[Tensor, "layer neuron"]:
     """A p-value for each neuron on untouched rows, at the position and in the direction chosen on other rows.
 
@@ -129,6 +195,7 @@ def held_out_p_values(
         above_test: Counts on the rows that report.
         n_test: Their examples of each class.
         over_seeds: See `combine_seeds`.
+        design_effect: On the rows that report, where they belong together; see `grouped_p_values`.
 
     Example:
         >>> import torch
@@ -140,7 +207,11 @@ def held_out_p_values(
         0.103...
     """
     by_seed = []
-    for chosen_on, reported_on in zip(above, above_test, strict=True):
+    for seed, (chosen_on, reported_on) in enumerate(zip(above, above_test, strict=True)):
+        if design_effect is not None:
+            position, upward = strongest_position(chosen_on, n)
+            by_seed.append(grouped_p_values(_counts_at(position, reported_on), n_test, design_effect[seed], upward))
+            continue
         lower, upper = _tails(chosen_on, n)
         position = torch.minimum(lower, upper).argmin(dim=0)
         upward = _at(position, upper < lower)
@@ -152,6 +223,11 @@ def held_out_p_values(
 def _at(position: Int[Tensor, "layer neuron"], values: Tensor) -> Tensor:
     """The values at each neuron's own position; `values` is `[prompt layer neuron]`."""
     return values.gather(0, rearrange(position, "layer neuron -> 1 layer neuron"))[0]
+
+
+def _counts_at(position: Int[Tensor, "layer neuron"], above: Tensor) -> Int[Tensor, "label layer neuron"]:
+    """The counts of both classes at each neuron's own position; `above` is `[label prompt layer neuron]`."""
+    return torch.stack([_at(position, of_label) for of_label in above])
 
 
 def combine_seeds(p: Float[Tensor, "seed layer neuron"], method: OverSeeds = "geometric") -> Tensor:
@@ -265,7 +341,12 @@ def binomial_intervals(
 
 
 def held_out_intervals(
-    hits: Int[Tensor, "seed layer neuron"], n: int, level: float = 0.95
+    hits: Int[Tensor, "seed layer neuron"],
+    n: int,
+    level: float = 0.95,
+    *,
+    design_effect: Float[Tensor, "seed layer neuron"] | None = None,
+    n_effective: float | None = None,
 ) -> tuple[Float[Tensor, "layer neuron"], Float[Tensor, "layer neuron"]]:
     """Intervals of each neuron's held-out accuracy, averaged over seeds.
 
@@ -276,6 +357,8 @@ def held_out_intervals(
         hits: From `held_out_hits`.
         n: Test rows.
         level: Of each neuron's interval by itself. For k neurons at once, pass `1 - (1 - level) / k`.
+        design_effect: Of the accuracies, where rows belong together; see `intervals.proportion_effects`.
+        n_effective: Groups in effect, with `design_effect`; see `RowGroups`.
 
     Example:
         >>> import torch
@@ -284,5 +367,9 @@ def held_out_intervals(
         >>> [end.item() for end in held_out_intervals(hits, 10)]
         [0.455..., 0.990...]
     """
-    low, high = binomial_intervals(hits, n, 1 - (1 - level) / len(hits))
+    each = 1 - (1 - level) / len(hits)
+    if design_effect is None or n_effective is None:
+        low, high = binomial_intervals(hits, n, each)
+    else:
+        low, high = effective_intervals(hits / n, effective_rows(design_effect, n, n_effective, each), each)
     return low.mean(0), high.mean(0)

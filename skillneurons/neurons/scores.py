@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from skillneurons.activations._collect import collect
 from skillneurons.activations.distributed import Ranks
 from skillneurons.activations.statistic import check_even_layers
-from skillneurons.activations.sums import AboveCounts, LabelSums
+from skillneurons.activations.sums import LabelSums
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.neurons._predictivity import (
     accuracy_from_counts,
@@ -25,6 +25,7 @@ from skillneurons.neurons._predictivity import (
     held_out_accuracy,
     predictivity,
 )
+from skillneurons.neurons.design_effects import counted
 from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 from skillneurons.neurons.p_values import (
     Correction,
@@ -39,9 +40,11 @@ from skillneurons.neurons.p_values import (
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Encoded
 from skillneurons.tasks.task import SPLITS, Task
 from skillneurons.utilities import store
+from skillneurons.utilities.intervals import in_words
 from skillneurons.utilities.results import Shown, drawn_by
 
 TENSORS = ("above", "n", "above_test", "n_test", "baseline")
+EFFECTS = "design_effects"  # not in files of scores without groups, nor in those of earlier versions
 MOST_SEEN = 0.01  # share of test rows that may be in other splits too before it is worth a warning
 SHOW_AFTER = 5  # seconds
 
@@ -57,6 +60,8 @@ class NeuronScores(Shown):
         n_test: Test examples of each class.
         baseline: Mean activation on train, `[seed prompt layer neuron]`.
         meta: Provenance: model, task, seeds, positions, versions.
+        design_effects: Where rows belong together, how many times more varies than for as many independent rows: each
+            neuron's association with the labels on validation, that on test, and its accuracy on test.
 
     Example:
         See `find_skill_neurons`, which makes it.
@@ -68,6 +73,7 @@ class NeuronScores(Shown):
     n_test: Int[Tensor, " label"]
     baseline: Float[Tensor, "seed prompt layer neuron"]
     meta: dict[str, Any] = field(default_factory=dict)
+    design_effects: Float[Tensor, "seed 3 layer neuron"] | None = None
 
     plot = drawn_by("plot_predictivity_by_layer")
 
@@ -133,7 +139,9 @@ class NeuronScores(Shown):
     def p_values(
         self, *, rows: Literal["validation", "test"] = "validation", over_seeds: OverSeeds = "geometric"
     ) -> Float[Tensor, "layer neuron"]:
-        """Exact p-value of each neuron, not adjusted for the number of neurons; see `statistics`.
+        """p-value of each neuron, not adjusted for the number of neurons: exact where rows share nothing.
+
+        Where they carry a `"group"`, each neuron pays by its design effect; see `statistics.grouped_p_values`.
 
         Args:
             rows: `"validation"`: the best position and direction are paid for, and test rows stay untouched.
@@ -142,10 +150,24 @@ class NeuronScores(Shown):
             over_seeds: See `statistics.combine_seeds`.
         """
         if rows == "validation":
-            return neuron_p_values(self.above, self.n, over_seeds=over_seeds)
+            return neuron_p_values(self.above, self.n, over_seeds=over_seeds, design_effect=self._effects(0))
         if rows == "test":
-            return held_out_p_values(self.above, self.n, self.above_test, self.n_test, over_seeds=over_seeds)
+            return held_out_p_values(
+                self.above,
+                self.n,
+                self.above_test,
+                self.n_test,
+                over_seeds=over_seeds,
+                design_effect=self._effects(1),
+            )
         raise ValueError(f"`rows` is 'validation' or 'test', not {rows!r}.")
+
+    def _effects(self, which: int) -> Float[Tensor, "seed layer neuron"] | None:
+        return None if self.design_effects is None else self.design_effects[:, which]
+
+    def groups(self, rows: Literal["validation", "test"] = "test") -> int | None:
+        """How many groups of rows that belong together there are; None where rows share nothing."""
+        return self.meta.get("groups", {}).get(rows, {}).get("n_groups")
 
     def significant(
         self,
@@ -175,15 +197,23 @@ class NeuronScores(Shown):
         check_alpha(alpha)
         mask = adjusted(self.p_values(rows=rows, over_seeds=over_seeds), method) <= alpha
         choice = {"alpha": alpha, "method": method, "rows": rows, "over_seeds": over_seeds}
+        if (n_groups := self.groups(rows)) is not None:
+            choice["n_groups"] = n_groups
         provenance = {key: value for key, value in self.meta.items() if key not in ("model", "rows")}
         return NeuronSet(mask, self.meta["model"], provenance | choice)
 
     def held_out_interval(
         self, level: float = 0.95
     ) -> tuple[Float[Tensor, "layer neuron"], Float[Tensor, "layer neuron"]]:
-        """Clopper-Pearson interval of each neuron's `held_out` accuracy; see `statistics.held_out_intervals`."""
+        """Exact interval of each neuron's `held_out` accuracy; see `statistics.held_out_intervals`.
+
+        Where test rows carry a `"group"`, that of as many independent rows as these are worth.
+        """
         hits = held_out_hits(self.above, self.n, self.above_test, self.n_test)
-        return held_out_intervals(hits, int(self.n_test.sum()), level)
+        n_effective = self.meta.get("groups", {}).get("test", {}).get("n_effective")
+        return held_out_intervals(
+            hits, int(self.n_test.sum()), level, design_effect=self._effects(2), n_effective=n_effective
+        )
 
     def best(self, n: int = 10) -> pd.DataFrame:
         """The `n` neurons of highest predictivity, with their held-out accuracy."""
@@ -216,18 +246,26 @@ class NeuronScores(Shown):
         return (
             f"NeuronScores({self.meta.get('task')}, seeds {self.seeds}, {self.predictivity.numel():,} neurons; best: "
             f"layer {layer} neuron {neuron}, validation {self.predictivity[layer, neuron]:.3f}, "
-            f"held out {self.held_out[layer, neuron]:.3f})"
+            f"held out {self.held_out[layer, neuron]:.3f}{self._groups_in_words(layer, neuron)})"
         )
+
+    def _groups_in_words(self, layer: int, neuron: int) -> str:
+        effects = self._effects(2)
+        return "" if effects is None else in_words(self.groups(), effects[:, layer, neuron].mean().item())
 
     def save(self, path: str | Path) -> Path:
         """Write `path.safetensors` and `path.json`."""
-        return store.save(path, "NeuronScores", {name: getattr(self, name) for name in TENSORS}, self.meta)
+        return store.save(path, "NeuronScores", self._tensors(), self.meta)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {name: getattr(self, name) for name in TENSORS}
+        return tensors if self.design_effects is None else tensors | {EFFECTS: self.design_effects}
 
     @classmethod
     def load(cls, path: str | Path) -> "NeuronScores":
-        """Read what `save` wrote."""
+        """Read what `save` wrote, in this version or an earlier one."""
         tensors, meta = store.load(path, "NeuronScores")
-        return cls(**{name: tensors[name] for name in TENSORS}, meta=meta)
+        return cls(**{name: tensors[name] for name in TENSORS}, meta=meta, design_effects=tensors.get(EFFECTS))
 
     @classmethod
     def merge_seeds(cls, parts: Sequence["NeuronScores"]) -> "NeuronScores":
@@ -239,12 +277,19 @@ class NeuronScores(Shown):
                     raise ValueError(
                         f"Scores to merge must agree on {key}, but have {first.meta[key]!r} and {part.meta[key]!r}."
                     )
+        effects = [part.design_effects for part in parts if part.design_effects is not None]
+        if len(effects) not in (0, len(parts)):
+            raise ValueError(
+                f"Of {len(parts)} scores to merge, {len(effects)} know which rows belong together. Score all of them "
+                "on rows with a 'group', or none."
+            )
         seeds = [seed for part in parts for seed in part.seeds]
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"Scores to merge must be of different seeds, but have {seeds}.")
         joined = {
             name: torch.cat([getattr(part, name) for part in parts]) for name in ("above", "above_test", "baseline")
         }
+        joined = joined | {EFFECTS: torch.cat(effects)} if effects else joined
         return cls(n=first.n, n_test=first.n_test, meta=first.meta | {"seeds": seeds}, **joined)
 
 
@@ -284,7 +329,8 @@ def find_skill_neurons(
     The baseline is taken on train; position, direction and ranking are chosen on validation; test is only reported on.
     Source: Wang et al. 2022, section 3.1. Unlike the authors' code, no row serves for two of the three.
 
-    Costs one pass over each split for each classifier; memory does not grow with the number of rows.
+    Costs one pass over each split for each classifier; memory does not grow with the number of rows. Where rows carry a
+    `"group"`, one more over validation, and one bit for each neuron and row of validation, two of test.
 
     Args:
         classifiers: Usually tuned with different seeds.
@@ -336,7 +382,8 @@ def find_skill_neurons(
         )
 
     splits = {split: classifiers[0].encode(getattr(task, split)) for split in SPLITS}
-    n_rows = len(classifiers) * sum(len(rows) for rows in splits.values())
+    again = len(splits["validation"]) if splits["validation"].groups is not None else 0
+    n_rows = len(classifiers) * (again + sum(len(rows) for rows in splits.values()))
     hidden = not progress or accelerator is not None
     with tqdm(total=n_rows, desc=f"score {task.name}", unit="row", delay=SHOW_AFTER, disable=hidden) as bar:
         own = {
@@ -362,10 +409,7 @@ def _score_one(
 
     baseline = collect(classifier, splits["train"], LabelSums(2), **options).mean
     done("train")
-    counts = {}
-    for split in ("validation", "test"):
-        counts[split] = collect(classifier, splits[split], AboveCounts(baseline, 2), **options)
-        done(split)
+    counts, effects = counted(classifier, splits, baseline, options, done)
     meta = {
         "model": classifier.prompt.model,
         "model_source": classifier.model.cfg.source,
@@ -386,5 +430,14 @@ def _score_one(
         above_test=counts["test"].above[None],
         n_test=counts["test"].n,
         baseline=baseline.float()[None],
-        meta=meta,
+        meta=meta if effects is None else meta | {"groups": _described(splits)},
+        design_effects=None if effects is None else effects[None],
     )
+
+
+def _described(splits: dict[str, Encoded]) -> dict[str, dict[str, Any]]:
+    """How many groups each split has, and how many in effect."""
+    with_groups = {split: encoded.groups for split, encoded in splits.items() if split != "train" and encoded.groups}
+    return {
+        split: {"n_groups": groups.n_groups, "n_effective": groups.n_effective} for split, groups in with_groups.items()
+    }

@@ -60,7 +60,7 @@ class RowGroups:
         """Rows there are in effect where rows of a group always agree: the number of groups, if they are even."""
         if self.disjoint:
             return self.n_rows**2 / float((np.asarray(self.member.sum(axis=0)) ** 2).sum())
-        return self.n_rows**2 / self.pairs.nnz
+        return self.n_rows**2 / int(self.pairs.nnz)
 
     def sums(self, values: Float[Tensor, " batch *axes"]) -> Float[Tensor, " group *axes"]:
         """Of the values of each group's rows."""
