@@ -279,7 +279,7 @@ def test_transformer_lens_utilities_work_on_the_cache(hf_model, encoder):
     assert labels == [*(f"{layer}_pre" for layer in range(n_layers)), "final_post"]
     assert torch.equal(resid[1], cache["resid_pre", 1])
     parts, labels = cache.decompose_resid(return_labels=True)
-    assert parts.shape == (2 + 2 * n_layers, 3, 7, 16) and labels[-1] == f"{n_layers - 1}_mlp_out"
+    assert len(parts) == len(labels) and labels[-2:] == [f"{n_layers - 1}_mlp_out", "bias"]
     neurons = cache.stack_activation("post")
     assert neurons.shape == (n_layers, 3, 7, 29) and torch.equal(neurons[1], cache["blocks.1.mlp.hook_post"])
     _, plain = encoder.run_with_cache(tokens[:1], return_cache_object=False, remove_batch_dim=True)
@@ -381,6 +381,19 @@ def test_texts_become_right_padded_tokens_and_come_back(tiny_model):
     assert tiny_model.attention_mask(tokens).sum(1).tolist() == [5, 3]
     assert tiny_model.to_string(tokens[0]) == "<s> a lovely film</s>"
     assert tiny_model.to_string(tokens)[1].startswith("<s> great</s>")
+    assert tiny_model.to_string(int(tokens[1, 1])) == tiny_model.to_string(tokens[1, 1]) == " great"
+    assert tiny_model.to_str_tokens(" a great") == tiny_model.to_str_tokens(tiny_model.to_tokens(" a great"))
+    assert tiny_model.to_str_tokens(" a great") == ["<s>", " a", " great", "</s>"]
+    assert tiny_model.to_str_tokens([" a great", " great"])[1] == ["<s>", " great", "</s>"]
+    assert tiny_model.to_str_tokens(tokens[1, 1:2].numpy()) == [" great"]
+    with pytest.raises(ValueError, match=r"shape is \(2, 5\)"):
+        tiny_model.to_str_tokens(tokens)
+    great = tiny_model.tokens_to_residual_directions(" great")
+    assert torch.equal(great, tiny_model.W_U[:, tokens[1, 1]])
+    assert torch.equal(great, tiny_model.tokens_to_residual_directions(int(tokens[1, 1])))
+    assert tiny_model.tokens_to_residual_directions(tokens).shape == (2, 5, 16)
+    with pytest.raises(ValueError, match="run from -1 to 7"):
+        tiny_model.tokens_to_residual_directions([7, -1])
     assert tiny_model.to_single_token(" great") == tokens[1, 1]
     with pytest.raises(ValueError, match=r"' xyz' needs to be one token, but is \d"):
         tiny_model.to_single_token(" xyz")

@@ -59,3 +59,7 @@ class EncoderWeights(EncoderHooks):
     @property
     def dtype(self) -> torch.dtype:
         return self.embed.word.weight.dtype
+
+    def all_head_labels(self) -> list[str]:
+        """`L{layer}H{head}` of every head, in the order of `stack_head_results`."""
+        return [f"L{layer}H{head}" for layer in range(self.cfg.n_layers) for head in range(self.cfg.n_heads)]
