@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skillneurons.activations.decisions import Decisions
 from skillneurons.activations.distributed import Ranks, check_mergeable, merged, share_of
 from skillneurons.activations.examples import Examples
 from skillneurons.activations.statistic import S, check_n_labels
@@ -70,6 +71,8 @@ def collect(
         check_mergeable(statistic)
     encoded = classifier.encode(rows)
     n_labels = check_n_labels(statistic, encoded.labels)
+    if isinstance(statistic, Decisions) and statistic.groups is None:
+        statistic.groups = encoded.groups
     where = classifier.layout.positions(positions)
     if classifier.layout.varies(positions) and isinstance(statistic, LabelSums | AboveCounts | Examples):
         raise ValueError(

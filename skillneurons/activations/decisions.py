@@ -11,6 +11,7 @@ from torch import Tensor
 from skillneurons.activations.statistic import add_sum, check_activations, widened
 from skillneurons.activations.sums import _count as count_true
 from skillneurons.tasks.batching import Batch
+from skillneurons.utilities.row_groups import Ids, RowGroups, groups_of
 
 
 @dataclass(eq=False)
@@ -24,6 +25,7 @@ class Decisions:
         n: Number of rows.
         labels: Class of each row, in the order of the rows.
         packed: For each layer `[batch prompt byte]`: eight neurons to a byte, the first in the highest bit.
+        groups: Which rows belong together; `collect` takes them from the rows' `"group"`.
 
     Example:
         >>> from skillneurons import Decisions, LabelSums, collect, load_example
@@ -39,6 +41,7 @@ class Decisions:
     labels: Int[Tensor, " batch"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     packed: list[np.ndarray] = field(default_factory=list)
     sums: list[Tensor] = field(default_factory=list, repr=False)
+    groups: RowGroups | None = None
 
     def update(
         self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
@@ -68,12 +71,18 @@ class Decisions:
         check_activations(self.sums)
 
     @classmethod
-    def of(cls, above: Bool[Tensor, "batch prompt layer neuron"], labels: Int[Tensor, " batch"]) -> "Decisions":
-        """Decisions that are already known, packed."""
+    def of(
+        cls,
+        above: Bool[Tensor, "batch prompt layer neuron"],
+        labels: Int[Tensor, " batch"],
+        groups: RowGroups | Ids | None = None,
+    ) -> "Decisions":
+        """Decisions that are already known, packed; `groups` may be what each row shares, see `groups_of`."""
         if len(above) != len(labels):
             raise ValueError(f"`above` has {len(above)} rows and `labels` {len(labels)}. Pass one label for each row.")
         packed = [np.packbits(above[:, :, layer].numpy(), axis=-1) for layer in range(above.shape[2])]
-        return cls(torch.zeros(above.shape[1:]), len(above), labels, packed)
+        together = groups if groups is None or isinstance(groups, RowGroups) else groups_of(groups)
+        return cls(torch.zeros(above.shape[1:]), len(above), labels, packed, groups=together)
 
     @property
     def n_bytes(self) -> int:

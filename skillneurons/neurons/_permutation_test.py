@@ -20,9 +20,11 @@ from torch import Tensor
 from transformer_lens.utilities.statistics import derive_generator
 
 from skillneurons.activations.decisions import Decisions
+from skillneurons.neurons._sign_flips import flipped_margins, group_signs
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.p_values import adjusted, check_alpha
 from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.row_groups import check_rows
 
 Measure: TypeAlias = Literal["predictivity", "balanced_accuracy"]
 NEURONS_PER_BLOCK, PERMUTATIONS_PER_BLOCK = 128, 512
@@ -94,7 +96,8 @@ class PermutationTest(Shown):
 
     def __repr__(self) -> str:
         return (
-            f"PermutationTest({self.meta.get('measure')}, {len(self.null_max)} permutations: best neuron "
+            f"PermutationTest({self.meta.get('measure')}, {len(self.null_max)} permutations"
+            f"{f' of {groups:,} groups' if (groups := self.meta.get('n_groups')) else ''}: best neuron "
             f"{self.observed.max():.3f}, best under permuted labels {self.null_max.mean():.3f} on average)"
         )
 
@@ -111,7 +114,8 @@ def permutation_test(
     """Test every neuron against permuted labels, with error control over all of them by their maximum.
 
     For each permutation the measure is computed as it was for the true labels: maximum over directions and positions,
-    mean over seeds. Neurons, positions and seeds see the same permutation, so whatever they share stays shared.
+    mean over seeds. Neurons, positions and seeds see the same permutation, so whatever they share stays shared. Where
+    rows belong together (`Decisions.groups`), the signs of whole groups are drawn instead of permutations of rows.
     Source: Westfall and Young 1993 (single-step maximum); Phipson and Smyth 2010 for counting the true labelling.
 
     Args:
@@ -139,22 +143,29 @@ def permutation_test(
         raise ValueError(f"`measure` is 'predictivity' or 'balanced_accuracy', not {measure!r}.")
     if n_permutations < 1:
         raise ValueError(f"`n_permutations` is {n_permutations}; at least 19 are needed to reach p = 0.05.")
-    # The true labels come first, so that they are measured by the same arithmetic as the permuted ones.
-    signs = (2 * torch.cat([labels[None].to(torch.int8), _permuted(labels, n_permutations, seed)]) - 1).to(device)
+    centred, groups = measure == "balanced_accuracy", every[0].groups
+    if groups is not None:
+        check_rows(groups, n)
+        signs = group_signs(groups.n_groups, n_permutations, seed)
+    else:
+        # The true labels come first, so that they are measured by the same arithmetic as the permuted ones.
+        signs = (2 * torch.cat([labels[None].to(torch.int8), _permuted(labels, n_permutations, seed)]) - 1).to(device)
     # hits - misses is 2 n (accuracy - 1/2). Less its mean, and times n so that it stays an integer, it is
     # 8 n_0 n_1 (balanced accuracy - 1/2).
     units = len(every) * (2 * n if measure == "predictivity" else 8 * n_1 * (n - n_1))
 
-    null_max = torch.zeros(n_permutations, dtype=torch.long)
+    null_max = torch.zeros(n_permutations, dtype=torch.long if groups is None else torch.float64)
     observed, as_good = [], []
     n_layers, d_mlp = every[0].baseline.shape[1:]
     for layer in range(n_layers):
         for start in range(0, d_mlp, NEURONS_PER_BLOCK):
             stop = min(start + NEURONS_PER_BLOCK, d_mlp)
-            by_seed = [
-                _best_margin(one.unpack(layer, start, stop).to(device), signs, measure == "balanced_accuracy")
-                for one in every
-            ]
+            blocks = [one.unpack(layer, start, stop) for one in every]
+            if groups is None:
+                by_seed = [_best_margin(one.to(device), signs, centred) for one in blocks]
+            else:
+                # Rounded, so that a tie is a tie.
+                by_seed = [flipped_margins(one, labels, groups, signs, centred).round(decimals=6) for one in blocks]
             best = torch.stack(by_seed).sum(0)  # [permutation neuron]
             as_good.append((best[1:] >= best[0]).sum(0).cpu())
             observed.append(best[0].clone().cpu())  # a view would keep all of `best`
@@ -174,6 +185,7 @@ def permutation_test(
             "rows": n,
             "n_seeds": len(every),
             "model": model,
+            **({} if groups is None else {"n_groups": groups.n_groups}),
         },
     )
 
@@ -181,12 +193,13 @@ def permutation_test(
 def _shared_labels(every: Sequence[Decisions]) -> Int[Tensor, " batch"]:
     if not every:
         raise ValueError("`decisions` is empty; collect them for at least one prompt.")
-    labels, shape = every[0].labels, every[0].baseline.shape
+    labels, shape, alone = every[0].labels, every[0].baseline.shape, every[0].groups is None
     for one in every[1:]:
-        if not torch.equal(one.labels, labels) or one.baseline.shape != shape:
+        if not torch.equal(one.labels, labels) or one.baseline.shape != shape or (one.groups is None) != alone:
             raise ValueError(
                 f"Decisions must be of the same rows and of one shape, but have {len(labels)} and {len(one.labels)} "
-                f"rows of shapes {tuple(shape)} and {tuple(one.baseline.shape)}."
+                f"rows of shapes {tuple(shape)} and {tuple(one.baseline.shape)}; and all of them know which rows "
+                "belong together, or none."
             )
     if set(labels.tolist()) != {0, 1}:
         raise ValueError(
