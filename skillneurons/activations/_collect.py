@@ -13,9 +13,7 @@ from torch import Tensor
 
 from skillneurons.activations.decisions import Decisions
 from skillneurons.activations.distributed import Ranks, check_mergeable, merged, share_of
-from skillneurons.activations.examples import Examples
-from skillneurons.activations.statistic import S, check_n_labels
-from skillneurons.activations.sums import AboveCounts, LabelSums
+from skillneurons.activations.statistic import S, Summed, check_n_labels
 from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
 from skillneurons.tasks.batching import Encoded
 from skillneurons.utilities.types import Row
@@ -74,7 +72,7 @@ def collect(
     if isinstance(statistic, Decisions) and statistic.groups is None:
         statistic.groups = encoded.groups
     where = classifier.layout.positions(positions)
-    if classifier.layout.varies(positions) and isinstance(statistic, LabelSums | AboveCounts | Examples):
+    if classifier.layout.varies(positions) and getattr(statistic, "fixed_positions", False):
         raise ValueError(
             f"{type(statistic).__name__} needs the same positions in every row, but `positions` is {positions!r}, and "
             "texts differ in length. Pool them: `activations.text.Pooled(statistic, 'mean')`."
@@ -99,6 +97,7 @@ def collect(
     statistic.finish()
     if accelerator is None:
         return statistic
+    assert isinstance(statistic, Summed)  # `check_mergeable` saw to it.
     return merged(
         statistic,
         len(encoded),

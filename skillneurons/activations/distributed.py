@@ -11,7 +11,6 @@ with as many of them. Against another number of processes they differ by the ord
 """
 
 import hashlib
-from dataclasses import MISSING, fields, replace
 from functools import reduce
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -19,10 +18,9 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-S = TypeVar("S")
+from skillneurons.activations.statistic import Summed, settings_of
 
-# What a statistic adds up; the rest of it is the same in all processes.
-SUMS = ("totals", "squares", "n")
+S = TypeVar("S", bound=Summed)
 
 
 @runtime_checkable
@@ -43,10 +41,11 @@ def share_of(ranks: Ranks | None) -> slice:
 
 def check_mergeable(statistic: Any) -> None:
     """Refuse, before the pass, a statistic that keeps rows instead of sums."""
-    if not hasattr(statistic, "merge"):
+    if not isinstance(statistic, Summed):
         raise TypeError(
             f"Several processes need a statistic that merges, such as LabelSums or AboveCounts, but "
-            f"{type(statistic).__name__} has no `merge`. Collect it in one process: leave `accelerator` out."
+            f"{type(statistic).__name__} has no `merge`: it declares no sums. Collect it in one process: leave "
+            "`accelerator` out."
         )
 
 
@@ -62,9 +61,9 @@ def merged(statistic: S, n_rows: int, **work: Any) -> S:
     Raises:
         ValueError: They were not; or rows were counted twice, or not at all.
     """
-    work |= {"statistic": type(statistic), **_settings(statistic)}
+    work |= {"statistic": type(statistic), **settings_of(statistic)}
     digests = {name: _digest(value) for name, value in work.items()}
-    sums = {name: getattr(statistic, name) for name in SUMS if hasattr(statistic, name)}
+    sums = {name: getattr(statistic, name) for name in statistic.summed}
     gathered = gather_object([(digests, sums)])
     first, _ = gathered[0]
     different = [{name for name in first if other.get(name) != first[name]} for other, _ in gathered]
@@ -75,10 +74,12 @@ def merged(statistic: S, n_rows: int, **work: Any) -> S:
             "those of rank 0. Pass the same arguments in all; a prompt is tuned in one, saved, and loaded in all."
         )
     # A process without a batch has no totals.
-    parts = [replace(statistic, **one) for _, one in gathered if one["totals"]]  # type: ignore[type-var]
+    settings = settings_of(statistic)
+    parts = [type(statistic)(**settings, **one) for _, one in gathered if _has_begun(one)]
     result = reduce(lambda one, other: one.merge(other), parts)
     # Of a statistic that counts rows, by class; some count positions, as one number.
-    counted = result.n.sum().item() if isinstance(getattr(result, "n", None), Tensor) else n_rows
+    n = getattr(result, "n", None)
+    counted = n.sum().item() if isinstance(n, Tensor) else n_rows
     if counted != n_rows:
         raise ValueError(
             f"{n_rows} rows were shared out, but {counted} were counted. Pass a statistic that has counted nothing yet."
@@ -86,13 +87,8 @@ def merged(statistic: S, n_rows: int, **work: Any) -> S:
     return result
 
 
-def _settings(statistic: Any) -> dict[str, Any]:
-    """What a statistic was made with; whatever it gathers begins empty, by a default factory."""
-    return {
-        one.name: getattr(statistic, one.name)
-        for one in fields(statistic)
-        if one.default_factory is MISSING and one.name not in SUMS
-    }
+def _has_begun(sums: dict[str, Any]) -> bool:
+    return any(len(value) > 0 for value in sums.values() if isinstance(value, list))
 
 
 def _digest(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -60,6 +60,8 @@ class Examples:
         >>> collect(classifier, task.test, Examples(len(task.test))).values.shape
         torch.Size([32, 16, 4, 768])
     """
+
+    fixed_positions: ClassVar[bool] = True
 
     n: int
     neurons: Any = None

@@ -1,8 +1,8 @@
 """What a pass over examples fills: the protocol of statistics, and what they share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -45,6 +45,77 @@ class Together:
 
 
 S = TypeVar("S", bound=Statistic)
+Own = TypeVar("Own", bound="Summed")
+
+
+class Summed:
+    """A statistic that is sums over rows. It declares them; adding up, moving, checking and merging follow.
+
+    A class of one's own is a dataclass with an `update` that adds, and works across batches, shards and processes.
+
+    Attributes:
+        summed: Names of the fields that are added up: lists with a tensor for each layer, tensors, or numbers. All
+            other fields that have to be given say what is counted, and are the same in every part.
+        fixed_positions: Whether every row must have the same positions; pooled statistics do without.
+
+    Example:
+        >>> from dataclasses import dataclass, field
+        >>> from skillneurons import collect, load_example
+        >>> @dataclass(eq=False)
+        ... class Active(Summed):
+        ...     summed = ("totals", "n")
+        ...     above: float
+        ...     totals: list[Tensor] = field(default_factory=list)
+        ...     n: int = 0
+        ...     def update(self, layer, activations, batch, counts):
+        ...         self.add("totals", layer, (activations > self.above).sum(dim=0))
+        ...         self.n += len(activations) if layer == 0 else 0
+        >>> classifier, task = load_example()
+        >>> parts = [collect(classifier, rows, Active(0.0)) for rows in (task.test[:7], task.test[7:])]
+        >>> whole = parts[0].merge(parts[1])
+        >>> whole.n, whole.totals[3].shape
+        (32, torch.Size([16, 768]))
+    """
+
+    summed: ClassVar[tuple[str, ...]] = ("totals", "n")
+    fixed_positions: ClassVar[bool] = True
+
+    def add(self, name: str, layer: int, values: Tensor, dtype: torch.dtype | None = None) -> None:
+        """Add to a layer's total, which begins at zero where `values` lie, in float64 or the integers they are in."""
+        totals: list[Tensor] = getattr(self, name)
+        if layer == len(totals):
+            wide = torch.float64 if values.is_floating_point() else values.dtype
+            totals.append(torch.zeros(values.shape, dtype=dtype or wide, device=values.device))
+        totals[layer] += values
+
+    def finish(self) -> None:
+        """Move what is summed to the host and check that it is finite."""
+        for name in self.summed:
+            value = getattr(self, name)
+            if isinstance(value, list):
+                setattr(self, name, [total.cpu() for total in value])
+                check_activations([total for total in getattr(self, name) if total.is_floating_point()])
+            elif isinstance(value, Tensor):
+                setattr(self, name, value.cpu())
+
+    def merge(self: Own, other: Own) -> Own:
+        """The sums over both passes' rows; exact where they are integers, in any order."""
+        return type(self)(
+            **settings_of(self), **{name: _added(getattr(self, name), getattr(other, name)) for name in self.summed}
+        )
+
+
+def settings_of(statistic: Summed) -> dict[str, Any]:
+    """Fields that say what a statistic counts: neither its sums nor what it keeps while it runs."""
+    return {
+        one.name: getattr(statistic, one.name)
+        for one in fields(statistic)  # type: ignore[arg-type]
+        if one.default_factory is MISSING and one.name not in statistic.summed
+    }
+
+
+def _added(one: Any, other: Any) -> Any:
+    return [a + b for a, b in zip(one, other, strict=True)] if isinstance(one, list) else one + other
 
 
 def stack_layers(parts: Sequence[Tensor], dim: int) -> Tensor:

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from skillneurons.activations.statistic import add_sum, check_activations, stack_layers, widened
+from skillneurons.activations.statistic import Summed, add_sum, check_activations, stack_layers, widened
 from skillneurons.tasks.batching import Batch
 
 
 @dataclass(eq=False)
-class LabelSums:
+class LabelSums(Summed):
     """Sum of the activations over the examples of each class.
 
     Sums within a batch are taken in the activations' precision (float32 at least), across batches in float64.
@@ -41,15 +41,6 @@ class LabelSums:
         if layer == 0:
             self.n = torch.tensor(counts) if not len(self.n) else self.n + torch.tensor(counts)
 
-    def finish(self) -> None:
-        self.totals = [total.cpu() for total in self.totals]
-        check_activations(self.totals)
-
-    def merge(self, other: "LabelSums") -> "LabelSums":
-        """The sums over both passes' examples."""
-        totals = [a + b for a, b in zip(self.totals, other.totals, strict=True)]
-        return LabelSums(self.n_labels, totals, self.n + other.n)
-
     @property
     def mean(self) -> Float[Tensor, "prompt layer neuron"]:
         """Mean over all examples: the baseline activation of Wang et al. 2022, equation 3."""
@@ -62,7 +53,7 @@ class LabelSums:
 
 
 @dataclass(eq=False)
-class AboveCounts:
+class AboveCounts(Summed):
     """For each class, the number of examples on which a neuron is above its baseline.
 
     Args:
@@ -112,13 +103,8 @@ class AboveCounts:
         return threshold.to(activations)
 
     def finish(self) -> None:
-        self.totals = [total.cpu() for total in self.totals]
+        super().finish()
         check_activations(self.sums)
-
-    def merge(self, other: "AboveCounts") -> "AboveCounts":
-        """The counts over both passes' examples; exact, in any order."""
-        totals = [a + b for a, b in zip(self.totals, other.totals, strict=True)]
-        return AboveCounts(self.baseline, self.n_labels, totals, self.n + other.n)
 
     @property
     def above(self) -> Int[Tensor, "label prompt layer neuron"]:

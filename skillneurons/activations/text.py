@@ -13,7 +13,7 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from skillneurons.activations.statistic import S, Statistic, check_activations, stack_layers, widened
+from skillneurons.activations.statistic import S, Statistic, Summed, stack_layers, widened
 from skillneurons.tasks.batching import Batch
 from skillneurons.utilities import store
 
@@ -107,8 +107,10 @@ class Together:
 
 
 @dataclass(eq=False)
-class TextSums:
+class TextSums(Summed):
     """Sum of the activations over all real positions of all rows, and how many there were."""
+
+    fixed_positions = False
 
     totals: list[Tensor] = field(default_factory=list)
     n: int | Int[Tensor, ""] = 0
@@ -116,22 +118,16 @@ class TextSums:
     def update(
         self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
     ) -> None:
-        if layer == len(self.totals):
-            self.totals.append(torch.zeros(activations.shape[-1], dtype=torch.float64, device=activations.device))
         real = real_positions(activations, batch)
         # Not `activations[real]`, whose shape the host would wait for.
-        self.totals[layer] += einsum(activations.double(), real.double(), "batch pos neuron, batch pos -> neuron")
+        total = einsum(activations.double(), real.double(), "batch pos neuron, batch pos -> neuron")
+        self.add("totals", layer, total)
         if layer == 0:
             self.n = self.n + real.sum()
 
     def finish(self) -> None:
+        super().finish()
         self.n = int(self.n)
-        self.totals = [total.cpu() for total in self.totals]
-        check_activations(self.totals)
-
-    def merge(self, other: "TextSums") -> "TextSums":
-        """The sums over both passes' positions."""
-        return TextSums([a + b for a, b in zip(self.totals, other.totals, strict=True)], self.n + other.n)
 
     @property
     def mean(self) -> Float[Tensor, "layer neuron"]:

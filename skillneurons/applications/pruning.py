@@ -6,7 +6,6 @@ Pruning costs one copy of the weights; nothing is run.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
@@ -19,7 +18,6 @@ from skillneurons.models.config import EncoderConfig
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.tasks.batching import Batch
-from skillneurons.utilities import store
 
 
 def prune(
@@ -191,6 +189,8 @@ class Moments(TextSums):
     constant that replaces a neuron with least squared error.
     """
 
+    summed = ("totals", "n", "squares")
+
     squares: list[Tensor] = field(default_factory=list)
 
     def update(
@@ -198,20 +198,7 @@ class Moments(TextSums):
     ) -> None:
         wide, real = activations.double(), real_positions(activations, batch)
         super().update(layer, wide, batch, counts)
-        if layer == len(self.squares):
-            self.squares.append(torch.zeros_like(self.totals[layer]))
-        self.squares[layer] += einsum(wide.square(), real.double(), "batch pos neuron, batch pos -> neuron")
-
-    def finish(self) -> None:
-        super().finish()
-        self.squares = [square.cpu() for square in self.squares]
-        for layer, square in enumerate(self.squares):
-            store.check_finite(f"activations of layer {layer}", square, "Check the model's weights and the prompt.")
-
-    def merge(self, other: "Moments") -> "Moments":
-        """The sums over both passes' positions."""
-        sums = super().merge(other)
-        return Moments(sums.totals, sums.n, [a + b for a, b in zip(self.squares, other.squares, strict=True)])
+        self.add("squares", layer, einsum(wide.square(), real.double(), "batch pos neuron, batch pos -> neuron"))
 
     @property
     def sd(self) -> Float[Tensor, "layer neuron"]:

@@ -2,17 +2,24 @@
 
 import re
 import sys
+import warnings
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from planted import planted_model, planted_task
+from planted import planted_classifier, planted_model, planted_task
 
-from skillneurons import TuningConfig
+from skillneurons import TuningConfig, collect, rival_scores
+from skillneurons.activations.statistic import settings_of
 from skillneurons.findings import record
 from skillneurons.findings.record import Finding, register, registered
-from skillneurons.runs import ReproduceSettings, reproduce
+from skillneurons.interventions import perturbation
+from skillneurons.interventions.perturbation import PERTURBATIONS
+from skillneurons.models.checkpoints import ARCHITECTURES
+from skillneurons.neurons.other_scores import table
+from skillneurons.runs import FindSettings, ReproduceSettings, find, reproduce
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 SETTINGS = ReproduceSettings(n_prompt=3, tuning=TuningConfig(lr=1e-2, steps=6, eval_every=6), fraction=0.05)
@@ -26,8 +33,20 @@ def _registry_as_before(monkeypatch):
 
 def example(heading):
     """The first Python block of a section."""
+    return blocks(heading)[0]
+
+
+def blocks(heading):
     section = PAGE.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    return re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)[0]
+    return re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+
+
+def ran(heading):
+    """What a section's blocks define, one after the other."""
+    names = {"__name__": "extension"}
+    for block in blocks(heading):
+        exec(compile(block, heading, "exec"), names)
+    return names
 
 
 @pytest.mark.filterwarnings("ignore:Tuning on")
@@ -57,3 +76,44 @@ def test_a_finding_is_one_module_that_registers_itself(tmp_path, monkeypatch):
 def test_a_name_that_is_taken_or_no_files_is_refused(name):
     with pytest.raises(ValueError, match=re.escape(repr(name))):
         register(Finding(name, lambda studies, settings: []))
+
+
+def test_an_intervention_is_one_function_that_a_run_can_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(perturbation, "PERTURBATIONS", dict(PERTURBATIONS))
+    ran("Add an intervention")
+    planted = planted_classifier(0, **SIZES)
+    settings = FindSettings(
+        seeds=(0,), n_prompt=3, tuning=TuningConfig(lr=1e-2, steps=6, eval_every=6), kinds=("other class",), n_random=2
+    )
+    settings = replace(settings, positions="prompt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = find(planted.classifier.model, planted.task, tmp_path / "run", settings, progress=lambda *a: None)
+    assert set(found.curves) == {"other class"}
+    assert (tmp_path / "run" / "curve-other class.json").exists()
+
+
+def test_a_neuron_score_is_one_entry(monkeypatch):
+    monkeypatch.setattr(table, "SCORES", dict(table.SCORES))
+    fisher = ran("Add a neuron score")["fisher"]
+    monkeypatch.setitem(table.SCORES, "fisher", table.Score("moments", fisher, "Fisher's ratio"))
+    planted = planted_classifier(0)
+    scores = rival_scores(planted.classifier, planted.task, ["predictivity", "fisher"])
+    assert set(scores.top("fisher", 2 / 29)) & set(planted.neurons)
+
+
+def test_a_statistic_is_one_class_that_declares_its_sums():
+    names = ran("Add a statistic")
+    active, classifier, task = names["Active"], names["classifier"], names["task"]
+    rows = [*task.train, *task.test]
+    together = collect(classifier, rows, active(0.0))
+    assert names["whole"].n == together.n == len(rows)
+    for one, other in zip(names["whole"].totals, together.totals, strict=True):
+        assert one.equal(other)
+    assert settings_of(together) == {"above": 0.0}
+
+
+def test_an_architecture_is_one_entry(monkeypatch):
+    monkeypatch.setattr("skillneurons.models.checkpoints.ARCHITECTURES", dict(ARCHITECTURES))
+    names = ran("Add an architecture")
+    assert names["model"].cfg.n_layers == 2 and names["model"].cfg.hf_class == "BertLMHeadModel"

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from skillneurons.activations.statistic import Statistic, add_sum, check_activations, stack_layers, widened
+from skillneurons.activations.statistic import Statistic, Summed, add_sum, check_activations, stack_layers, widened
 from skillneurons.activations.sums import LabelSums
 from skillneurons.tasks.batching import Batch
 from skillneurons.utilities import store
@@ -34,6 +34,8 @@ class Together:
 class LabelMoments(LabelSums):
     """Sums of the activations and of their squares over the examples of each class, in float64 throughout."""
 
+    summed = ("totals", "n", "squares")
+
     n_labels: int = 2
     squares: list[Tensor] = field(default_factory=list)
 
@@ -47,17 +49,6 @@ class LabelMoments(LabelSums):
         for label, part in enumerate(wide.split(list(counts))):
             if len(part):
                 self.squares[layer][label] += part.square().sum(0)
-
-    def finish(self) -> None:
-        super().finish()
-        self.squares = [square.cpu() for square in self.squares]
-        check_activations(self.squares)
-
-    def merge(self, other: "LabelMoments") -> "LabelMoments":
-        """The sums over both passes' examples."""
-        sums = super().merge(other)
-        squares = [a + b for a, b in zip(self.squares, other.squares, strict=True)]
-        return LabelMoments(self.n_labels, sums.totals, sums.n, squares)
 
     @property
     def label_variance(self) -> Float[Tensor, "label prompt layer neuron"]:
@@ -97,7 +88,7 @@ def _of_two(moments: LabelMoments) -> LabelMoments:
 
 
 @dataclass(eq=False)
-class GaussianHits:
+class GaussianHits(Summed):
     """Examples that a Gaussian probe decides rightly: one normal density for each class, fitted on other rows.
 
     `1[log N(a; m_1, s_1) + log n_1 > log N(a; m_0, s_0) + log n_0]` for each neuron by itself, as in naive Bayes.
@@ -106,6 +97,8 @@ class GaussianHits:
         fitted: Moments of the rows it is fitted on (train).
         floor: Smallest standard deviation, as a share of the largest in the layer.
     """
+
+    summed = ("hits", "n")
 
     fitted: LabelMoments
     floor: float = 1e-4
@@ -145,7 +138,7 @@ class GaussianHits:
         return by_class[1] - by_class[0]
 
     def finish(self) -> None:
-        self.hits = [hits.cpu() for hits in self.hits]
+        super().finish()
         check_activations(self.sums)
 
     @property
