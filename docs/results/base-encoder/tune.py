@@ -3,17 +3,18 @@
     python docs/results/base-encoder/tune.py MODEL DATA [--seeds 0 1 2] [--tasks sst2_sentences ag_news]
 
 `MODEL` is the folder of all-mpnet-base-v2 and `DATA` a folder with one folder of JSON lines for each task. A prompt
-lies in `TASK/seed-N/classifier.*` beside this file; what is there is not tuned again, so a killed run loses one prompt.
+lies in `TASK/seed-N/classifier.*` beside this file; what was tuned for as many steps is not tuned again, so a killed run
+loses one prompt.
 Validation rows decide which of a prompt's evaluations is kept.
 """
 
 import argparse
+import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from skillneurons import TuningConfig, load_model, load_task, tune_prompt
-from skillneurons.classifiers import Classifier
+from skillneurons import HookedEncoder, Task, TuningConfig, load_task, tune_prompt
 
 HERE = Path(__file__).parent
 N_PROMPT = 16
@@ -29,7 +30,7 @@ class Settings:
 
 
 TASKS = {
-    "sst2_sentences": Settings(("terrible", "great")),
+    "sst2_sentences": Settings(("terrible", "great"), steps=1000),
     "ag_news": Settings(("world", "sports", "business", "technology"), n_words=40),
     "imdb": Settings(("terrible", "great"), n_words=64),
     "mnli_resplit": Settings(("yes", "maybe", "no"), steps=1000, n_words=40),
@@ -37,6 +38,41 @@ TASKS = {
     "tweet_sentiment": Settings(("terrible", "okay", "great")),
     "dbpedia14": Settings(steps=1000, n_words=48),
 }
+
+
+def task_of(name: str, data: Path) -> Task:
+    """A task's rows as they are tuned and scored on."""
+    settings = TASKS[name]
+    task = load_task(name, source=data, label_words=settings.label_words)
+    # Validation decides when to stop; more rows than these would take as long as the tuning itself.
+    task = task.subset(872, splits=("validation",))
+    return task if settings.n_words is None else task.shortened(settings.n_words)
+
+
+def config_of(name: str) -> TuningConfig:
+    """How a task's prompts are tuned."""
+    steps = TASKS[name].steps
+    return TuningConfig(
+        lr=3e-3, steps=steps, batch_size=32, warm_up=50 / steps, eval_every=steps // 4, tune_dtype="bfloat16"
+    )
+
+
+def prompt_path(name: str, seed: int, folder: Path = HERE) -> Path:
+    return folder / name / f"seed-{seed}" / "classifier"
+
+
+def is_done(path: Path, steps: int) -> bool:
+    """Whether a prompt is there that was tuned for as many steps."""
+    card = path.with_suffix(".json")
+    return card.exists() and json.loads(card.read_text())["meta"]["history"][-1]["step"] >= steps
+
+
+def load_base(folder: Path) -> HookedEncoder:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*no weights of its head")
+        model = HookedEncoder.from_pretrained(folder)
+    model.cfg.source = folder.name  # Stored with each prompt: a name, where a path would be of one machine.
+    return model
 
 
 def main() -> None:
@@ -47,32 +83,15 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--out", type=Path, default=HERE)
     asked = parser.parse_args()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*no weights of its head")
-        model = load_model(asked.model)
-    model.cfg.source = asked.model.name  # Stored with each prompt: a name, where a path would be of one machine.
+    model = load_base(asked.model)
     for name in asked.tasks:
-        settings = TASKS[name]
-        task = load_task(name, source=asked.data, label_words=settings.label_words)
+        task, config = task_of(name, asked.data), config_of(name)
         print(name, dict(zip(task.labels, task.label_words, strict=True)), flush=True)
-        # Validation decides when to stop; more rows than these would take as long as the tuning itself.
-        task = task.subset(872, splits=("validation",))
-        task = task if settings.n_words is None else task.shortened(settings.n_words)
         for seed in asked.seeds:
-            path = asked.out / name / f"seed-{seed}" / "classifier"
-            if path.with_suffix(".json").exists():
+            path = prompt_path(name, seed, asked.out)
+            if is_done(path, config.steps):
                 continue
-            config = TuningConfig(
-                lr=3e-3,
-                steps=settings.steps,
-                batch_size=32,
-                warm_up=50 / settings.steps,
-                eval_every=settings.steps // 4,
-                tune_dtype="bfloat16",
-            )
-            tuned: Classifier = tune_prompt(
-                model, task, n_prompt=N_PROMPT, seed=seed, config=config, progress=False, on_step=_tell
-            )
+            tuned = tune_prompt(model, task, n_prompt=N_PROMPT, seed=seed, config=config, progress=False, on_step=_tell)
             tuned.save(path)
             print(name, seed, tuned.history, flush=True)
 
