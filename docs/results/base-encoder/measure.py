@@ -1,6 +1,6 @@
 """Everything after tuning, from the stored prompts: scores, findings, and their tables.
 
-    python docs/results/base-encoder/measure.py MODEL DATA [--tasks …] [--seeds …] [--findings …] [--rows N] [--random N]
+    python docs/results/base-encoder/measure.py MODEL DATA [--tasks …] [--seeds …] [--findings …] [--rows N]
 
 Works in `--work`, where a killed run goes on: what is finished there, by task and seed, is not computed again. The
 tables lie beside this file in the end.

@@ -3,8 +3,8 @@
     python docs/results/base-encoder/tune.py MODEL DATA [--seeds 0 1 2] [--tasks sst2_sentences ag_news]
 
 `MODEL` is the folder of all-mpnet-base-v2 and `DATA` a folder with one folder of JSON lines for each task. A prompt
-lies in `TASK/seed-N/classifier.*` beside this file; what was tuned for as many steps is not tuned again, so a killed run
-loses one prompt.
+lies in `TASK/seed-N/classifier.*` beside this file; what was tuned for as many steps is not tuned again, so a killed
+run loses one prompt.
 Validation rows decide which of a prompt's evaluations is kept.
 """
 
