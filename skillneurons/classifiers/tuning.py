@@ -6,13 +6,14 @@ logits are computed for the label words at the mask only, and the last block onl
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int
 from scipy.stats import binomtest
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -220,8 +221,35 @@ def train(
             bar.set_postfix(loss=f"{train_loss:.3f}", validation=f"{record['validation_accuracy']:.3f}")
             if search.since_best >= config.patience:
                 break
-    search.warn_of_collapse(task.name, seed)
-    return replace(search.best, history=tuple(search.history))
+    best = replace(search.best, history=tuple(search.history))
+    if (message := collapsed(best.history, search.validation.labels, task.name, seed)) is not None:
+        warnings.warn(message, TuningWarning, stacklevel=3)
+    return best
+
+
+def collapsed(
+    history: Sequence[Mapping[str, int | float]], labels: Int[Tensor, " batch"], task: str, seed: int | None
+) -> str | None:
+    """What is wrong where the best of a tuning is not told apart from a constant answer; None where it is.
+
+    Args:
+        history: `Classifier.history`.
+        labels: Of the validation rows.
+        task: Name.
+        seed: Of the prompt.
+    """
+    if not history:
+        return None
+    n, majority = len(labels), labels.bincount().max().item() / len(labels)
+    best = max(float(record["validation_accuracy"]) for record in history)
+    p_value = binomtest(round(best * n), n, majority, alternative="greater").pvalue
+    if p_value <= SIGNIFICANCE:
+        return None
+    return (
+        f"Tuning on {task!r} (seed {seed}) collapsed: validation accuracy {best:.3f} on {n} rows is not told apart "
+        f"from the {majority:.3f} of always answering the most frequent class (p = {p_value:.2f}). Try another seed, "
+        "`lr`, more steps or more rows."
+    )
 
 
 class _Search:
@@ -264,20 +292,6 @@ class _Search:
         if (accuracy, -loss) > self.best_key:
             self.best, self.best_key, self.since_best = candidate, (accuracy, -loss), 0
         return record
-
-    def warn_of_collapse(self, task: str, seed: int) -> None:
-        """Warn where the best is not told apart from a constant answer."""
-        labels = self.validation.labels
-        n, majority = len(labels), labels.bincount().max().item() / len(labels)
-        p_value = binomtest(round(self.best_key[0] * n), n, majority, alternative="greater").pvalue
-        if p_value > SIGNIFICANCE:
-            warnings.warn(
-                f"Tuning on {task!r} (seed {seed}) collapsed: validation accuracy {self.best_key[0]:.3f} on {n} rows "
-                f"is not told apart from the {majority:.3f} of always answering the most frequent class (p = "
-                f"{p_value:.2f}). Try another seed, `lr`, more steps or more rows.",
-                TuningWarning,
-                stacklevel=4,
-            )
 
 
 def check_tune_dtype(model: Model, config: TuningConfig) -> None:

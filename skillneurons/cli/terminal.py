@@ -19,6 +19,10 @@ USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, OSError)
 
 
 def print_find(result: Any) -> None:
+    for line in result.verdict:
+        console.print(escape(line), highlight=False)
+    for line in result.warnings:
+        console.print(f"[yellow]Warning:[/yellow] {escape(line)}", highlight=False)
     if result.reused:
         console.print(f"Reused from an earlier run: {', '.join(result.reused)}")
     print_table(
@@ -29,13 +33,22 @@ def print_find(result: Any) -> None:
             for c, e in zip(result.classifiers, result.evaluations, strict=True)
         ],
     )
-    for scores in result.scores:
+    for search, best in zip(result.searches, result.best, strict=True):
         print_table(
-            f"Top neurons of {scores.meta['task']}, mean of {len(scores.seeds)} seeds",
-            ("layer", "neuron", "validation", "held out"),
+            f"Top neurons of {search.task}, mean of {len(result.classifiers)} seeds. Best by luck on validation: "
+            f"{search.luck:.3f}; majority on test: {search.majority:.3f}",
+            ("layer", "neuron", "validation", "95 %", "held out", "95 %", "p, adjusted"),
             [
-                (str(row.layer), str(row.neuron), f"{row.predictivity:.3f}", f"{row.held_out:.3f}")
-                for row in scores.best(5).itertuples()
+                (
+                    str(row.layer),
+                    str(row.neuron),
+                    f"{row.predictivity:.3f}",
+                    _range(row.predictivity_low, row.predictivity_high),
+                    f"{row.held_out:.3f}",
+                    _range(row.low, row.high),
+                    f"{row.p_adjusted:.2g}",
+                )
+                for row in best.head(5).itertuples()
             ],
         )
     print_curves(result.curves)

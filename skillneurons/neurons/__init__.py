@@ -10,6 +10,11 @@ from skillneurons.neurons._predictivity import predictivity as predictivity
 from skillneurons.neurons.controls import against_random as against_random
 from skillneurons.neurons.controls import claims as claims
 from skillneurons.neurons.controls import selectivity as selectivity
+from skillneurons.neurons.luck import Search as Search
+from skillneurons.neurons.luck import best_by_luck as best_by_luck
+from skillneurons.neurons.luck import chosen_intervals as chosen_intervals
+from skillneurons.neurons.luck import luck_of as luck_of
+from skillneurons.neurons.luck import searched as searched
 from skillneurons.neurons.neuron_set import NeuronSet as NeuronSet
 from skillneurons.neurons.neuron_set import top_like as top_like
 from skillneurons.neurons.neuron_set import top_neurons as top_neurons

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skillneurons.neurons.luck import chosen_intervals, luck_of
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.p_values import Correction, OverSeeds, adjusted
 from skillneurons.neurons.scores import NeuronScores
@@ -37,8 +38,10 @@ def claims(
         over_seeds: See `statistics.combine_seeds`.
 
     Returns:
-        One row for each neuron: `predictivity` (validation, where it was chosen), `held_out` (test) with its interval
-        `low` to `high`, `optimism` (the first less the second: what choosing and scoring on the same rows adds),
+        One row for each neuron: `predictivity` (validation, where it was chosen) with its interval
+        `predictivity_low` to `predictivity_high`, which pays for the choice among all, and `luck`, what the best of as
+        many neurons reaches by luck in half of all cases; `held_out` (test) with its interval `low` to `high`;
+        `optimism` (predictivity less held out: what choosing and scoring on the same rows adds),
         `held_out_balanced`, `majority` (what always answering the larger class scores on test), `p` and `p_adjusted`.
         Where rows carry a `"group"`, also `n_groups` of the test rows and the `design_effect` of `held_out`.
 
@@ -51,13 +54,35 @@ def claims(
     table = scores.to_dataframe()
     low, high = scores.held_out_interval(1 - (1 - level) / max(1, min(n, len(table))))
     p = scores.p_values(rows=rows, over_seeds=over_seeds)
-    columns = {"low": low, "high": high, "p": p, "p_adjusted": adjusted(p, method)}
+    chosen_low, chosen_high = chosen_intervals(scores, level)
+    columns = {
+        "predictivity_low": chosen_low,
+        "predictivity_high": chosen_high,
+        "low": low,
+        "high": high,
+        "p": p,
+        "p_adjusted": adjusted(p, method),
+    }
     table = table.assign(
         optimism=table.predictivity - table.held_out,
         majority=scores.majority,
+        luck=luck_of(scores, 0.5),
         **{name: tensor.flatten().numpy() for name, tensor in columns.items()},
     )
-    order = ["layer", "neuron", "predictivity", "held_out", "low", "high", "optimism", "held_out_balanced", "majority"]
+    order = [
+        "layer",
+        "neuron",
+        "predictivity",
+        "predictivity_low",
+        "predictivity_high",
+        "luck",
+        "held_out",
+        "low",
+        "high",
+        "optimism",
+        "held_out_balanced",
+        "majority",
+    ]
     order += ["p", "p_adjusted"]
     if scores.design_effects is not None:
         effects = scores.design_effects[:, 2].mean(0).flatten().numpy()

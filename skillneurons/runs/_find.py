@@ -8,9 +8,11 @@ of an interrupted curve, the fractions that were finished stay.
 import json
 import shutil
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from skillneurons.activations._collect import collect
@@ -22,9 +24,12 @@ from skillneurons.classifiers.tuning import TuningConfig, check_tune_dtype, with
 from skillneurons.interventions.curve import PerturbationCurve, check_fractions, perturbation_curve
 from skillneurons.interventions.perturbation import Kind, check_kinds
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable
+from skillneurons.neurons.controls import claims
+from skillneurons.neurons.luck import Search, searched
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.plots import plot_activation_histogram, plot_perturbation, plot_predictivity_by_layer, save_figure
+from skillneurons.runs._verdict import tuning_warnings, verdict
 from skillneurons.runs.trials import Progress, Trial, run_trials
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
@@ -97,6 +102,28 @@ class FindResult:
     curves: dict[str, PerturbationCurve]
     reused: tuple[str, ...]
     folder: Path
+
+    @cached_property
+    def searches(self) -> tuple[Search, ...]:
+        """What was found of each subtask, against luck."""
+        return tuple(searched(scores) for scores in self.scores)
+
+    @cached_property
+    def best(self) -> tuple[pd.DataFrame, ...]:
+        """The ten best neurons of each subtask, with all that it takes to judge them; see `claims`."""
+        return tuple(claims(scores, 10) for scores in self.scores)
+
+    @cached_property
+    def verdict(self) -> tuple[str, ...]:
+        """What was found, in sentences; first whether anything."""
+        seeds = [classifier.prompt.seed for classifier in self.classifiers]
+        first = next(iter(self.curves.values())).unperturbed
+        return verdict(self.searches, list(zip(seeds, self.evaluations, strict=True)), first)
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """Of tuning, also where it was done in an earlier run."""
+        return tuple(tuning_warnings(self.classifiers, self.task))
 
 
 class RunFolderError(ValueError):
@@ -189,7 +216,8 @@ def find(
     names = tuple(path.relative_to(folder).as_posix() for path in reused)
     result = FindResult(task, settings, tuple(classifiers), tuple(evaluations), scores, skill, curves, names, folder)
     _draw(result)
-    store.write_json(folder / "run.json", _identity(model, task, settings) | _numbers(result))
+    found = {"verdict": result.verdict, "warnings": result.warnings}
+    store.write_json(folder / "run.json", found | _identity(model, task, settings) | _numbers(result))
     return result
 
 
@@ -280,7 +308,10 @@ def _numbers(result: FindResult) -> dict[str, Any]:
         "classes": dict(zip(result.task.labels, result.task.label_words, strict=True)),
         "threads": torch.get_num_threads(),
         "prompts": {str(c.prompt.seed): asdict(e) for c, e in zip(result.classifiers, result.evaluations, strict=True)},
-        "top_neurons": {s.meta["task"]: s.best(10).to_dict("records") for s in result.scores},
+        "top_neurons": {
+            one.task: best.to_dict("records") for one, best in zip(result.searches, result.best, strict=True)
+        },
+        "search": {one.task: asdict(one) | {"nothing": one.nothing} for one in result.searches},
         "majority": {s.meta["task"]: s.majority for s in result.scores},
         "truncated_rows": encoded_rows["truncated"],
         "skill_neurons": {"n": len(result.skill), "per_layer": result.skill.per_layer.tolist()},

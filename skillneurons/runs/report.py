@@ -82,6 +82,7 @@ def _page(run: Mapping[str, Any], folder: Path) -> str:
         f"{task['rows']['train']:,} training, {task['rows']['validation']:,} validation and {task['rows']['test']:,} "
         "test rows."
     )
+    found = [*run.get("verdict", ()), *(f"Warning: {line}" for line in run.get("warnings", ()))]
     sections = [
         _section(
             "Prompts",
@@ -101,15 +102,17 @@ def _page(run: Mapping[str, Any], folder: Path) -> str:
                     for seed, one in run["prompts"].items()
                 ],
             ),
-        )
+        ),
     ]
     for name, best in run["top_neurons"].items():
         columns = tuple(best[0])
         sections.append(
             _section(
                 f"Top neurons of {name}",
-                "Ranked by predictivity on validation rows, which flatters; “held out” is accuracy on untouched test "
-                f"rows, at the position and in the direction chosen on validation. The majority class has "
+                "Ranked by predictivity on validation rows, which flatters: its interval pays for the choice, and "
+                "“luck” is what the best of as many neurons reaches there in half of all cases where labels mean "
+                "nothing. “Held out” is accuracy on untouched test rows, at the position and in the direction chosen "
+                "on validation, with its interval. Adjusted p-values pay for all neurons. The majority class has "
                 f"{run['majority'][name]:.3f} of the test rows.",
                 _table(
                     tuple(column.replace("_", " ") for column in columns),
@@ -136,10 +139,18 @@ def _page(run: Mapping[str, Any], folder: Path) -> str:
     }
     return template.substitute(
         title=html.escape(f"{task['name']} on {model['source']}"),
+        found=_lines(found),
         lead=html.escape(lead),
         sections="\n".join(sections),
         figures=figures or "<p>This run has no figures.</p>",
         details=html.escape(json.dumps(details | {"task": task, "model": model}, indent=1)),
+    )
+
+
+def _lines(sentences: Sequence[str]) -> str:
+    return "".join(
+        f"<p><b>{html.escape(one)}</b></p>" if not i else f"<p>{html.escape(one)}</p>"
+        for i, one in enumerate(sentences)
     )
 
 

@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from skillneurons import NeuronScores, NeuronSet, TuningConfig, load_model, load_task
 from skillneurons.cli.commands import app
+from skillneurons.cli.terminal import print_find
 from skillneurons.models._load_model import load_tokenizer
 from skillneurons.runs import _find, trials
 from skillneurons.runs._find import FindSettings, RunFolderError, find
 from skillneurons.runs._reproduce import reproduce
+from skillneurons.runs.report import write_report
 from skillneurons.utilities.store import StoreError
 
 matplotlib.use("Agg")
@@ -61,6 +63,40 @@ def test_a_run_writes_what_it_promises(finished, model):
     assert len(numbers["top_neurons"]["signal0"]) == 10
     assert NeuronSet.load(finished.folder / "skill") == finished.skill
     assert NeuronScores.load(finished.folder / "scores").seeds == [0, 1]
+
+
+def test_a_run_says_first_what_it_found_and_what_luck_gives(finished):
+    run = json.loads((finished.folder / "run.json").read_text())
+    assert next(iter(run)) == "verdict" and run["verdict"][0].startswith("signal0: ")
+    assert run["verdict"] == list(finished.verdict)
+    search = run["search"]["signal0"]
+    assert search["n_significant"] == len(finished.scores[0].significant()) > 0
+    assert search["n_on_test"] == len(finished.scores[0].significant(rows="test"))
+    assert search["n_neurons"] == 87 and not search["nothing"] and 0.5 < search["luck"] <= search["luck_95"] < 1
+    best = run["top_neurons"]["signal0"][0]
+    assert (
+        best["predictivity_low"] < best["predictivity"] <= best["predictivity_high"] and best["low"] < best["held_out"]
+    )
+    assert {"p_adjusted", "majority", "luck"} <= set(best)
+
+
+@pytest.mark.filterwarnings("ignore:Tuning on")
+def test_where_nothing_is_found_the_first_line_says_so_everywhere(model, tmp_path, capsys):
+    noise = planted_task(0, n_train=64, n_validation=32, n_test=40, flip=0.5)
+    result = find(model, noise, tmp_path / "run", replace(SETTINGS, seeds=(0,), kinds=("mean",)))
+    print_find(result)
+    assert capsys.readouterr().out.startswith("Nothing found on signal0: none of 87 neurons")
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["verdict"][0].startswith("Nothing found on signal0") and run["search"]["signal0"]["nothing"]
+    # The tuning's warning is known to a second run, which reads the prompt.
+    assert run["warnings"] == list(find(model, noise, tmp_path / "run", result.settings).warnings)
+    assert "collapsed" in run["warnings"][0]
+    assert any(line.startswith("The prompt of seed 0 answers no better") for line in run["verdict"])
+    assert any(line.startswith("Perturbing says nothing about accuracy") for line in run["verdict"])
+    page = write_report(tmp_path / "run").read_text()
+    body = page[page.index("</h1>") :]
+    assert body.index("Nothing found on signal0") < body.index("prompts of 3 vectors")
+    assert "collapsed" in page
 
 
 def test_running_again_reuses_everything_and_gives_the_same(finished, model, task, monkeypatch):
