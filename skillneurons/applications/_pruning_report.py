@@ -7,7 +7,6 @@ one tuning of the prompt.
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 import pandas as pd
@@ -26,16 +25,15 @@ from skillneurons.findings.record import Claims, Finding, Measured, Record, Repr
 from skillneurons.neurons.neuron_set import top_like
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.task import Task
-from skillneurons.utilities import store
 from skillneurons.utilities.intervals import clopper_pearson
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 
 KEPT = (0.01, 0.02, 0.05, 0.1, 0.3)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PruningReport(Shown):
+class PruningReport(Result):
     """Accuracy on test of pruned classifiers, over a range of kept shares and several ways to choose.
 
     Args:
@@ -107,28 +105,6 @@ class PruningReport(Shown):
 
     def __repr__(self) -> str:
         return f"PruningReport({self.meta.get('task')}, before {self.before.accuracy:.3f})\n{self._table()}"
-
-    def save(self, path: str | Path) -> Path:
-        """Write `path.safetensors` and `path.json`."""
-        tensors = {name: getattr(self, name) for name in ("pruned", "retuned", "parameters", "flops")}
-        names = ("fractions", "sets", "full_parameters", "full_flops")
-        meta = {name: getattr(self, name) for name in names} | {"before": asdict(self.before), "settings": self.meta}
-        return store.save(path, "PruningReport", tensors, meta)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "PruningReport":
-        """Read what `save` wrote."""
-        tensors, meta = store.load(path, "PruningReport")
-        before = Evaluation(**meta["before"] | {"interval": tuple(meta["before"]["interval"])})
-        return cls(
-            fractions=tuple(meta["fractions"]),
-            sets=tuple(meta["sets"]),
-            before=before,
-            full_parameters=meta["full_parameters"],
-            full_flops=meta["full_flops"],
-            meta=meta["settings"],
-            **tensors,
-        )
 
 
 class ComparedOptions(TypedDict, total=False):

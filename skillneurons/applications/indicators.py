@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from math import factorial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,7 @@ from skillneurons.classifiers.classifier import Classifier, label_logits
 from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import union_of_top
-from skillneurons.utilities import store
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 from skillneurons.utilities.types import Hook
 
 
@@ -154,7 +152,7 @@ def _of_seed(sets: NeuronSet | Sequence[NeuronSet], seed_index: int) -> NeuronSe
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class IndicatorTest(Shown):
+class IndicatorTest(Result):
     """Rank correlation of each indicator with transfer, over ordered pairs of different tasks.
 
     Args:
@@ -190,18 +188,6 @@ class IndicatorTest(Shown):
 
     def __repr__(self) -> str:
         return f"IndicatorTest({len(self.tasks)} tasks, {self.meta['n_seeds']} seeds)\n{self.to_dataframe()}"
-
-    def save(self, path: str | Path) -> Path:
-        """Write `path.safetensors` and `path.json`."""
-        names = ("correlation", "interval", "p_value", "values", "transfer")
-        meta = {"tasks": self.tasks, "indicators": self.indicators, "settings": self.meta}
-        return store.save(path, "IndicatorTest", {name: getattr(self, name) for name in names}, meta)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "IndicatorTest":
-        """Read what `save` wrote."""
-        tensors, meta = store.load(path, "IndicatorTest")
-        return cls(tuple(meta["tasks"]), tuple(meta["indicators"]), **tensors, meta=meta["settings"])
 
 
 def indicator_test(

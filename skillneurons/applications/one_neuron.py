@@ -30,7 +30,7 @@ from skillneurons.tasks.batching import Batch
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 from skillneurons.utilities.types import Row
 
 # The strongest colour of a strip: black text on it can be read, and it darkens towards here also in grey.
@@ -38,7 +38,7 @@ HEAT = (213, 94, 0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class NeuronCard(Shown):
+class NeuronCard(Result):
     """What is known about one neuron, read at the prompt position where it is most predictive.
 
     Args:
@@ -213,7 +213,7 @@ def _text(row: Row) -> str:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TextHeat(Shown):
+class TextHeat(Result):
     """A neuron's activation over the words of texts; Jupyter shows the texts coloured by it.
 
     Args:

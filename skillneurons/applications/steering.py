@@ -6,7 +6,6 @@ for each strength and set of neurons.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Unpack
 
 import pandas as pd
@@ -28,14 +27,12 @@ from skillneurons.interventions.sweep import ControlOptions, SweepSettings, swee
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
-from skillneurons.utilities import store
 from skillneurons.utilities.intervals import clopper_pearson
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 from skillneurons.utilities.types import Row
 
 STRENGTHS = (-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0)
-TENSORS = ("skill", "random", "skill_shift", "random_shift")
 
 
 def label_direction(
@@ -93,7 +90,7 @@ def flip_rate(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SteeringCurve(Shown):
+class SteeringCurve(Result):
     """Flip rates against steering strength, for skill neurons and for random sets.
 
     Args:
@@ -139,19 +136,6 @@ class SteeringCurve(Shown):
     def __repr__(self) -> str:
         title = f"SteeringCurve(to {self.label!r}, {self.meta.get('task')}, {len(self.random)} random sets)"
         return f"{title}\n{self.to_dataframe()}"
-
-    def save(self, path: str | Path) -> Path:
-        """Write `path.safetensors` and `path.json`."""
-        names = ("strengths", "n_other", "n_label", "label", "meta")
-        meta = {name: getattr(self, name) for name in names}
-        return store.save(path, "SteeringCurve", {name: getattr(self, name) for name in TENSORS}, meta)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "SteeringCurve":
-        """Read what `save` wrote."""
-        tensors, meta = store.load(path, "SteeringCurve")
-        meta["strengths"] = tuple(meta["strengths"])
-        return cls(**tensors, **meta)
 
 
 def _summary(name: str, values: Tensor) -> dict[str, float]:

@@ -6,7 +6,6 @@ The matrix costs one pass over each target's test rows for each source prompt; a
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,14 +19,13 @@ from skillneurons.classifiers.prompts import SoftPrompt, Verbalizer, random_prom
 from skillneurons.classifiers.tuning import TuningConfig, TuningWarning, tune_prompt
 from skillneurons.findings.record import Finding, Measured, ReproduceSettings, Study, register
 from skillneurons.tasks.task import Task
-from skillneurons.utilities import store
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 
 RANDOM = "random start"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TransferMatrix(Shown):
+class TransferMatrix(Result):
     """Accuracy of each task's prompt on each task.
 
     Args:
@@ -76,17 +74,6 @@ class TransferMatrix(Shown):
 
     def __repr__(self) -> str:
         return f"TransferMatrix(rows: sources, columns: targets, {self.accuracy.shape[2]} seeds)\n{self._table()}"
-
-    def save(self, path: str | Path) -> Path:
-        """Write `path.safetensors` and `path.json`."""
-        tensors = {"accuracy": self.accuracy, "majority": self.majority}
-        return store.save(path, "TransferMatrix", tensors, {"tasks": self.tasks, "settings": self.meta})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "TransferMatrix":
-        """Read what `save` wrote."""
-        tensors, meta = store.load(path, "TransferMatrix")
-        return cls(tuple(meta["tasks"]), **tensors, meta=meta["settings"])
 
 
 def transferred(source: Classifier, target: Task, labels: Mapping[str, str] | None = None) -> Classifier | None:
@@ -221,7 +208,7 @@ def _checked(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WarmStart(Shown):
+class WarmStart(Result):
     """Validation accuracy while tuning one task's prompt from other tasks' prompts.
 
     Args:
@@ -274,17 +261,6 @@ class WarmStart(Shown):
 
     def __repr__(self) -> str:
         return f"WarmStart({self.meta['task']}, steps to {self.level:.3f}, medians over seeds)\n{self._table()}"
-
-    def save(self, path: str | Path) -> Path:
-        """Write `path.safetensors` and `path.json`."""
-        meta = {name: getattr(self, name) for name in ("sources", "steps", "level", "meta")}
-        return store.save(path, "WarmStart", {"accuracy": self.accuracy}, meta)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "WarmStart":
-        """Read what `save` wrote."""
-        tensors, meta = store.load(path, "WarmStart")
-        return cls(tuple(meta["sources"]), tuple(meta["steps"]), tensors["accuracy"], meta["level"], meta["meta"])
 
 
 def warm_start(

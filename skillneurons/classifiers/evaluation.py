@@ -11,13 +11,13 @@ from torch import Tensor
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Encoded
 from skillneurons.utilities.intervals import in_words, proportion
-from skillneurons.utilities.results import Shown
+from skillneurons.utilities.results import Result
 from skillneurons.utilities.row_groups import RowGroups
 from skillneurons.utilities.types import FwdHooks, Row
 
 
 @dataclass(frozen=True, repr=False)
-class Evaluation(Shown):
+class Evaluation(Result):
     """How well a classifier does on some rows.
 
     Args:

@@ -22,7 +22,7 @@ from skillneurons.tasks.class_words import alike
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.devices import to_device
-from skillneurons.utilities.results import Shown
+from skillneurons.utilities.results import Result
 from skillneurons.utilities.types import Hook
 
 MASK_POSITION = 0
@@ -48,7 +48,7 @@ COMMON_WORDS = (
 
 
 @dataclass(frozen=True, eq=False)
-class SoftPrompt(Shown):
+class SoftPrompt(Result):
     """`prompt` vectors in the word-embedding space of one model.
 
     Args:

@@ -29,13 +29,13 @@ from skillneurons.neurons._predictivity import accuracy_from_counts, best_positi
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Batch, Encoded
 from skillneurons.tasks.task import Task
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 
 PROBE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Existence(Shown):
+class Existence(Result):
     """The best neuron beside prompt tuning and a probe, and the null of nothing to find.
 
     Args:

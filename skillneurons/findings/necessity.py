@@ -40,7 +40,7 @@ from skillneurons.neurons.scores import union_of_top
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 
 Scope: TypeAlias = Literal["all", "single", "cumulative"]
 KINDS: tuple[Kind, ...] = ("mean", "resample", "zero", "gaussian")
@@ -48,7 +48,7 @@ FIRST_DRAWS = 4
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Necessity(Shown):
+class Necessity(Result):
     """Accuracy and logit margin with chosen neurons perturbed, and the gap to matched random sets.
 
     Args:

@@ -45,13 +45,13 @@ from skillneurons.neurons.agreement import spearman
 from skillneurons.neurons.scores import NeuronScores, find_skill_neurons
 from skillneurons.tasks.task import SPLITS, Task
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 
 CONDITIONS = ("tuned prompt", "random prompt", "written prompt", "random model", "shuffled labels")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Origin(Shown):
+class Origin(Result):
     """How predictive neurons are under each condition.
 
     Args:

@@ -28,7 +28,7 @@ from skillneurons.neurons.neuron_set import top_neurons
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 
 PLACES: dict[str, tuple[str, Pool | None]] = {
     "soft prompt, best position": ("prompt", None),
@@ -40,7 +40,7 @@ PLACES: dict[str, tuple[str, Pool | None]] = {
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PromptComparison(Shown):
+class PromptComparison(Result):
     """Neurons' predictivity at several places.
 
     Args:

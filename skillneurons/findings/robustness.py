@@ -26,11 +26,11 @@ from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.task import Task
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Robustness(Shown):
+class Robustness(Result):
     """Skill neurons on clean and on adversarial rows.
 
     Args:

@@ -26,11 +26,11 @@ from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 from skillneurons.neurons.other_scores.table import RivalScores, rival_scores
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ScoreComparison(Shown):
+class ScoreComparison(Result):
     """Scores side by side.
 
     Args:

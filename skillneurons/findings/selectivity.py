@@ -26,13 +26,13 @@ from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.utilities.devices import to_device
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 
 Side = Literal["input", "output"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WordSelectivity(Shown):
+class WordSelectivity(Result):
     """Nearest words of skill neurons, and how far they coincide with label-word-selective ones.
 
     Args:

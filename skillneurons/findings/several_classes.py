@@ -26,11 +26,11 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores, find_skill_neurons, union_of_top
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SeveralClasses(Shown):
+class SeveralClasses(Result):
     """Skill neurons of a task of several classes.
 
     Args:
@@ -145,7 +145,7 @@ def several_classes(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Serves(Shown):
+class Serves(Result):
     """What each class loses when each subtask's neurons are perturbed.
 
     Args:

@@ -38,11 +38,11 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import union_of_top
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TaskSimilarity(Shown):
+class TaskSimilarity(Result):
     """How alike tasks are in the neurons that serve them.
 
     Args:
@@ -147,7 +147,7 @@ def task_similarity(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CrossPerturbation(Shown):
+class CrossPerturbation(Result):
     """What each task loses when each task's neurons are perturbed.
 
     Args:

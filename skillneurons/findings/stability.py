@@ -18,11 +18,11 @@ from skillneurons.findings.record import Claims, Finding, Measured, Record, Repr
 from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import top_neurons
 from skillneurons.neurons.scores import NeuronScores
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Stability(Shown):
+class Stability(Result):
     """Agreement between seeds.
 
     Args:

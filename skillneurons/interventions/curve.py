@@ -1,8 +1,7 @@
 """Accuracy and margin against the share of neurons perturbed, skill neurons beside random ones."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 import numpy as np
@@ -17,9 +16,8 @@ from skillneurons.interventions.perturbation import Kind
 from skillneurons.interventions.sweep import SweepOptions, SweepSettings, sweep
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.task import Task
-from skillneurons.utilities import store
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 
 FRACTIONS = (0.03, 0.1, 0.3)
 
@@ -34,7 +32,7 @@ def check_fractions(fractions: Sequence[float]) -> None:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PerturbationCurve(Shown):
+class PerturbationCurve(Result):
     """Accuracy against the share of neurons perturbed, for skill neurons and for random sets of the same sizes.
 
     Args:
@@ -90,19 +88,6 @@ class PerturbationCurve(Shown):
             "accuracy": (self.skill < self.random.amin(0)).numpy(),
             "margin": (self.skill_margin < self.random_margin.amin(0)).numpy(),
         }
-
-    def save(self, path: str | Path) -> Path:
-        """Write `path.safetensors` and `path.json`."""
-        tensors = {name: getattr(self, name) for name in ("skill", "random", "skill_margin", "random_margin")}
-        meta = {"fractions": self.fractions, "unperturbed": asdict(self.unperturbed), "settings": self.meta}
-        return store.save(path, "PerturbationCurve", tensors, meta)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "PerturbationCurve":
-        """Read what `save` wrote."""
-        tensors, meta = store.load(path, "PerturbationCurve")
-        before = Evaluation(**meta["unperturbed"] | {"interval": tuple(meta["unperturbed"]["interval"])})
-        return cls(tuple(meta["fractions"]), **tensors, unperturbed=before, meta=meta["settings"])
 
     def __repr__(self) -> str:
         return f"PerturbationCurve({self.meta.get('kind')}, {len(self.random)} random sets)\n{self.to_dataframe()}"

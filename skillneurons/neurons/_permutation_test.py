@@ -23,7 +23,7 @@ from skillneurons.activations.decisions import Decisions
 from skillneurons.neurons._sign_flips import flipped_margins, group_signs
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.p_values import adjusted, check_alpha
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 from skillneurons.utilities.row_groups import check_rows
 
 Measure: TypeAlias = Literal["predictivity", "balanced_accuracy"]
@@ -31,7 +31,7 @@ NEURONS_PER_BLOCK, PERMUTATIONS_PER_BLOCK = 128, 512
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PermutationTest(Shown):
+class PermutationTest(Result):
     """How often permuted labels do as well as the true ones.
 
     Args:

@@ -15,7 +15,7 @@ from skillneurons.neurons.luck import chosen_intervals, luck_of
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.p_values import Correction, OverSeeds, adjusted
 from skillneurons.neurons.scores import NeuronScores
-from skillneurons.utilities.results import Shown
+from skillneurons.utilities.results import Result
 
 
 def claims(
@@ -94,7 +94,7 @@ def claims(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Selectivity(Shown):
+class Selectivity(Result):
     """Each neuron on a task and on its control task.
 
     Args:

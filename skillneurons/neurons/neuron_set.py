@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skillneurons.utilities import store
-from skillneurons.utilities.results import Shown
+from skillneurons.utilities.results import Result
 
 
 class Drawing(TypedDict, total=False):
@@ -27,7 +27,7 @@ class Drawing(TypedDict, total=False):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class NeuronSet(Shown):
+class NeuronSet(Result):
     """A set of neurons.
 
     Args:

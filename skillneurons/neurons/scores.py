@@ -41,7 +41,7 @@ from skillneurons.tasks.batching import TOKENS_PER_BATCH, Encoded
 from skillneurons.tasks.task import SPLITS, Task
 from skillneurons.utilities import store
 from skillneurons.utilities.intervals import in_words
-from skillneurons.utilities.results import Shown, drawn_by
+from skillneurons.utilities.results import Result, drawn_by
 
 TENSORS = ("above", "n", "above_test", "n_test", "baseline")
 EFFECTS = "design_effects"  # not in files of scores without groups, nor in those of earlier versions
@@ -50,7 +50,7 @@ SHOW_AFTER = 5  # seconds
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class NeuronScores(Shown):
+class NeuronScores(Result):
     """Counts of decisions for every neuron, and what follows from them.
 
     Args:

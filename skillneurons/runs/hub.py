@@ -22,14 +22,14 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.runs._find import RunFolderError
 from skillneurons.utilities import store
-from skillneurons.utilities.results import Shown
+from skillneurons.utilities.results import Result
 
 REPO_TYPE = "dataset"
 FIGURE = re.compile(r"[\w-]+\.(svg|png)")
 
 
 @dataclass(frozen=True, repr=False)
-class RunFiles(Shown):
+class RunFiles(Result):
     """What of a run's folder is shared, and what stays.
 
     Args:

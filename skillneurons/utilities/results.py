@@ -1,15 +1,22 @@
-"""How results show themselves: in Jupyter a line with a small table, `.plot()`, and what tab completion offers.
+"""What results share: in Jupyter a line with a small table, `.plot()`, and files that hold their fields.
 
 The HTML stands alone: no script, no style sheet, nothing is loaded, and text is escaped. Tables are cut to a few rows.
 """
 
 import html
-from collections.abc import Callable
-from types import MethodType
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import MethodType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
+from skillneurons.utilities import store
 from skillneurons.utilities.lazy import FIGURES
 
 ROWS_SHOWN = 8
@@ -30,6 +37,102 @@ class Shown:
 
     def _repr_html_(self) -> str:
         return as_html(repr(self).partition("\n")[0], self._table())
+
+
+R = TypeVar("R", bound="Result")
+
+
+class Result(Shown):
+    """What a function found: a frozen dataclass that shows itself, and that a file holds field by field.
+
+    Tensors go into the safetensors file and everything else into the JSON, under the names of the fields; what a field
+    is declared as says how it is read. `meta` comes back as JSON has it, with lists for tuples.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from skillneurons import Evaluation
+        >>> found = Evaluation(0.75, 0.75, (0.6, 0.86), 0.5, 1.5, 0.5, 40)
+        >>> with TemporaryDirectory() as folder:
+        ...     Evaluation.load(found.save(f"{folder}/found")) == found
+        True
+    """
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path.safetensors` and `path.json`."""
+        tensors: dict[str, Tensor] = {}
+        return store.save(path, type(self).__name__, tensors, _fields(self, "", tensors))
+
+    @classmethod
+    def load(cls: type[R], path: str | Path) -> R:
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: The files are damaged, or hold something else.
+        """
+        tensors, content = store.load(path, cls.__name__)
+        if "meta" not in content and "settings" in content:  # as some were written until 0.1
+            content["meta"] = content.pop("settings")
+        return store.read(Path(path), lambda _: _made(cls, content, "", tensors))
+
+
+def _fields(result: Any, path: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """A dataclass as JSON, its tensors set aside under their paths."""
+    values = {one.name: _plain(getattr(result, one.name), f"{path}{one.name}", tensors) for one in fields(result)}
+    return {name: value for name, value in values.items() if f"{path}{name}" not in tensors}
+
+
+def _plain(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor | np.ndarray):
+        tensors[path] = torch.as_tensor(value)
+        return None
+    if is_dataclass(value):
+        return _fields(value, f"{path}.", tensors)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one, f"{path}.{key}", tensors) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(one, f"{path}.{i}", tensors) for i, one in enumerate(value)]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}  # JSON has no such number
+    return value
+
+
+def _made(kind: Any, value: Any, path: str, tensors: Mapping[str, Tensor]) -> Any:
+    """What `_plain` made JSON of, by the type that it is declared to have."""
+    if path in tensors:
+        return tensors[path].numpy() if getattr(kind, "array_type", None) is np.ndarray else tensors[path]
+    if isinstance(value, dict) and list(value) == ["float"]:
+        return float(value["float"])
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        part = next(one for one in parts if one is not type(None))
+        return None if value is None else _made(part, value, path, tensors)
+    if origin is tuple:
+        kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis else parts
+        pairs = enumerate(zip(kinds, value, strict=True))
+        return tuple(_made(part, one, f"{path}.{i}", tensors) for i, (part, one) in pairs)
+    if isinstance(value, dict):
+        if is_dataclass(kind):
+            return _made_dataclass(kind, value, f"{path}." if path else "", tensors)
+        part = parts[1] if origin is dict else Any
+        return {key: _made(part, one, f"{path}.{key}", tensors) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_made(Any, one, f"{path}.{i}", tensors) for i, one in enumerate(value)]
+    return value
+
+
+def _made_dataclass(kind: Any, value: Mapping[str, Any], prefix: str, tensors: Mapping[str, Tensor]) -> Any:
+    hints = {one.name: get_type_hints(kind)[one.name] for one in fields(kind)}
+    if unknown := sorted(set(value) - set(hints)):
+        raise TypeError(f"{kind.__name__} has no field {', '.join(unknown)}")
+    return kind(
+        **{
+            name: _made(hint, value.get(name), f"{prefix}{name}", tensors)
+            for name, hint in hints.items()
+            if name in value or f"{prefix}{name}" in tensors
+        }
+    )
 
 
 class drawn_by:

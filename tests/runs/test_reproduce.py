@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from skillneurons import TuningConfig, find_skill_neurons
 from skillneurons.cli.commands import app
-from skillneurons.findings.record import registered
+from skillneurons.findings.record import Measured, registered
 from skillneurons.runs import ReproduceSettings
 from skillneurons.runs._find import RunFolderError
 from skillneurons.runs._reproduce import reproduce
@@ -51,6 +51,21 @@ def _small_figures(monkeypatch):
     monkeypatch.setattr("skillneurons.runs._reproduce.save_figure", save)
 
 
+@pytest.fixture
+def _saved_on_the_way(monkeypatch, tmp_path_factory):
+    """Each result goes through a file before its table is made."""
+    table = Measured.table
+
+    def through_a_file(self):
+        path = self.result.save(tmp_path_factory.mktemp("result") / "result")
+        loaded = replace(self, result=type(self.result).load(path))
+        pd.testing.assert_frame_equal(table(loaded), table(self))
+        return table(loaded)
+
+    monkeypatch.setattr(Measured, "table", through_a_file)
+
+
+@pytest.mark.usefixtures("_saved_on_the_way")
 @pytest.mark.filterwarnings("ignore:Tuning on")
 def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, tmp_path):
     events = []

@@ -13,7 +13,7 @@ from planted import planted_classifier
 import skillneurons
 from skillneurons import SoftPrompt, Task, evaluate, find_skill_neurons, findings, perturbation_curve, plots, rivals
 from skillneurons.neurons import controls
-from skillneurons.utilities.results import ROWS_SHOWN, Shown, as_html
+from skillneurons.utilities.results import ROWS_SHOWN, Result, Shown, as_html
 
 matplotlib.use("Agg")
 PACKAGES = (skillneurons, findings, rivals, plots)
@@ -22,7 +22,7 @@ RESULTS = sorted(
         value
         for package in (*PACKAGES, controls)
         for value in (getattr(package, name) for name in dir(package))
-        if isinstance(value, type) and hasattr(value, "to_dataframe") and value is not Shown
+        if isinstance(value, type) and hasattr(value, "to_dataframe") and value not in (Shown, Result)
     },
     key=lambda result: result.__name__,
 )

@@ -33,7 +33,7 @@ from skillneurons.neurons.other_scores.moments import GaussianHits, LabelMoments
 from skillneurons.neurons.other_scores.probes import DidNotConverge, probe_weights
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
-from skillneurons.utilities.results import Shown
+from skillneurons.utilities.results import Result
 
 Needs: TypeAlias = Literal["counts", "moments", "fit", "activations", "probe", "gradients"]
 
@@ -74,7 +74,7 @@ SCORES: dict[str, Score] = {
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RivalScores(Shown):
+class RivalScores(Result):
     """Several scores of the same neurons, each larger for better.
 
     Args:
