@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skillneurons.activations.decisions import Decisions
 from skillneurons.activations.distributed import Ranks, check_mergeable, merged, share_of
-from skillneurons.activations.statistic import S, Summed, check_n_labels
+from skillneurons.activations.statistic import S, Summed, check_n_labels, check_n_rows
 from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
 from skillneurons.tasks.batching import Encoded
 from skillneurons.utilities.types import Row
@@ -69,6 +69,7 @@ def collect(
         check_mergeable(statistic)
     encoded = classifier.encode(rows)
     n_labels = check_n_labels(statistic, encoded.labels)
+    check_n_rows(statistic, len(encoded))
     if isinstance(statistic, Decisions) and statistic.groups is None:
         statistic.groups = encoded.groups
     where = classifier.layout.positions(positions)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ class Decisions:
         >>> decisions.n_bytes  # 32 * 16 * 4 * 768 / 8
         196608
     """
+
+    keeps_rows: ClassVar[bool] = True
 
     baseline: Float[Tensor, "prompt layer neuron"]
     n: int

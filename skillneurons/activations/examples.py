@@ -32,6 +32,8 @@ class OneNeuron:
         torch.Size([32])
     """
 
+    keeps_rows: ClassVar[bool] = True
+
     n: int
     layer: int
     neuron: int
@@ -60,6 +62,8 @@ class Examples:
         >>> collect(classifier, task.test, Examples(len(task.test))).values.shape
         torch.Size([32, 16, 4, 768])
     """
+
+    keeps_rows: ClassVar[bool] = True
 
     fixed_positions: ClassVar[bool] = True
 

@@ -29,6 +29,7 @@ from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Batch
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, drawn_by
 from skillneurons.utilities.types import Row
@@ -145,6 +146,7 @@ def neuron_card(
     options.setdefault("n_random", 20)
     options.setdefault("positions", "all")
     settings = SweepSettings(**options)
+    check_whole("n_words", n_words)
     at = _seed_index(classifier, task, scores)
     n_layers, d_mlp = scores.predictivity.shape
     if neuron is None:
@@ -326,6 +328,8 @@ def text_heat(classifier: Classifier, texts: Sequence[str | Row], neuron: tuple[
         >>> heat.to_dataframe().columns.tolist()
         ['text', 'word', 'activation']
     """
+    if isinstance(texts, str) or not len(texts):
+        raise TypeError(f"`texts` is a list of strings or rows, not {texts!r}. Put the text in a list.")
     layer, index = neuron
     cfg = classifier.model.cfg
     NeuronSet.from_pairs([neuron], n_layers=cfg.n_layers, d_mlp=cfg.d_mlps)  # raises where there is none

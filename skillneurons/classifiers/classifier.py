@@ -148,6 +148,7 @@ class Classifier:
             FloatingPointError: A logit is NaN or infinite.
         """
         require_eval(self.model)
+        check_hooks(fwd_hooks, self.prompt.model)
         encoded = self.encode(rows)
         result, parts = torch.empty(len(encoded), len(self.labels)), []
         with self.model.hooks(fwd_hooks=[*self.fwd_hooks, *fwd_hooks]):
@@ -215,6 +216,17 @@ def check_answers(classifier: Classifier, task: Task) -> None:
             f"classifier answers {tuple(classifier.labels)}. Tune one on this task, pass the task that it was tuned "
             "on, or take its answers over by `transferred(classifier, task)`."
         )
+
+
+def check_hooks(fwd_hooks: FwdHooks, model: str) -> None:
+    """Raise where a hook was made for neurons of another model than the one with this fingerprint."""
+    for _, function in fwd_hooks:
+        meant = getattr(getattr(function, "neurons", None), "model", None)
+        if meant not in (None, model):
+            raise ValueError(
+                f"`fwd_hooks` change neurons of model {meant}, but this classifier's is {model}. Choose neurons by "
+                "scores of this model."
+            )
 
 
 def require_eval(model: AnyModel | torch.nn.Module) -> None:

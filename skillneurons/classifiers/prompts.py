@@ -21,6 +21,7 @@ from skillneurons.models.bridge import AnyModel, as_classifiable
 from skillneurons.tasks.class_words import alike
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.devices import to_device
 from skillneurons.utilities.results import Result
 from skillneurons.utilities.types import Hook
@@ -108,6 +109,8 @@ def random_prompt(model: AnyModel, n_prompt: int = 16, seed: int = 0) -> SoftPro
         >>> random_prompt(HookedEncoder.from_pretrained("bundled"), 3, seed=0).vectors.shape
         torch.Size([3, 192])
     """
+    check_whole("n_prompt", n_prompt, low=1)
+    check_whole("seed", seed)
     generator = torch.Generator().manual_seed(seed)
     model = as_classifiable(model)
     W_E = model.W_E.detach()

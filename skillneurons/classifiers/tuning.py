@@ -24,6 +24,7 @@ from skillneurons.models.blocks import has_hooks
 from skillneurons.models.bridge import AnyModel, BridgedModel, Model, as_classifiable
 from skillneurons.tasks.batching import Encoded, shuffled
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.checks import check_positive, check_share, check_whole
 from skillneurons.utilities.devices import as_dtype
 from skillneurons.utilities.threads import changing
 from skillneurons.utilities.types import FwdHooks
@@ -85,9 +86,13 @@ class TuningConfig:
     tune_dtype: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("lr", "steps", "batch_size", "eval_every", "patience"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be positive, not {getattr(self, name)}.")
+        check_positive("lr", self.lr)
+        for name in ("steps", "batch_size", "eval_every", "patience"):
+            check_positive(name, getattr(self, name))
+            check_whole(name, getattr(self, name), low=1)
+        check_share("warm_up", self.warm_up)
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"`weight_decay` is 0 or more, not {self.weight_decay}.")
         if self.tune_dtype is not None:
             as_dtype(self.tune_dtype, "tune_dtype")
 

@@ -21,10 +21,11 @@ from skillneurons.findings.record import BINARY, Claims, Finding, Measured, Reco
 from skillneurons.interventions.curve import FRACTIONS
 from skillneurons.interventions.gaps import resampled_luck, resampled_rows
 from skillneurons.interventions.perturbation import Kind
-from skillneurons.interventions.sweep import SweepOptions, SweepSettings, Swept, sweep
+from skillneurons.interventions.sweep import MOST_RANDOM_SETS, SweepOptions, SweepSettings, Swept, sweep
 from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 from skillneurons.neurons.other_scores.table import RivalScores, rival_scores
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, drawn_by
 
@@ -146,6 +147,7 @@ def compare_scores(
     check_options(options, SweepOptions)
     settings = SweepSettings(**options)
     settings.check_intervals()
+    check_whole("n_bootstrap", n_bootstrap, low=1, high=MOST_RANDOM_SETS)
     if list(fractions) != sorted(set(fractions)) or not 0 < fractions[0] <= fractions[-1] <= 1:
         raise ValueError(f"`fractions` must rise from above 0 to at most 1, but are {tuple(fractions)}.")
     if scores.meta.get("model") not in (None, classifier.prompt.model):

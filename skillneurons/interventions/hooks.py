@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skillneurons.neurons.neuron_set import NeuronSet
+from skillneurons.utilities.checks import check_positive, check_whole
 from skillneurons.utilities.devices import to_device
 from skillneurons.utilities.draws import current_rows, integers, normals
 from skillneurons.utilities.types import Hook
@@ -41,6 +42,8 @@ def _intervene(neurons: NeuronSet, positions: Positions, change: Change) -> list
             changed[at] = change(activations[at], layer, chosen).to(activations.dtype)
             return changed
 
+        # For whoever runs the hooks to see whether they are meant for the model.
+        hook_fn.neurons = neurons  # type: ignore[attr-defined]
         return f"blocks.{layer}.mlp.hook_post", hook_fn
 
     return [at_layer(layer) for layer, n in enumerate(neurons.per_layer.tolist()) if n]
@@ -174,8 +177,8 @@ def gaussian(
         >>> after.margin < before.margin
         True
     """
-    if sigma <= 0:
-        raise ValueError(f"`sigma` must be positive, not {sigma}: noise of no size would change nothing.")
+    check_positive("sigma", sigma)  # Noise of no size would change nothing.
+    check_whole("seed", seed)
 
     def change(activations: Tensor, layer: int, chosen: Tensor) -> Tensor:
         n_rows, n_pos, _ = activations.shape
@@ -294,7 +297,17 @@ def steer(
         True
     """
 
+    if direction.ndim == 3 and positions is None:
+        raise ValueError(
+            f"`direction` holds shifts of {len(direction)} positions; say which by `positions`, for example "
+            'classifier.layout.positions("prompt").'
+        )
+
     def change(activations: Tensor, layer: int, chosen: Tensor) -> Tensor:
+        if direction.ndim == 3 and len(direction) != activations.shape[1]:
+            raise ValueError(
+                f"`direction` holds shifts of {len(direction)} positions, but `positions` are {activations.shape[1]}."
+            )
         return activations + strength * to_device(direction[..., layer, :], activations.device)[..., chosen]
 
     return _intervene(neurons, positions, change)

@@ -16,6 +16,7 @@ from skillneurons.classifiers.classifier import Classifier
 from skillneurons.interventions.hooks import gaussian, mean, resample, resample_words, zero
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.checks import check_positive, check_whole
 from skillneurons.utilities.types import Hook
 
 Kind: TypeAlias = str
@@ -60,13 +61,9 @@ class Perturbation:
 
     def __post_init__(self) -> None:
         check_kinds((self.kind,))
-        if not self.sigma > 0:
-            raise ValueError(f"`sigma` must be positive, not {self.sigma}: noise of no size would change nothing.")
-        if min(self.n_source, self.n_mean) < 1:
-            raise ValueError(
-                f"`n_source` and `n_mean` are numbers of rows, not {self.n_source} and {self.n_mean}; give each one or "
-                "more."
-            )
+        check_positive("sigma", self.sigma)  # Noise of no size would change nothing.
+        for name, low in (("seed", 0), ("n_source", 1), ("n_mean", 1)):
+            check_whole(name, getattr(self, name), low=low)
 
     def of(self, classifier: Classifier, task: Task) -> "Intervention":
         """The perturbation with what it needs measured: the classifier's activations on the task's training rows."""

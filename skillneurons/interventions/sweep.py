@@ -24,6 +24,7 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.checks import check_positive, check_whole
 from skillneurons.utilities.types import Row
 
 MOST_RANDOM_SETS = 100_000
@@ -63,13 +64,10 @@ class SweepSettings:
     on_batch: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.n_random <= MOST_RANDOM_SETS:
-            raise ValueError(
-                f"`n_random` is a number of random sets to compare with, from 1 to {MOST_RANDOM_SETS:,}, not "
-                f"{self.n_random}."
-            )
-        if self.tokens_per_batch < 1:
-            raise ValueError(f"`tokens_per_batch` is a number of positions, not {self.tokens_per_batch}.")
+        check_whole("n_random", self.n_random, low=1, high=MOST_RANDOM_SETS)
+        check_whole("seed", self.seed)
+        check_whole("tokens_per_batch", self.tokens_per_batch, low=1)
+        check_positive("sigma", self.sigma)
 
     def perturbation(self, kind: str) -> Perturbation:
         """The perturbation of that kind."""

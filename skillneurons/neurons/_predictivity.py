@@ -63,10 +63,17 @@ def accuracy(
             f"`labels` must be 0 or 1, but hold {sorted(set(labels.tolist()))[:5]}. "
             "Split a task of several classes with `task.subtasks()`."
         )
+    if labels.shape != activations.shape[:1] or baseline.shape != activations.shape[1:]:
+        raise ValueError(
+            f"`activations` {tuple(activations.shape)} need one of `labels` for each example and a `baseline` of their "
+            f"positions and neurons, but these are {tuple(labels.shape)} and {tuple(baseline.shape)}."
+        )
     if bool(activations.isnan().any()) or bool(baseline.isnan().any()):
         raise ValueError("`activations` or `baseline` hold NaN, which would count as below the baseline.")
     agrees = (activations > baseline) == labels.bool()[:, None, None, None]
-    return reduce(agrees.double(), "batch prompt layer neuron -> prompt layer neuron", "mean").to(activations.dtype)
+    return reduce(agrees.double(), "batch prompt layer neuron -> prompt layer neuron", "mean").to(
+        activations.dtype if activations.is_floating_point() else torch.float32
+    )
 
 
 def accuracy_from_counts(

@@ -15,7 +15,10 @@ from skillneurons.neurons.luck import chosen_intervals, luck_of
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.p_values import Correction, OverSeeds, adjusted
 from skillneurons.neurons.scores import NeuronScores
+from skillneurons.utilities.checks import check_share, check_whole
 from skillneurons.utilities.results import Result
+
+MOST_DRAWS = 1_000_000
 
 
 def claims(
@@ -51,6 +54,8 @@ def claims(
         >>> claims(scores, 2)[["optimism", "p_adjusted"]].shape
         (2, 2)
     """
+    check_whole("n", n, low=1)
+    check_share("level", level, ends=False)
     table = scores.to_dataframe()
     low, high = scores.held_out_interval(1 - (1 - level) / max(1, min(n, len(table))))
     p = scores.p_values(rows=rows, over_seeds=over_seeds)
@@ -226,6 +231,13 @@ def against_random(
         >>> against_random(score, NeuronSet(score > 0.8), n_draws=9).p
         0.2
     """
+    if score.shape != chosen.mask.shape:
+        raise ValueError(
+            f"`score` needs one number for each neuron of `chosen`, {tuple(chosen.mask.shape)}, but is "
+            f"{tuple(score.shape)}. Both belong to one model."
+        )
+    check_whole("n_draws", n_draws, high=MOST_DRAWS)
+    check_whole("seed", seed)
     if not len(chosen) or n_draws < 1:
         raise ValueError(
             f"A comparison needs neurons and draws, but `chosen` has {len(chosen)}, `n_draws` is {n_draws}."

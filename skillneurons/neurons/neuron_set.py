@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skillneurons.utilities import store
+from skillneurons.utilities.checks import check_share, check_whole
 from skillneurons.utilities.results import Result
 
 
@@ -181,6 +182,7 @@ class NeuronSet(Result):
         Raises:
             ValueError: There are not enough neurons left.
         """
+        check_whole("seed", seed)
         generator = torch.Generator().manual_seed(seed)
         free = self.exists & ~self.mask if disjoint else self.exists
         if exclude is not None:
@@ -287,8 +289,7 @@ def top_neurons(
         >>> list(top_neurons(torch.tensor([[0.9, 0.5], [0.8, 0.7]]), 0.5, per_layer=False))
         [(0, 0), (1, 0)]
     """
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"`fraction` is a share of the neurons, from 0 to 1, not {fraction}.")
+    check_share("fraction", fraction)
     if bool(score.isnan().any()):
         raise ValueError("`score` holds NaN, which cannot be ranked.")
     rows = score if per_layer else score.reshape(1, -1)

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from skillneurons.tasks.class_words import class_words
+from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.results import Shown
 from skillneurons.utilities.types import Row
 
@@ -245,6 +246,7 @@ class Task(Shown):
 
     def balanced(self, seed: int = 0) -> "Task":
         """Every split cut to the same number of rows of each class, drawn by `seed`."""
+        check_whole("seed", seed)
 
         def cut(rows: Rows) -> list[Row]:
             smallest = min(Counter(rows.labels.tolist()).values())
@@ -255,6 +257,8 @@ class Task(Shown):
 
     def subset(self, n: int, seed: int = 0, *, splits: Sequence[str] = SPLITS) -> "Task":
         """At most `n` rows of each of `splits`, drawn by `seed` with the classes' shares kept."""
+        check_whole("n", n)
+        check_whole("seed", seed)
         if n < self.n_labels:
             raise ValueError(f"`n` must be at least one row for each of the {self.n_labels} classes, not {n}.")
 
@@ -281,8 +285,7 @@ class Task(Shown):
         Warns:
             TaskWarning: Texts that were told apart by what is cut now have several labels.
         """
-        if n_words < 1:
-            raise ValueError(f"`n_words` must be at least 1, not {n_words}.")
+        check_whole("n_words", n_words, low=1)
 
         def short(row: Row) -> Row:
             texts = {name: row[name] for name in ("text", "text_a", "text_b") if name in row}

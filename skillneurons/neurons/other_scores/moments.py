@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -151,6 +152,8 @@ class GaussianHits(Summed):
 class LayerExamples:
     """The activations of some layers, in the order of the rows. Memory: rows x positions x neurons of these layers."""
 
+    keeps_rows: ClassVar[bool] = True
+
     n: int
     layers: Sequence[int]
     values: dict[int, Float[Tensor, "batch prompt neuron"]] = field(default_factory=dict)
@@ -176,6 +179,8 @@ class LayerExamples:
 @dataclass(eq=False)
 class PositionMeans:
     """Each row's activations averaged over the positions: what a probe of all neurons is fitted on."""
+
+    keeps_rows: ClassVar[bool] = True
 
     n: int
     parts: list[Tensor] = field(default_factory=list)

@@ -1,0 +1,49 @@
+"""Checks of arguments that many functions have: numbers within bounds, with an error that says which and what came."""
+
+import math
+import numbers
+
+
+def check_whole(name: str, value: object, low: int = 0, high: int | None = None) -> None:
+    """Raise unless the value is a whole number from `low` to `high`.
+
+    Example:
+        >>> check_whole("n_draws", 10**12, low=1, high=100_000)
+        Traceback (most recent call last):
+        ValueError: `n_draws` is a whole number from 1 to 100,000, not 1000000000000.
+    """
+    most = "" if high is None else f" to {high:,}"
+    wanted = f"a whole number from {low:,}{most}" if most or low else "a whole number from 0 on"
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"`{name}` is {wanted}, not {value!r} ({type(value).__name__}).")
+    if int(value) < low or (high is not None and int(value) > high):
+        raise ValueError(f"`{name}` is {wanted}, not {value}.")
+
+
+def check_share(name: str, value: object, *, ends: bool = True) -> None:
+    """Raise unless the value is a number from 0 to 1, its ends included or not.
+
+    Example:
+        >>> check_share("level", -0.1, ends=False)
+        Traceback (most recent call last):
+        ValueError: `level` lies between 0 and 1, not -0.1.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` is a number between 0 and 1, not {value!r} ({type(value).__name__}).")
+    number = float(value)
+    if not (0 <= number <= 1 if ends else 0 < number < 1):
+        raise ValueError(f"`{name}` lies between 0 and 1, not {value}.")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raise unless the value is a finite number above 0.
+
+    Example:
+        >>> check_positive("lr", float("nan"))
+        Traceback (most recent call last):
+        ValueError: `lr` must be positive, not nan.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` is a number above 0, not {value!r} ({type(value).__name__}).")
+    if not 0 < float(value) < math.inf:
+        raise ValueError(f"`{name}` must be positive, not {value}.")
