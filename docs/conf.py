@@ -10,10 +10,13 @@ import shutil
 from pathlib import Path
 
 import jupytext
+from sphinx.errors import ExtensionError
 
 HERE = Path(__file__).parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # for the kernels, which inherit it
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Whatever the caller draws with: pages would come out without figures, and without a warning.
+os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 
 project = "skillneurons"
 author = "The skillneurons developers"
@@ -76,5 +79,21 @@ def plain_signature(app, what, name, obj, options, signature, return_annotation)
     return re.sub(r"~(?:jaxtyping|typing|numpy)\.", "", signature).replace("<factory>", "..."), return_annotation
 
 
+def check_figures(app, error):
+    """Fail where a page that was run and draws has no figure."""
+    if error is not None or app.builder.name != "html" or nb_execution_mode == "off":
+        return
+    without = []
+    for page in sorted(app.env.found_docs):
+        source = Path(app.env.doc2path(page))
+        draws = re.search(r"\bplot_\w+\(|\.plot\(", source.read_text(encoding="utf-8"))
+        if draws and (source.suffix == ".ipynb" or "{code-cell}" in source.read_text(encoding="utf-8")):
+            html = (Path(app.outdir) / app.builder.get_target_uri(page)).read_text(encoding="utf-8")
+            without += [page] * ("<img" not in html.partition("<article")[2])
+    if without:
+        raise ExtensionError(f"These pages draw, but have no figure: {', '.join(without)}.")
+
+
 def setup(app):
+    app.connect("build-finished", check_figures)
     app.connect("autodoc-process-signature", plain_signature)
