@@ -84,55 +84,10 @@ def _page(run: Mapping[str, Any], folder: Path) -> str:
     )
     found = [*run.get("verdict", ()), *(f"Warning: {line}" for line in run.get("warnings", ()))]
     sections = [
-        _section(
-            "Prompts",
-            "Accuracy on test rows, with its 95 % interval over rows (Clopper-Pearson).",
-            _table(
-                ("seed", "accuracy", "low", "high", "balanced", "majority", "margin", "rows"),
-                [
-                    (
-                        int(seed),
-                        one["accuracy"],
-                        *one["interval"],
-                        one["balanced_accuracy"],
-                        one["majority"],
-                        one["margin"],
-                        one["n"],
-                    )
-                    for seed, one in run["prompts"].items()
-                ],
-            ),
-        ),
+        _prompts(run["prompts"]),
+        *(_top_neurons(name, best, run["majority"][name]) for name, best in run["top_neurons"].items()),
+        *(_perturbation(kind, curve) for kind, curve in run["perturbation"].items()),
     ]
-    for name, best in run["top_neurons"].items():
-        columns = tuple(best[0])
-        sections.append(
-            _section(
-                f"Top neurons of {name}",
-                "Ranked by predictivity on validation rows, which flatters: its interval pays for the choice, and "
-                "“luck” is what the best of as many neurons reaches there in half of all cases where labels mean "
-                "nothing. “Held out” is accuracy on untouched test rows, at the position and in the direction chosen "
-                "on validation, with its interval. Adjusted p-values pay for all neurons. The majority class has "
-                f"{run['majority'][name]:.3f} of the test rows.",
-                _table(
-                    tuple(column.replace("_", " ") for column in columns),
-                    [tuple(row[column] for column in columns) for row in best],
-                ),
-            )
-        )
-    for kind, curve in run["perturbation"].items():
-        before = curve["unperturbed"]
-        columns = tuple(curve["rows"][0])
-        rows = [(*(row[column] for column in columns), _below(row)) for row in curve["rows"]]
-        sections.append(
-            _section(
-                f"Perturbation: {kind}",
-                f"Unperturbed, on {before['n']:,} test rows: accuracy {before['accuracy']:.3f}, margin "
-                f"{before['margin']:.3f}. The last column says which of accuracy and margin fell below that of every "
-                "random set. With R random sets, chance alone brings that about for each once in R + 1 times or more.",
-                _table((*(column.replace("_", " ") for column in columns), "below all random sets"), rows),
-            )
-        )
     figures = "\n".join(_figure(path) for path in _figures(folder / "figures"))
     details = {
         key: run[key] for key in ("settings", "versions", "threads", "truncated_rows", "skill_neurons") if key in run
@@ -145,6 +100,52 @@ def _page(run: Mapping[str, Any], folder: Path) -> str:
         figures=figures or "<p>This run has no figures.</p>",
         details=html.escape(json.dumps(details | {"task": task, "model": model}, indent=1)),
     )
+
+
+def _prompts(prompts: Mapping[str, Any]) -> str:
+    columns = ("accuracy", "low", "high", "balanced", "majority", "margin", "rows")
+    rows = [
+        (
+            int(seed),
+            one["accuracy"],
+            *one["interval"],
+            one["balanced_accuracy"],
+            one["majority"],
+            one["margin"],
+            one["n"],
+        )
+        for seed, one in prompts.items()
+    ]
+    what = "Accuracy on test rows, with its 95 % interval over rows (Clopper-Pearson)."
+    return _section("Prompts", what, _table(("seed", *columns), rows))
+
+
+def _top_neurons(name: str, best: Sequence[Mapping[str, Any]], majority: float) -> str:
+    columns = tuple(best[0])
+    what = (
+        "Ranked by predictivity on validation rows, which flatters: its interval pays for the choice, and “luck” is "
+        "what the best of as many neurons reaches there in half of all cases where labels mean nothing. “Held out” is "
+        "accuracy on untouched test rows, at the position and in the direction chosen on validation, with its interval. "
+        "Adjusted "
+        f"p-values pay for all neurons. The majority class has {majority:.3f} of the test rows."
+    )
+    rows = [tuple(row[column] for column in columns) for row in best]
+    return _section(f"Top neurons of {name}", what, _table(tuple(map(_spoken, columns)), rows))
+
+
+def _perturbation(kind: str, curve: Mapping[str, Any]) -> str:
+    before, columns = curve["unperturbed"], tuple(curve["rows"][0])
+    what = (
+        f"Unperturbed, on {before['n']:,} test rows: accuracy {before['accuracy']:.3f}, margin {before['margin']:.3f}. "
+        "The last column says which of accuracy and margin fell below that of every random set. With R random sets, chance "
+        "alone brings that about for each once in R + 1 times or more."
+    )
+    rows = [(*(row[column] for column in columns), _below(row)) for row in curve["rows"]]
+    return _section(f"Perturbation: {kind}", what, _table((*map(_spoken, columns), "below all random sets"), rows))
+
+
+def _spoken(column: str) -> str:
+    return column.replace("_", " ")
 
 
 def _lines(sentences: Sequence[str]) -> str:
