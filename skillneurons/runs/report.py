@@ -125,9 +125,8 @@ def _top_neurons(name: str, best: Sequence[Mapping[str, Any]], majority: float) 
     what = (
         "Ranked by predictivity on validation rows, which flatters: its interval pays for the choice, and “luck” is "
         "what the best of as many neurons reaches there in half of all cases where labels mean nothing. “Held out” is "
-        "accuracy on untouched test rows, at the position and in the direction chosen on validation, with its interval. "
-        "Adjusted "
-        f"p-values pay for all neurons. The majority class has {majority:.3f} of the test rows."
+        "accuracy on untouched test rows, at the position and in the direction chosen on validation, with its "
+        f"interval. Adjusted p-values pay for all neurons. The majority class has {majority:.3f} of the test rows."
     )
     rows = [tuple(row[column] for column in columns) for row in best]
     return _section(f"Top neurons of {name}", what, _table(tuple(map(_spoken, columns)), rows))
@@ -136,9 +135,9 @@ def _top_neurons(name: str, best: Sequence[Mapping[str, Any]], majority: float) 
 def _perturbation(kind: str, curve: Mapping[str, Any]) -> str:
     before, columns = curve["unperturbed"], tuple(curve["rows"][0])
     what = (
-        f"Unperturbed, on {before['n']:,} test rows: accuracy {before['accuracy']:.3f}, margin {before['margin']:.3f}. "
-        "The last column says which of accuracy and margin fell below that of every random set. With R random sets, chance "
-        "alone brings that about for each once in R + 1 times or more."
+        f"Unperturbed, on {before['n']:,} test rows: accuracy {before['accuracy']:.3f}, margin "
+        f"{before['margin']:.3f}. The last column says which of accuracy and margin fell below that of every random "
+        "set. With R random sets, chance alone brings that about for each once in R + 1 times or more."
     )
     rows = [(*(row[column] for column in columns), _below(row)) for row in curve["rows"]]
     return _section(f"Perturbation: {kind}", what, _table((*map(_spoken, columns), "below all random sets"), rows))
