@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from skillneurons.activations.statistic import add_sum, check_activations, widened
+from skillneurons.activations.statistic import Summed, add_sum, check_activations, widened
 from skillneurons.activations.sums import _count as count_true
 from skillneurons.tasks.batching import Batch
 from skillneurons.utilities.row_groups import Ids, RowGroups, groups_of
@@ -111,7 +111,7 @@ class Decisions:
 
 
 @dataclass(eq=False)
-class ChosenDecisions:
+class ChosenDecisions(Summed):
     """Whether each neuron is above its baseline, at one position or a few of its own: one bit. Filled by `collect`.
 
     Memory: rows x choices x neurons / 8 bytes; a sixteenth of that of `Decisions` for one choice of 16 positions.
@@ -134,6 +134,8 @@ class ChosenDecisions:
         torch.Size([32, 768])
     """
 
+    summed = ("totals",)
+
     baseline: Float[Tensor, "prompt layer neuron"]
     position: Int[Tensor, "choice layer neuron"]
     n_rows: int
@@ -154,12 +156,8 @@ class ChosenDecisions:
         self.totals[layer][batch.index] = packed
 
     def finish(self) -> None:
+        super().finish()
         check_activations(self.sums)
-
-    def merge(self, other: "ChosenDecisions") -> "ChosenDecisions":
-        """The decisions of both passes' rows."""
-        totals = [one | two for one, two in zip(self.totals, other.totals, strict=True)]
-        return ChosenDecisions(self.baseline, self.position, self.n_rows, totals)
 
     def unpack(self, layer: int, choice: int, start: int = 0, stop: int | None = None) -> Bool[Tensor, "batch neuron"]:
         """The decisions of neurons `start` to `stop` of a layer at their position; `start` must be a multiple of 8."""

@@ -28,7 +28,7 @@ def claims(
     level: float = 0.95,
     method: Correction = "fwer",
     rows: Literal["validation", "test"] = "validation",
-    over_seeds: OverSeeds = "geometric",
+    over_seeds: OverSeeds = "normal",
 ) -> pd.DataFrame:
     """The best neurons with everything a reader needs to judge them.
 

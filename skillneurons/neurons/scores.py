@@ -137,7 +137,7 @@ class NeuronScores(Result):
         return NeuronSet(chosen.mask, chosen.model, chosen.meta | provenance)
 
     def p_values(
-        self, *, rows: Literal["validation", "test"] = "validation", over_seeds: OverSeeds = "geometric"
+        self, *, rows: Literal["validation", "test"] = "validation", over_seeds: OverSeeds = "normal"
     ) -> Float[Tensor, "layer neuron"]:
         """p-value of each neuron, not adjusted for the number of neurons: exact where rows share nothing.
 
@@ -175,7 +175,7 @@ class NeuronScores(Result):
         method: Correction = "fwer",
         *,
         rows: Literal["validation", "test"] = "validation",
-        over_seeds: OverSeeds = "geometric",
+        over_seeds: OverSeeds = "normal",
     ) -> NeuronSet:
         """The neurons that tell the classes apart better than chance allows among so many.
 

@@ -105,7 +105,7 @@ EXACT = [
     (rows, method, over_seeds)
     for rows in ("validation", "test")
     for method in ("fwer", "fdr", "fdr_any")
-    for over_seeds in ("geometric", "bonferroni", "all")
+    for over_seeds in ("normal", "geometric", "bonferroni", "all")
 ]
 MEASURES = ("predictivity", "balanced_accuracy")
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.stats import norm
 
 import skillneurons.neurons._permutation_test as decisions_module
 from skillneurons.activations._collect import collect
@@ -111,22 +112,47 @@ def test_a_neuron_pays_for_its_positions_and_seeds():
 
         assert ours(over_seeds="bonferroni") == pytest.approx(min(1, 2 * min(paid)))
         assert ours(over_seeds="all") == pytest.approx(max(paid))
-        assert ours() == pytest.approx(min(1, np.e * np.sqrt(paid[0] * paid[1])))
+        assert ours(over_seeds="geometric") == pytest.approx(min(1, np.e * np.sqrt(paid[0] * paid[1])))
+        deviate = np.mean([norm.isf(min(p, 0.5)) for p in paid])
+        assert ours() == pytest.approx(norm.sf(deviate) if deviate > 0 else 1)
         assert ours(over_positions="sidak", over_seeds="all") == pytest.approx(max(sidak))
 
 
 def test_one_seed_pays_nothing_for_seeds():
     p = torch.rand(1, 2, 3, dtype=torch.float64)
-    for method in ("geometric", "bonferroni", "all"):
+    for method in ("normal", "geometric", "bonferroni", "all"):
         assert torch.equal(combine_seeds(p, method), p[0])
 
 
-def test_combined_p_values_hold_also_for_identical_and_for_opposed_seeds():
+@pytest.mark.parametrize("method", ["normal", "geometric", "bonferroni", "all"])
+def test_combined_p_values_hold_also_for_identical_and_for_opposed_seeds(method):
     p = torch.rand(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for partner in (p, 1 - p):
-        combined = combine_seeds(torch.stack([p, partner])[:, None])
+        combined = combine_seeds(torch.stack([p, partner])[:, None], method)
         for alpha in (0.01, 0.05, 0.2):
             assert (combined <= alpha).double().mean().item() <= alpha + 3 * (alpha / 20_000) ** 0.5
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+def test_normal_combinations_hold_for_seeds_that_share_rows_and_waste_less(correlation):
+    """Two-tailed p-values of three seeds, whose evidence is jointly normal."""
+    generator = torch.Generator().manual_seed(1)
+    common, own = torch.randn(1, 1, 40_000, generator=generator), torch.randn(3, 1, 40_000, generator=generator)
+    z = (correlation**0.5 * common + (1 - correlation) ** 0.5 * own).double()
+    p = 2 * torch.special.ndtr(-z.abs())
+    for alpha in (0.01, 0.05):
+        assert (combine_seeds(p) <= alpha).double().mean().item() <= alpha + 3 * (alpha / 40_000) ** 0.5
+    # Of neurons that one seed finds more often than not, several find no less, and more than the geometric mean does.
+    p = 2 * torch.special.ndtr(-(z + 4).abs())
+    found = {name: (combine_seeds(p, name) <= 0.001).double().mean().item() for name in ("normal", "geometric")}
+    one = (p[0] <= 0.001).double().mean().item()
+    assert found["normal"] > found["geometric"] and found["normal"] > one - 0.01
+
+
+def test_seeds_that_say_the_same_find_what_one_does():
+    p = torch.logspace(-300, -0.31, 7, dtype=torch.float64)[None, None]
+    torch.testing.assert_close(combine_seeds(p.repeat(3, 1, 1)), p[0], rtol=1e-6, atol=0)
+    assert combine_seeds(torch.ones(2, 1, 1)).item() == 1
 
 
 def test_held_out_p_values_and_hits_agree_with_a_loop():
