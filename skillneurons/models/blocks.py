@@ -5,13 +5,14 @@ import warnings
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import einsum, rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 from transformers.activations import ACT2FN
 
 from skillneurons.models.config import N_BUCKETS, EncoderConfig
+from skillneurons.utilities.devices import to_device
 
 # Distances from here on share MPNet's last bucket.
 FAR = 128
@@ -34,32 +35,75 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+def asked_of(hook: HookPoint, x: Tensor, *, in_graph: bool = False) -> Tensor | None:
+    """What the hooks on a point make of `x`; None where they only look, so that the faster way may be taken.
+
+    Args:
+        hook: The point.
+        x: What passes it. A hook may write into it.
+        in_graph: Whether to count it as a change that gradients are computed: they are to pass the point.
+    """
+    if not has_hooks(hook):
+        return None
+    # Tensors made in inference mode have no version, so that only their values tell.
+    kept = x.clone() if x.is_inference() else x._version
+    seen = hook(x)
+    untouched = seen is x and (torch.equal(kept, x) if isinstance(kept, Tensor) else x._version == kept)
+    learns = in_graph and torch.is_grad_enabled() and x.requires_grad
+    return None if untouched and not learns and not (hook._backward_hooks or hook._backward_pre_hooks) else seen
+
+
+class LayerNorm(nn.LayerNorm):
+    """torch's LayerNorm with TransformerLens's two points: the scale, and what it gives before weights and biases.
+
+    Where nobody changes these, the numbers are torch's to the bit, and where nobody looks, so is the time.
+    """
+
+    def __init__(self, d_model: int, eps: float) -> None:
+        super().__init__(d_model, eps=eps)
+        self.hook_scale, self.hook_normalized = HookPoint(), HookPoint()
+
+    def forward(self, input: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        if not has_hooks(self.hook_scale) and not has_hooks(self.hook_normalized):
+            return super().forward(input)
+        centred = input - input.mean(-1, keepdim=True)
+        scale = (centred.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+        asked = asked_of(self.hook_scale, scale)
+        normalized = centred / (scale if asked is None else asked)
+        changed = asked_of(self.hook_normalized, normalized)
+        if asked is None and changed is None:
+            return super().forward(input)
+        return (normalized if changed is None else changed) * self.weight + self.bias
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over all positions, for queries at the first `n_queries` of them.
 
-    `mask` is True where a position may be read, or, with relative positions, a number to add to the scores.
+    `mask` is True where a position may be read, or, with relative positions, a number to add to the scores. Each head's
+    own inputs (`hook_q_input`, …) and results (`hook_result`) are there where the configuration asks for them.
     """
 
     def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
-        self.n_heads, self.scale = cfg.n_heads, cfg.d_head**-0.5
+        self.cfg, self.n_heads, self.scale = cfg, cfg.n_heads, cfg.d_head**-0.5
         self.query = nn.Linear(cfg.d_model, cfg.n_heads * cfg.d_head)
         self.key = nn.Linear(cfg.d_model, cfg.n_heads * cfg.d_head)
         self.value = nn.Linear(cfg.d_model, cfg.n_heads * cfg.d_head)
         self.output = nn.Linear(cfg.n_heads * cfg.d_head, cfg.d_model)
         self.hook_q, self.hook_k, self.hook_v, self.hook_z = HookPoint(), HookPoint(), HookPoint(), HookPoint()
         self.hook_attn_scores, self.hook_pattern = HookPoint(), HookPoint()
+        self.hook_q_input, self.hook_k_input, self.hook_v_input = HookPoint(), HookPoint(), HookPoint()
+        self.hook_result = HookPoint()
 
     def forward(
         self,
         resid: Float[Tensor, "batch pos d_model"],
-        mask: Tensor | None,
-        n_queries: int | None,
+        mask: Tensor | None = None,
+        n_queries: int | None = None,
     ) -> Float[Tensor, "batch query d_model"]:
-        split = "batch pos (head d_head) -> batch pos head d_head"
-        q = self.hook_q(rearrange(self.query(resid[:, :n_queries]), split, head=self.n_heads))
-        k = self.hook_k(rearrange(self.key(resid), split, head=self.n_heads))
-        v = self.hook_v(rearrange(self.value(resid), split, head=self.n_heads))
+        q = self.hook_q(self._project(self.query, resid[:, :n_queries], self.hook_q_input))
+        k = self.hook_k(self._project(self.key, resid, self.hook_k_input))
+        v = self.hook_v(self._project(self.value, resid, self.hook_v_input))
         q, k, v = (rearrange(x, "batch pos head d_head -> batch head pos d_head") for x in (q, k, v))
         if mask is not None and mask.dtype != torch.bool:
             mask = mask[..., :n_queries, :]
@@ -72,7 +116,24 @@ class Attention(nn.Module):
         else:
             z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         z = self.hook_z(rearrange(z, "batch head pos d_head -> batch pos head d_head"))
+        if self.cfg.use_attn_result and has_hooks(self.hook_result):
+            result = einsum(z, self.W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model")
+            changed = asked_of(self.hook_result, result, in_graph=True)
+            if changed is not None:
+                return changed.sum(2) + self.b_O
         return self.output(rearrange(z, "batch pos head d_head -> batch pos (head d_head)"))
+
+    def _project(
+        self, linear: nn.Linear, resid: Float[Tensor, "batch pos d_model"], hook: HookPoint
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        if self.cfg.use_split_qkv_input and has_hooks(hook):
+            copies = repeat(resid, "batch pos d_model -> batch pos head d_model", head=self.n_heads).clone()
+            changed = asked_of(hook, copies, in_graph=True)
+            if changed is not None:
+                weight = self._by_head(linear)
+                made = einsum(changed, weight, "batch pos head d_model, head d_model d_head -> batch pos head d_head")
+                return made + self._bias_by_head(linear)
+        return rearrange(linear(resid), "batch pos (head d_head) -> batch pos head d_head", head=self.n_heads)
 
     def _by_head(self, linear: nn.Linear) -> Float[Tensor, "head d_model d_head"]:
         return rearrange(linear.weight, "(head d_head) d_model -> head d_model d_head", head=self.n_heads)
@@ -120,27 +181,35 @@ class Block(nn.Module):
 
     `hook_resid_pre` is the block's input. `hook_resid_mid` and `hook_resid_post` are the sums before `ln1` and `ln2`;
     `hook_normalized_resid_mid` and `hook_normalized_resid_post` what comes out of these. So the next block's
-    `hook_resid_pre` is this block's `hook_normalized_resid_post`.
+    `hook_resid_pre` is this block's `hook_normalized_resid_post`. `hook_mlp_in`, where it is asked for, is the
+    MLP's own copy of what it reads, which is normalized.
     """
+
+    # Where TransformerLens's tools look before they take what a head writes for what a later one reads: here it
+    # passes two LayerNorms, so that edges between heads are not the sums they compute, and they say so.
+    submodules = {"attn": None, "ln1": None}  # noqa: RUF012
+    hook_aliases = {"hook_attn_out": "ln1.hook_normalized"}  # noqa: RUF012
 
     def __init__(self, cfg: EncoderConfig, d_mlp: int) -> None:
         super().__init__()
+        self.cfg = cfg
         self.attn = Attention(cfg)
-        self.ln1 = nn.LayerNorm(cfg.d_model, eps=cfg.eps)
+        self.ln1 = LayerNorm(cfg.d_model, eps=cfg.eps)
         self.mlp = MLP(cfg, d_mlp)
-        self.ln2 = nn.LayerNorm(cfg.d_model, eps=cfg.eps)
+        self.ln2 = LayerNorm(cfg.d_model, eps=cfg.eps)
         self.hook_resid_pre, self.hook_attn_out = HookPoint(), HookPoint()
         self.hook_resid_mid, self.hook_normalized_resid_mid = HookPoint(), HookPoint()
         self.hook_mlp_out, self.hook_resid_post = HookPoint(), HookPoint()
-        self.hook_normalized_resid_post = HookPoint()
+        self.hook_normalized_resid_post, self.hook_mlp_in = HookPoint(), HookPoint()
 
     def forward(
-        self, resid: Float[Tensor, "batch pos d_model"], mask: Tensor | None, n_queries: int | None
+        self, resid: Float[Tensor, "batch pos d_model"], mask: Tensor | None = None, n_queries: int | None = None
     ) -> Float[Tensor, "batch query d_model"]:
         resid = self.hook_resid_pre(resid)
         attn_out = self.hook_attn_out(self.attn(resid, mask, n_queries))
         mid = self.hook_normalized_resid_mid(self.ln1(self.hook_resid_mid(resid[:, :n_queries] + attn_out)))
-        mlp_out = self.hook_mlp_out(self.mlp(mid))
+        mlp_in = self.hook_mlp_in(mid.clone()) if self.cfg.use_hook_mlp_in and has_hooks(self.hook_mlp_in) else mid
+        mlp_out = self.hook_mlp_out(self.mlp(mlp_in))
         return self.hook_normalized_resid_post(self.ln2(self.hook_resid_post(mid + mlp_out)))
 
 
@@ -149,10 +218,31 @@ class Embed(nn.Module):
 
     def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
+        self.cfg = cfg
         self.word = nn.Embedding(cfg.d_vocab, cfg.d_model)
         self.position = nn.Embedding(cfg.n_ctx + cfg.position_offset, cfg.d_model)
         self.token_type = nn.Embedding(cfg.d_token_types, cfg.d_model) if cfg.d_token_types else None
-        self.ln = nn.LayerNorm(cfg.d_model, eps=cfg.eps)
+        self.ln = LayerNorm(cfg.d_model, eps=cfg.eps)
+        # The points of what is added up belong to the encoder, by TransformerLens's names: a tuple is no submodule.
+        self.points = (HookPoint(), HookPoint(), HookPoint())
+
+    def forward(
+        self, tokens: Int[Tensor, "batch pos"], token_type_ids: Int[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        hook_word, hook_position, hook_token_type = self.points
+        if self.cfg.position_offset:
+            real = tokens.ne(self.cfg.pad_token_id)
+            # RoBERTa numbers real tokens only; padding uses the padding row, which is never attended to.
+            positions = real.cumsum(1) * real + self.cfg.pad_token_id
+        else:
+            positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        embed = hook_word(self.word(tokens))
+        if self.token_type is not None:
+            types = torch.zeros_like(tokens) if token_type_ids is None else to_device(token_type_ids, tokens.device)
+            embed = embed + hook_token_type(self.token_type(types))
+        elif has_hooks(hook_token_type):
+            embed = embed + hook_token_type(torch.zeros_like(embed))
+        return self.ln(embed + hook_position(self.position(positions)))
 
 
 class RelativeBias(nn.Embedding):
@@ -198,10 +288,17 @@ class ReadOut(nn.Module):
             self.dense = nn.Linear(cfg.d_model, cfg.d_model)
             # RoBERTa's head is always GELU; BERT's follows `hidden_act`.
             self.activation = ACT2FN["gelu" if cfg.position_offset else cfg.act_fn]
-            self.ln = nn.LayerNorm(cfg.d_model, eps=cfg.eps)
+            self.ln = LayerNorm(cfg.d_model, eps=cfg.eps)
             self.bias = nn.Parameter(torch.zeros(cfg.d_vocab))
             if not cfg.tied_embeddings:
                 self.weight = nn.Parameter(torch.zeros(cfg.d_vocab, cfg.d_model))
+
+    def reset_parameters(self) -> None:
+        """As `nn.Embedding` and `nn.Linear` do, which is how tools start a model anew."""
+        if self.transform:
+            nn.init.zeros_(self.bias)
+            if hasattr(self, "weight"):
+                nn.init.normal_(self.weight)
 
     def forward(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         return self.ln(self.activation(self.dense(resid))) if self.transform else resid

@@ -26,6 +26,9 @@ class EncoderConfig(TransformerLensConfig):
         revision: Commit of the checkpoint where the hub told it.
         hf_class: Hugging Face class the weights came from.
         hf_config: Its configuration, so that `to_hf` gives back the same model.
+        tokenizer_name: Of a tokenizer to load where none is given.
+        use_attn_in: Only False, for TransformerLens's tools.
+        use_hook_mlp_in: Whether the MLP's own input is a hook point (`set_use_hook_mlp_in`).
 
     Example:
         >>> from skillneurons import EncoderConfig
@@ -46,6 +49,9 @@ class EncoderConfig(TransformerLensConfig):
     revision: str | None = None
     hf_class: str = "RobertaForMaskedLM"
     hf_config: dict[str, Any] = field(default_factory=dict)
+    tokenizer_name: str | None = None
+    use_attn_in: bool = False
+    use_hook_mlp_in: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

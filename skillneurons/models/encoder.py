@@ -9,6 +9,7 @@ Memory: what one forward pass of the same shape needs; nothing is kept between c
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from skillneurons.models.config import EncoderConfig
 from skillneurons.models.conversion_check import check_conversion
 from skillneurons.models.encoder_parts.files import is_saved_encoder, read_encoder, write_encoder
 from skillneurons.models.encoder_parts.input_checks import check_mask, check_segments, check_tokens
-from skillneurons.models.encoder_parts.text import EncoderText
+from skillneurons.models.encoder_parts.text import EncoderText, predictions, settle_tokenizer
 from skillneurons.utilities.devices import check_device, to_device
 from skillneurons.utilities.fingerprints import fingerprint_of
 from skillneurons.utilities.threads import running
@@ -58,7 +59,8 @@ class HookedEncoder(EncoderText):
 
     Args:
         cfg: Shape of the model. Weights are random until a checkpoint is loaded.
-        tokenizer: A Hugging Face tokenizer, needed only by the methods that take or return text.
+        tokenizer: A Hugging Face tokenizer, needed only by the methods that take or return text. Default: the one that
+            `cfg.tokenizer_name` names, if any. Without `cfg.d_vocab` there are as many tokens as it has.
 
     Example:
         >>> import torch
@@ -78,13 +80,15 @@ class HookedEncoder(EncoderText):
     def __init__(self, cfg: EncoderConfig, tokenizer: Any = None) -> None:
         super().__init__()
         # A copy: `half` and `to` write to it, and the caller's may be another model's.
-        self.cfg, self.tokenizer = copy.copy(cfg), tokenizer
+        self.cfg = cfg = copy.copy(cfg)
+        self.tokenizer = settle_tokenizer(cfg, tokenizer)
         self.embed = Embed(cfg)
         self.blocks = nn.ModuleList(Block(cfg, d_mlp) for d_mlp in cfg.d_mlps)
         self.relative_bias = RelativeBias(cfg.n_heads) if cfg.relative_positions else None
         self.read_out = ReadOut(cfg)
         self.hook_embed, self.hook_pos_embed, self.hook_token_type_embed = HookPoint(), HookPoint(), HookPoint()
         self.hook_full_embed = HookPoint()
+        self.embed.points = (self.hook_embed, self.hook_pos_embed, self.hook_token_type_embed)
         self.unused_weights: dict[str, Tensor] = {}
         self.setup()
         self.eval()
@@ -97,6 +101,9 @@ class HookedEncoder(EncoderText):
         revision: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
+        torch_dtype: torch.dtype | None = None,
+        tokenizer: Any = None,
+        hf_model: Any = None,
     ) -> "HookedEncoder":
         """An encoder with its tokenizer, from the bundled model, a folder or the model hub.
 
@@ -106,6 +113,9 @@ class HookedEncoder(EncoderText):
             revision: Branch, tag or commit on the hub.
             device: Default: the CPU.
             dtype: Of the weights and the computation.
+            torch_dtype: Another name of `dtype`, which TransformerLens took.
+            tokenizer: In place of the checkpoint's.
+            hf_model: Deprecated: `HookedEncoder.from_hf(hf_model, tokenizer)`.
 
         Raises:
             ValueError: The checkpoint asks for remote code (which is never run), is not a supported
@@ -118,15 +128,22 @@ class HookedEncoder(EncoderText):
             'bundled'
         """
         check_device(device)
-        if is_saved_encoder(name_or_path):
-            cfg, weights, unused, tokenizer = read_encoder(name_or_path)
-            encoder = cls.from_weights(cfg, weights, tokenizer=tokenizer, unused=unused)
-            encoder.cfg.source = str(name_or_path)
-            return encoder.to(device=device, dtype=dtype)
-        hf_model, tokenizer, source = read_checkpoint(name_or_path, revision=revision)
-        encoder = cls.from_hf(hf_model, tokenizer)
+        source = str(name_or_path)
+        if hf_model is not None:
+            warnings.warn(
+                "`hf_model=` goes in the next release. Use HookedEncoder.from_hf(hf_model, tokenizer).",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            encoder = cls.from_hf(hf_model, tokenizer)
+        elif is_saved_encoder(name_or_path):
+            cfg, weights, unused, own = read_encoder(name_or_path)
+            encoder = cls.from_weights(cfg, weights, tokenizer=tokenizer or own, unused=unused)
+        else:
+            hf_model, own, source = read_checkpoint(name_or_path, revision=revision)
+            encoder = cls.from_hf(hf_model, tokenizer or own)
         encoder.cfg.source = source
-        return encoder.to(device=device, dtype=dtype)
+        return encoder.to(device=device, dtype=torch_dtype or dtype)
 
     @classmethod
     def from_hf(cls, hf_model: Any, tokenizer: Any = None) -> "HookedEncoder":
@@ -194,11 +211,27 @@ class HookedEncoder(EncoderText):
 
     # Forward pass
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(
+        self, *args: Any, return_type: str | None = "logits", one_zero_attention_mask: Any = None, **kwargs: Any
+    ) -> Any:
+        """`forward`, with two names that TransformerLens's encoder has: its mask, and `return_type`.
+
+        With `return_type="predictions"` the likeliest word at each mask token: a string for a text with one, else a
+        list; with None nothing, which is enough for hooks.
+        """
+        if return_type not in ("logits", "predictions", None):
+            raise ValueError(f"`return_type` is 'logits', 'predictions' or None, not {return_type!r}.")
+        if one_zero_attention_mask is not None:
+            if len(args) > 1 or "attention_mask" in kwargs:
+                raise ValueError("`one_zero_attention_mask` is `attention_mask` by another name: pass one of them.")
+            kwargs["attention_mask"] = one_zero_attention_mask
         if torch.compiler.is_dynamo_compiling():
             return super().__call__(*args, **kwargs)
         with running(self):
-            return super().__call__(*args, **kwargs)
+            logits = super().__call__(*args, **kwargs)
+        if return_type == "predictions":
+            return predictions(self, args[0] if args else kwargs["input"], logits)
+        return logits if return_type else None
 
     def forward(
         self,
@@ -261,12 +294,13 @@ class HookedEncoder(EncoderText):
                 raise ValueError("`input` is text, which comes without `attention_mask` and `start_at_layer`.")
             input = self.to_tokens(input)
             attention_mask = self.attention_mask(input)
+        attention_mask = self.bound_mask if attention_mask is None else attention_mask
         if start_at_layer is None:
             if check_input:
                 check_tokens(input, attention_mask, self.cfg)
                 if token_type_ids is not None:
                     check_segments(token_type_ids, input.shape, self.cfg.d_token_types)
-            resid = self._embed(to_device(input, self.device), token_type_ids)
+            resid = self.hook_full_embed(self.embed(to_device(input, self.device), token_type_ids))
         else:
             if input.ndim != 3 or input.shape[-1] != self.cfg.d_model:
                 raise ValueError(
@@ -311,22 +345,6 @@ class HookedEncoder(EncoderText):
             chosen = to_device(chosen, resid.device)
             weight, bias = weight[chosen], None if bias is None else bias[chosen]
         return F.linear(features, weight, bias)
-
-    def _embed(self, tokens: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        if self.cfg.position_offset:
-            real = tokens.ne(self.cfg.pad_token_id)
-            # RoBERTa numbers real tokens only; padding uses the padding row, which is never attended to.
-            positions = real.cumsum(1) * real + self.cfg.pad_token_id
-        else:
-            positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        embed = self.hook_embed(self.embed.word(tokens))
-        if self.embed.token_type is not None:
-            types = torch.zeros_like(tokens) if token_type_ids is None else to_device(token_type_ids, tokens.device)
-            embed = embed + self.hook_token_type_embed(self.embed.token_type(types))
-        elif has_hooks(self.hook_token_type_embed):
-            embed = embed + self.hook_token_type_embed(torch.zeros_like(embed))
-        position = self.hook_pos_embed(self.embed.position(positions))
-        return self.hook_full_embed(self.embed.ln(embed + position))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HookedEncoder":
         # What `to`, `half` and `cuda` come down to.

@@ -177,8 +177,8 @@ class EncoderCache(ActivationCache):
         if incl_remainder:
             total = self._features(place) if apply_ln and self._is_final(place) else place.stream()
             rows["remainder"] = total @ onto - sum(rows.values(), torch.zeros(()).to(total))
-        return _stacked(rows, (total_shape := place.stream()).new_zeros(0, *total_shape.shape[:-1], onto.shape[-1]),
-                        return_labels, project_output_onto)  # fmt: skip
+        empty = place.stream().new_zeros(0, *place.stream().shape[:-1], onto.shape[-1])
+        return _stacked(rows, empty, return_labels, project_output_onto)
 
     def get_full_resid_decomposition(
         self,

@@ -19,8 +19,8 @@ from skillneurons.utilities import store
 KIND = "HookedEncoder"
 STEM = "encoder"
 UNUSED = "unused:"
-# Where the weights lie belongs to the machine, not to the model.
-LEFT_OUT = ("device",)
+# Where the weights and the tokenizer lie belongs to the machine, and what is looked at to a session.
+LEFT_OUT = ("device", "tokenizer_name", "use_attn_in", "use_attn_result", "use_hook_mlp_in", "use_split_qkv_input")
 
 
 def is_saved_encoder(name_or_path: str | Path) -> bool:

@@ -9,10 +9,49 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
+from skillneurons.models.config import EncoderConfig
 from skillneurons.models.encoder_parts.weights import EncoderWeights
+from skillneurons.models.tokenization import read_tokenizer
 from skillneurons.utilities.devices import to_device
 
 Tokens = int | Sequence[int] | np.ndarray | Tensor
+
+
+def settle_tokenizer(cfg: EncoderConfig, tokenizer: Any) -> Any:
+    """The tokenizer, or the one that `cfg` names; `cfg` learns its name and, if it has none, the number of tokens.
+
+    Raises:
+        ValueError: Neither a tokenizer nor `cfg.d_vocab`.
+    """
+    if tokenizer is None and cfg.tokenizer_name:
+        tokenizer = read_tokenizer(cfg.tokenizer_name, None, None)
+    if tokenizer is not None:
+        cfg.tokenizer_name = getattr(tokenizer, "name_or_path", None) or cfg.tokenizer_name
+    if cfg.d_vocab == -1:
+        if tokenizer is None:
+            raise ValueError("Without a tokenizer `cfg.d_vocab` needs to be given, but is -1. Set it, or pass one.")
+        cfg.d_vocab = max(tokenizer.get_vocab().values()) + 1
+    return tokenizer
+
+
+def predictions(model: Any, input: str | list[str] | Int[Tensor, "batch pos"], logits: Tensor) -> str | list[str]:
+    """The likeliest token at each mask token, in reading order; a string for one text with one.
+
+    Raises:
+        ValueError: There is no mask token, or these are not logits of all tokens at all positions.
+    """
+    tokenizer = model._tokenizer()
+    tokens = model.to_tokens(input) if isinstance(input, str | list) else to_device(input, logits.device)
+    if logits.shape[:-1] != tokens.shape or logits.shape[-1] != model.cfg.d_vocab:
+        raise ValueError(
+            f"Predictions need logits of all {model.cfg.d_vocab} tokens at all positions, but these are "
+            f"{tuple(logits.shape)}. Leave `logits_at`, `logits_for`, `stop_at_layer` and `last_block_to` out."
+        )
+    where = tokens == tokenizer.mask_token_id
+    if not where.any():
+        raise ValueError(f"Predictions are of mask tokens; there is none. Put {tokenizer.mask_token!r} in the text.")
+    words = [tokenizer.decode([one]) for one in logits[where].argmax(-1).tolist()]
+    return words[0] if len(words) == 1 and not isinstance(input, list) else words
 
 
 class EncoderText(EncoderWeights):

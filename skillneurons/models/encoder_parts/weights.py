@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformer_lens import FactoredMatrix
 
 from skillneurons.models.encoder_parts.hooks import EncoderHooks
 
@@ -42,6 +43,16 @@ class EncoderWeights(EncoderHooks):
     W_pos = property(lambda self: self.embed.position.weight[self.cfg.position_offset :], doc="[n_ctx d_model]")
     W_U = property(lambda self: self._unembedding[0].T, doc="[d_model d_vocab]")
 
+    W_E_pos = property(lambda self: torch.cat([self.W_E, self.W_pos]), doc="[d_vocab+n_ctx d_model]")
+    QK = property(lambda self: FactoredMatrix(self.W_Q, self.W_K.mT), doc="[layer head d_model d_model]")
+    OV = property(lambda self: FactoredMatrix(self.W_V, self.W_O), doc="[layer head d_model d_model]")
+    config = property(lambda self: self.cfg, doc="`cfg`, for tools that ask for Hugging Face's name of it.")
+
+    @property
+    def mlm_head(self) -> Any:
+        """`read_out`, under TransformerLens's name."""
+        return self.read_out
+
     @property
     def b_U(self) -> Float[Tensor, " d_vocab"]:
         bias = self._unembedding[1]
@@ -63,3 +74,25 @@ class EncoderWeights(EncoderHooks):
     def all_head_labels(self) -> list[str]:
         """`L{layer}H{head}` of every head, in the order of `stack_head_results`."""
         return [f"L{layer}H{head}" for layer in range(self.cfg.n_layers) for head in range(self.cfg.n_heads)]
+
+    def tl_parameters(self) -> dict[str, Tensor]:
+        """Views of all weights by TransformerLens's names and in its shapes; LayerNorms by torch's.
+
+        (An MLP here reads what `ln1` gives: `ln2.w`, which TransformerLens folds into an MLP's input, would mislead.)
+        """
+        named: dict[str, Tensor] = {
+            "embed.W_E": self.W_E,
+            "pos_embed.W_pos": self.W_pos,
+            "unembed.W_U": self.W_U,
+            "unembed.b_U": self.b_U,
+        }
+        if self.embed.token_type is not None:
+            named["token_type_embed.W_token_type"] = self.embed.token_type.weight
+        for layer, block in enumerate(self.blocks):
+            for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"):
+                named[f"blocks.{layer}.attn.{name}"] = getattr(block.attn, name)
+            for name in ("W_in", "W_out", "b_in", "b_out"):
+                named[f"blocks.{layer}.mlp.{name}"] = getattr(block.mlp, name)
+        rest = ("ln.", "ln1.", "ln2.", "read_out.dense", "relative_bias.")
+        named |= {name: value for name, value in self.named_parameters() if any(part in name for part in rest)}
+        return named
