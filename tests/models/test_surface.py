@@ -316,9 +316,9 @@ def test_attribution_of_nodes_is_the_slope_of_patching_them(build_hf):
     scores = attribution_patch(encoder, clean, corrupted, metric, EdgeAttributionConfig(granularity="node")).node_scores
     _, cache = encoder.run_with_cache(clean)
     assert len(scores) >= 2 * encoder.cfg.n_layers
+    step = 1e-5  # of the way to the clean activation
     for layer in range(encoder.cfg.n_layers):
         name = f"blocks.{layer}.hook_mlp_out"
-        step = 1e-5  # of the way to the clean activation
         hook = (name, lambda x, hook: x + step * (cache[hook.name] - x))
         moved = metric(encoder.run_with_hooks(corrupted, fwd_hooks=[hook])) - metric(encoder(corrupted))
         score = sum(float(score) for node, score in scores.items() if (node.kind, node.layer) == ("mlp_out", layer))
