@@ -85,7 +85,7 @@ def plot_existence_null(result: Existence, *, ax: Axes | None = None) -> Axes:
     bins = np.linspace(0.5, max(observed.max(), result.null_max.max().item()) + 0.01, 60)
     ax.hist(null, bins, color=RANDOM, alpha=0.5, label="labels shuffled")
     ax.hist(observed, bins, color=SKILL, histtype="step", linewidth=1.5, label=f"seed {result.seeds[0]}")
-    bar = result.null_max.quantile(0.95).item()
+    bar = result.bar
     ax.axvline(bar, color=REFERENCE, linestyle=":", linewidth=1, label="95 % of best neurons by chance lie below")
     ax.set(
         xlabel=f"predictivity on {result.meta['n_validation']:,} validation rows",

@@ -9,10 +9,12 @@ from planted import planted_classifier
 from scipy.stats import beta
 
 from skillneurons import Examples, TuningConfig, collect, evaluate, find_skill_neurons
+from skillneurons.activations.decisions import Decisions
 from skillneurons.findings import compare_places, existence, origin, random_model, robustness, shuffled_task
 from skillneurons.findings.common import held_out_interval
 from skillneurons.findings.existence import ShuffledCounts, shuffled_labels
 from skillneurons.findings.prompts import PLACES, place_scores
+from skillneurons.neurons._permutation_test import permutation_test
 from skillneurons.neurons._predictivity import accuracy, baseline_activation
 from skillneurons.plots import plot_existence, plot_existence_null, plot_origin, plot_places, plot_robustness
 
@@ -93,6 +95,16 @@ def test_a_planted_neuron_does_as_well_as_prompt_and_probe(planted, classifiers,
     assert (table["held_out_low"] < table["held_out"]).all() and table["position"].iloc[0] == position
     assert len(plot_existence(result).get_xticks()) == 3
     assert plot_existence_null(result).get_yscale() == "log"
+
+
+def test_the_bar_of_existence_is_exceeded_once_in_twenty_times(classifiers, task, scores):
+    result = existence(classifiers, task, scores, n_permutations=39, probe=False)
+    decisions = collect(classifiers[0], task.validation, Decisions(scores.baseline[0], len(task.validation)))
+    test = permutation_test(decisions, n_permutations=39, seed=0)
+    assert torch.equal(result.null_max, test.null_max) and result.bar == test.threshold(0.05)
+    assert result.to_dataframe().null_max_95[0] == result.null_max.sort(descending=True).values[1].item()
+    few = existence(classifiers, task, scores, n_permutations=5, probe=False)
+    assert few.bar == few.null_max.max().item()
 
 
 def test_existence_refuses_what_does_not_belong_together(classifiers, task, scores):
