@@ -19,6 +19,8 @@ from skillneurons.tasks.task import Task
 ROBERTA = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1}
 BERT = {"pad_token_id": 0, "type_vocab_size": 3}
 MPNET = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+DISTILBERT = {"pad_token_id": 0, "hidden_dim": 29}
+ELECTRA = BERT | {"embedding_size": 16}
 ARCHITECTURES = {
     "roberta": ("RobertaForMaskedLM", ROBERTA),
     "roberta-untied": ("RobertaForMaskedLM", ROBERTA | {"tie_word_embeddings": False}),
@@ -33,6 +35,17 @@ ARCHITECTURES = {
     "mpnet": ("MPNetForMaskedLM", MPNET),
     "mpnet-untied": ("MPNetForMaskedLM", MPNET | {"tie_word_embeddings": False, "hidden_act": "relu"}),
     "mpnet-headless": ("MPNetModel", MPNET),
+    "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
+    "distilbert-untied": ("DistilBertForMaskedLM", DISTILBERT | {"tie_word_embeddings": False, "activation": "relu"}),
+    "distilbert-headless": ("DistilBertModel", DISTILBERT),
+    "electra": ("ElectraForMaskedLM", ELECTRA | {"hidden_act": "relu"}),
+    "electra-untied": ("ElectraForMaskedLM", ELECTRA | {"tie_word_embeddings": False}),
+    "electra-discriminator": ("ElectraForPreTraining", ELECTRA),
+    "electra-headless": ("ElectraModel", ELECTRA),
+    "ernie": ("ErnieForMaskedLM", BERT),
+    "ernie-headless": ("ErnieModel", BERT),
+    "data2vec": ("Data2VecTextForMaskedLM", ROBERTA),
+    "data2vec-headless": ("Data2VecTextModel", ROBERTA),
 }
 SIGNALS = (("dreadful", "boring", "clumsy"), ("lovely", "moving", "clever"))
 FILLERS = ("the", "film", "a", "scene", "story", "and", "is", "of", "it", "was")

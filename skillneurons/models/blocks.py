@@ -286,8 +286,8 @@ class ReadOut(nn.Module):
         self.transform = cfg.read_out == "mlm"
         if self.transform:
             self.dense = nn.Linear(cfg.d_model, cfg.d_model)
-            # RoBERTa's head is always GELU; BERT's follows `hidden_act`.
-            self.activation = ACT2FN["gelu" if cfg.position_offset else cfg.act_fn]
+            # RoBERTa's head is always GELU, as ELECTRA's is; BERT's follows `hidden_act`.
+            self.activation = ACT2FN[cfg.head_act_fn or ("gelu" if cfg.position_offset else cfg.act_fn)]
             self.ln = LayerNorm(cfg.d_model, eps=cfg.eps)
             self.bias = nn.Parameter(torch.zeros(cfg.d_vocab))
             if not cfg.tied_embeddings:

@@ -7,9 +7,10 @@ would make another model of it.
 import json
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import transformers
@@ -22,9 +23,11 @@ from skillneurons.models.conversion_check import wrapped_in
 LFS = b"version https://git-lfs"
 # Weights that no masked-language model has a use for: buffers, poolers, the head that tells whether sentences follow.
 HARMLESS = re.compile(r"(position|token_type)_ids$|(^|\.)pooler\.|seq_relationship\.")
-HEAD = re.compile(r"(lm_head|cls|classifier|qa_outputs|score|.*head|.*predictions)\b")
-LAYER = re.compile(r"(?:^|\.)encoder\.layer\.(\d+)\.")
-ENCODER = re.compile(r"(?:^|\.)(embeddings|encoder)\.")
+HEAD = re.compile(
+    r"(lm_head|cls|vocab_\w+|generator_\w+|classifier|pre_classifier|qa_outputs|score|.*head|.*predictions)\b"
+)
+LAYER = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d+)\.")
+ENCODER = re.compile(r"(?:^|\.)(embeddings|encoder|transformer)\.")
 ADAPTER_FILE = "adapter_config.json"
 
 
@@ -64,12 +67,13 @@ def read_config(name_or_path: str | Path, *, revision: str | None) -> tuple[Any,
     return config, location
 
 
-def check_config(hf: Any, what: str) -> None:
+def check_config(hf: Any, what: str, settings: Mapping[str, str] = MappingProxyType({})) -> None:
     """Raise where a configuration lacks what an encoder is made by.
 
     Args:
         hf: Hugging Face's configuration.
         what: Whose it is: the message's first words.
+        settings: What it calls the settings that it does not call as BERT does.
 
     Raises:
         ValueError: No padding token, an unknown activation function, or sizes that are none.
@@ -79,13 +83,14 @@ def check_config(hf: Any, what: str) -> None:
             f"{what} needs a `pad_token_id`, by which padding is told from words, but its configuration has "
             f"{hf.pad_token_id!r}. Set it in config.json: 1 for RoBERTa and MPNet, 0 for BERT, as a rule."
         )
-    if not isinstance(hf.hidden_act, str) or hf.hidden_act not in ACT2FN:
+    act_fn = getattr(hf, settings.get("hidden_act", "hidden_act"))
+    if not isinstance(act_fn, str) or act_fn not in ACT2FN:
         raise ValueError(
-            f"{what} has the activation function {hf.hidden_act!r} (`hidden_act`), which transformers does not know. "
-            "It knows 'gelu', 'relu', 'gelu_new', 'silu' and others by name."
+            f"{what} has the activation function {act_fn!r} (`{settings.get('hidden_act', 'hidden_act')}`), which "
+            "transformers does not know. It knows 'gelu', 'relu', 'gelu_new', 'silu' and others by name."
         )
     names = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "vocab_size")
-    for name in (*names, "max_position_embeddings"):
+    for name in (settings.get(name, name) for name in (*names, "max_position_embeddings")):
         size = getattr(hf, name, None)
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{what} needs `{name}` to be 1 or more, but its configuration has {size!r}.")
@@ -128,7 +133,7 @@ def read_weights(
             f"{tuple(in_file)} and should be {tuple(in_model)}. Put the configuration that belongs to them beside them."
         )
     missing = {name for name in info["missing_keys"] if "position_ids" not in name}
-    if hf_class.endswith("Model") and model.pooler is not None:
+    if hf_class.endswith("Model") and getattr(model, "pooler", None) is not None:
         pooler = {f"pooler.{name}" for name, _ in model.pooler.named_parameters()}
         if pooler <= missing:
             model.pooler, missing = None, missing - pooler

@@ -4,9 +4,8 @@ Knows names and shapes, no modules of ours: `convert` and `export` are each othe
 weights.
 """
 
+import inspect
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,94 +14,11 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from skillneurons.models.architectures import ARCHITECTURES, HEADS, IMPLIED, UNTIED_BIAS
 from skillneurons.models.checkpoint_files import check_config, check_without_place, read_config, read_weights
 from skillneurons.models.config import N_BUCKETS, EncoderConfig
 from skillneurons.models.conversion_check import check_names
 from skillneurons.models.tokenization import read_tokenizer
-
-# Ours -> Hugging Face's, within the encoder, a block, and the model.
-EMBEDDINGS = {
-    "embed.word.weight": "embeddings.word_embeddings.weight",
-    "embed.position.weight": "embeddings.position_embeddings.weight",
-    "embed.ln": "embeddings.LayerNorm",
-}
-SEGMENTS = {"embed.token_type.weight": "embeddings.token_type_embeddings.weight"}
-RELATIVE_POSITIONS = {"relative_bias.weight": "encoder.relative_attention_bias.weight"}
-MLP = {
-    "mlp.input": "intermediate.dense",
-    "mlp.output": "output.dense",
-    "ln2": "output.LayerNorm",
-}
-BERT_BLOCK = {
-    "attn.query": "attention.self.query",
-    "attn.key": "attention.self.key",
-    "attn.value": "attention.self.value",
-    "attn.output": "attention.output.dense",
-    "ln1": "attention.output.LayerNorm",
-} | MLP
-MPNET_BLOCK = {
-    "attn.query": "attention.attn.q",
-    "attn.key": "attention.attn.k",
-    "attn.value": "attention.attn.v",
-    "attn.output": "attention.attn.o",
-    "ln1": "attention.LayerNorm",
-} | MLP
-ROBERTA_HEAD = {
-    "read_out.dense": "lm_head.dense",
-    "read_out.ln": "lm_head.layer_norm",
-    "read_out.bias": "lm_head.bias",
-    "read_out.weight": "lm_head.decoder.weight",
-}
-BERT_HEAD = {
-    "read_out.dense": "cls.predictions.transform.dense",
-    "read_out.ln": "cls.predictions.transform.LayerNorm",
-    "read_out.bias": "cls.predictions.bias",
-    "read_out.weight": "cls.predictions.decoder.weight",
-}
-# Without tied embeddings, Hugging Face adds the decoder's own bias and leaves the other unused.
-UNTIED_BIAS = {"lm_head.bias": "lm_head.decoder.bias", "cls.predictions.bias": "cls.predictions.decoder.bias"}
-
-HEADS = ("lm_head.", "cls.")
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What tells one Hugging Face class from another: the names of its weights, and how it counts positions.
-
-    Args:
-        prefix: Of the names of its encoder's weights.
-        encoder: Names of the embeddings' and other weights that all blocks share.
-        block: Names within a block.
-        head: Names of the masked-language-model head's weights; None for a class without.
-        headless: The same encoder's class without a head.
-        counts_from_padding: Whether real tokens alone are numbered, from one past the padding id on.
-    """
-
-    prefix: str
-    encoder: Mapping[str, str]
-    block: Mapping[str, str]
-    head: Mapping[str, str] | None
-    headless: str
-    counts_from_padding: bool
-
-    def without_head(self) -> "Architecture":
-        return replace(self, prefix="", head=None)
-
-
-ROBERTA = Architecture("roberta.", EMBEDDINGS | SEGMENTS, BERT_BLOCK, ROBERTA_HEAD, "RobertaModel", True)
-XLM_ROBERTA = replace(ROBERTA, headless="XLMRobertaModel")
-CAMEMBERT = replace(ROBERTA, headless="CamembertModel")
-BERT = Architecture("bert.", EMBEDDINGS | SEGMENTS, BERT_BLOCK, BERT_HEAD, "BertModel", False)
-MPNET = Architecture("mpnet.", EMBEDDINGS | RELATIVE_POSITIONS, MPNET_BLOCK, ROBERTA_HEAD, "MPNetModel", True)
-
-ARCHITECTURES = {
-    "RobertaForMaskedLM": ROBERTA,
-    "XLMRobertaForMaskedLM": XLM_ROBERTA,
-    "CamembertForMaskedLM": CAMEMBERT,
-    "BertForMaskedLM": BERT,
-    "BertForPreTraining": BERT,
-    "MPNetForMaskedLM": MPNET,
-} | {one.headless: one.without_head() for one in (ROBERTA, XLM_ROBERTA, CAMEMBERT, BERT, MPNET)}
 
 
 def weight_names(cfg: EncoderConfig) -> dict[str, str]:
@@ -110,14 +26,14 @@ def weight_names(cfg: EncoderConfig) -> dict[str, str]:
     known = ARCHITECTURES[cfg.hf_class]
     table = {ours: known.prefix + theirs for ours, theirs in known.encoder.items()}
     for layer in range(cfg.n_layers):
-        inside = f"{known.prefix}encoder.layer.{layer}"
+        inside = f"{known.prefix}{known.layers}.{layer}"
         table |= {f"blocks.{layer}.{ours}": f"{inside}.{theirs}" for ours, theirs in known.block.items()}
     if known.head is not None:
         table |= known.head
         if cfg.tied_embeddings:
             del table["read_out.weight"]
         else:
-            table["read_out.bias"] = UNTIED_BIAS[table["read_out.bias"]]
+            table["read_out.bias"] = UNTIED_BIAS.get(table["read_out.bias"], table["read_out.bias"])
     names = {}
     for ours, theirs in table.items():
         if ours.endswith(("weight", "bias")):
@@ -136,11 +52,11 @@ def read_checkpoint(name_or_path: str | Path, *, revision: str | None) -> tuple[
             f"{location!r} holds a {named}; a HookedEncoder takes {', '.join(ARCHITECTURES)}. "
             "`load_model` makes a TransformerBridge of others."
         )
-    check_config(config, f"{location!r}, a {named},")
+    check_config(config, f"{location!r}, a {named},", ARCHITECTURES[named].settings)
     read_as = named
     model, missing, without_place = read_weights(location, revision, named)
     headless = ARCHITECTURES[named].headless
-    head = {name for name, _ in model.named_parameters() if name.startswith(HEADS) and "decoder." not in name}
+    head = {name for name, _ in model.named_parameters() if name.startswith(HEADS) and name not in IMPLIED}
     if head and head <= set(missing) and all(name.startswith(HEADS) for name in missing):
         # Many sentence encoders name the class that they were pretrained as.
         warnings.warn(
@@ -167,8 +83,9 @@ def convert(hf_model: PreTrainedModel) -> tuple[EncoderConfig, dict[str, Tensor]
         raise ValueError(f"Positions must be absolute, but this model's are {hf.position_embedding_type!r}.")
     if getattr(hf, "is_decoder", False):
         raise ValueError("`hf_model` is configured as a decoder (`is_decoder=True`); a HookedEncoder is not causal.")
-    check_config(hf, f"`hf_model`, a {hf_class},")
     known = ARCHITECTURES[hf_class]
+    check_config(hf, f"`hf_model`, a {hf_class},", known.settings)
+    _check_parts(hf, hf_class)
     offset = hf.pad_token_id + 1 if known.counts_from_padding else 0
     has_head = known.head is not None
     relative = "relative_bias.weight" in known.encoder
@@ -180,14 +97,15 @@ def convert(hf_model: PreTrainedModel) -> tuple[EncoderConfig, dict[str, Tensor]
         n_heads=hf.num_attention_heads,
         n_layers=hf.num_hidden_layers,
         n_ctx=hf.max_position_embeddings - offset,
-        d_mlp=hf.intermediate_size,
+        d_mlp=known.setting(hf, "intermediate_size"),
         d_vocab=hf.vocab_size,
         d_token_types=hf.type_vocab_size if "embed.token_type.weight" in known.encoder else 0,
         relative_positions=relative,
         pad_token_id=hf.pad_token_id,
         position_offset=offset,
-        eps=hf.layer_norm_eps,
-        act_fn=hf.hidden_act,
+        eps=known.eps or hf.layer_norm_eps,
+        act_fn=known.setting(hf, "hidden_act"),
+        head_act_fn=known.head_act_fn if has_head else None,
         dtype=hf_model.dtype,
         device=str(hf_model.device),
         read_out="mlm" if has_head else "tied",
@@ -204,9 +122,22 @@ def convert(hf_model: PreTrainedModel) -> tuple[EncoderConfig, dict[str, Tensor]
     bad = [names[name] for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
         raise ValueError(f"The checkpoint has weights that are NaN or infinite: {', '.join(bad[:3])}.")
-    implied = {"lm_head.decoder.weight", "cls.predictions.decoder.weight", *UNTIED_BIAS.values()}
-    unused = {k: v.clone() for k, v in state.items() if k not in set(names.values()) | implied}
+    unused = {k: v.clone() for k, v in state.items() if k not in set(names.values()) | IMPLIED}
     return cfg, weights, unused
+
+
+def _check_parts(hf: Any, hf_class: str) -> None:
+    """Refuse parts that a configuration asks for and no `HookedEncoder` has."""
+    if getattr(hf, "use_task_id", False):
+        raise ValueError(
+            f"`hf_model` is a {hf_class} that adds a task's vector to each embedding (`use_task_id`), which a "
+            "HookedEncoder has no place for. Ernie without `use_task_id` is taken."
+        )
+    if getattr(hf, "embedding_size", hf.hidden_size) != hf.hidden_size:
+        raise ValueError(
+            f"`hf_model` is a {hf_class} whose embeddings are {hf.embedding_size} wide (`embedding_size`) and its "
+            f"blocks {hf.hidden_size}; a HookedEncoder needs one width, as ELECTRA's base discriminator has it."
+        )
 
 
 def _check_mpnet(hf: Any) -> None:
@@ -229,15 +160,17 @@ def export(cfg: EncoderConfig, weights: dict[str, Tensor], unused: dict[str, Ten
             "Prune every layer to the same count, or save it with `encoder.save`."
         )
     model_class = getattr(transformers, cfg.hf_class)
-    hf_config = model_class.config_class.from_dict(cfg.hf_config | {"intermediate_size": widths.pop()})
+    width = ARCHITECTURES[cfg.hf_class].settings.get("intermediate_size", "intermediate_size")
+    hf_config = model_class.config_class.from_dict(cfg.hf_config | {width: widths.pop()})
     # A base model may have been made without its pooler, and is given back without it.
-    parts = {"add_pooling_layer": any("pooler" in name for name in unused)} if cfg.hf_class.endswith("Model") else {}
+    has_choice = "add_pooling_layer" in inspect.signature(model_class).parameters
+    parts = {"add_pooling_layer": any("pooler" in name for name in unused)} if has_choice else {}
     model = model_class(hf_config, **parts).to(
         device=weights["embed.word.weight"].device, dtype=weights["embed.word.weight"].dtype
     )
     state = {theirs: weights[ours] for ours, theirs in weight_names(cfg).items()} | unused
     missing, unexpected = model.load_state_dict(state, strict=False)
-    left_out = [name for name in missing if "decoder." not in name and "position_ids" not in name]
+    left_out = [name for name in missing if name not in IMPLIED and "position_ids" not in name]
     if left_out or unexpected:
         raise ValueError(f"The weights do not fit {cfg.hf_class}: missing {left_out}, unexpected {unexpected}.")
     model.tie_weights()

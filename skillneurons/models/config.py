@@ -21,6 +21,7 @@ class EncoderConfig(TransformerLensConfig):
         relative_positions: Whether attention scores get a learnt number for the distance of their positions (MPNet).
         read_out: `"mlm"` for the checkpoint's own head; `"tied"` where it has none: logits are then the final
             residual times the word embeddings, without a transform or bias.
+        head_act_fn: The head's activation function. By default GELU with a `position_offset` (RoBERTa), else `act_fn`.
         tied_embeddings: Whether the unembedding is the word-embedding matrix itself.
         source: Name of the checkpoint, for provenance.
         revision: Commit of the checkpoint where the hub told it.
@@ -44,6 +45,7 @@ class EncoderConfig(TransformerLensConfig):
     position_offset: int = 2
     relative_positions: bool = False
     read_out: str = "mlm"
+    head_act_fn: str | None = None
     tied_embeddings: bool = True
     source: str = "in-memory model"
     revision: str | None = None

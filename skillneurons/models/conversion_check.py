@@ -153,7 +153,8 @@ def _check_activations(encoder: Converted, hf_model: Any) -> None:
     at = torch.linspace(-4, 4, 65, device=encoder.device, dtype=torch.float32)
     expected = ACT2FN[encoder.cfg.act_fn](at)
     for name, module in hf_model.named_modules():
-        for attribute in ("intermediate_act_fn", "transform_act_fn"):
+        # DistilBERT's feed-forward layer calls it otherwise.
+        for attribute in ("intermediate_act_fn", "transform_act_fn", *(["activation"] if name.endswith("ffn") else [])):
             function = getattr(module, attribute, None)
             if function is not None and not torch.allclose(function(at), expected, atol=1e-6):
                 came = type(function).__name__ if isinstance(function, nn.Module) else getattr(function, "__name__", "")
@@ -179,11 +180,12 @@ def _residuals(hf_model: Any) -> Iterator[list[Tensor]]:
     By hooks that go again: those by which transformers itself gives hidden states stay on the model.
     """
     base, seen = getattr(hf_model, hf_model.base_model_prefix, hf_model), []
+    stack = base.transformer if hasattr(base, "transformer") else base.encoder
 
     def look(module: nn.Module, inputs: Any, output: Any) -> None:
         seen.append((output[0] if isinstance(output, tuple) else output).detach())
 
-    handles = [module.register_forward_hook(look) for module in {base.embeddings, *base.encoder.layer}]
+    handles = [module.register_forward_hook(look) for module in {base.embeddings, *stack.layer}]
     try:
         yield seen
     finally:

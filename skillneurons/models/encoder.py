@@ -149,9 +149,10 @@ class HookedEncoder(EncoderText):
     def from_hf(cls, hf_model: Any, tokenizer: Any = None) -> "HookedEncoder":
         """An encoder with a copy of an in-memory Hugging Face model's weights.
 
-        Takes the masked-language models of RoBERTa, XLM-R, CamemBERT, BERT and MPNet, and their headless base models; a
-        headless model is read out by its own word embeddings (`encoder.cfg.read_out == "tied"`). Two tokens through
-        both must give the same; hooks of one's own on the model see them.
+        Takes the masked-language models of RoBERTa, XLM-R, CamemBERT, BERT, MPNet, DistilBERT, ELECTRA, Ernie and
+        Data2VecText, their headless base models, and ELECTRA's discriminator; a headless model is read out by its own
+        word embeddings (`encoder.cfg.read_out == "tied"`). Two tokens through both must give the same; hooks of one's
+        own on the model see them.
 
         Raises:
             ValueError: The architecture is not one of these, a weight is not finite, or the model computes something
@@ -383,4 +384,6 @@ class HookedEncoder(EncoderText):
         behaviour = {name: getattr(self.cfg, name) for name in BEHAVIOUR}
         if self.cfg.relative_positions:
             behaviour["relative_positions"] = True
+        if self.cfg.head_act_fn is not None:
+            behaviour["head_act_fn"] = self.cfg.head_act_fn
         return fingerprint_of(self.named_parameters(), behaviour)

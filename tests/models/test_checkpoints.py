@@ -151,7 +151,11 @@ def test_decoders_and_relative_positions_are_refused(build_hf):
         HookedEncoder.from_hf(model)
 
 
-@pytest.mark.parametrize(("named", "headless"), [("MPNetForMaskedLM", "mpnet"), ("RobertaForMaskedLM", "roberta")])
+HEADED = {"mpnet": "MPNetForMaskedLM", "roberta": "RobertaForMaskedLM", "distilbert": "DistilBertForMaskedLM"}
+HEADED |= {"electra": "ElectraForMaskedLM", "ernie": "ErnieForMaskedLM", "data2vec": "Data2VecTextForMaskedLM"}
+
+
+@pytest.mark.parametrize(("headless", "named"), HEADED.items())
 def test_a_checkpoint_without_its_head_is_read_out_by_its_words_and_says_so(build_hf, tmp_path, named, headless):
     base = build_hf(f"{headless}-headless")
     base.save_pretrained(tmp_path)
@@ -174,6 +178,20 @@ def test_an_mpnet_that_hugging_face_itself_runs_otherwise_than_it_says_is_refuse
         HookedEncoder.from_hf(build_hf("mpnet", pad_token_id=3))
     with pytest.raises(ValueError, match="32 buckets, but this model's table has 31"):
         HookedEncoder.from_hf(build_hf("mpnet", relative_attention_num_buckets=31))
+
+
+def test_parts_that_an_encoder_lacks_are_refused_by_name(build_hf):
+    with pytest.raises(ValueError, match=r"ElectraForPreTraining whose embeddings are 8 wide .* its blocks 16"):
+        HookedEncoder.from_hf(build_hf("electra-discriminator", embedding_size=8))
+    with pytest.raises(ValueError, match=r"ErnieForMaskedLM that adds a task's vector .*`use_task_id`"):
+        HookedEncoder.from_hf(build_hf("ernie", use_task_id=True))
+
+
+def test_a_distilbert_that_was_changed_in_place_is_refused(build_hf):
+    model = build_hf("distilbert")
+    model.distilbert.transformer.layer[1].ffn.activation = torch.nn.ReLU()
+    with pytest.raises(ValueError, match=r"`distilbert\.transformer\.layer\.1\.ffn\.activation`.* is ReLU"):
+        HookedEncoder.from_hf(model)
 
 
 def test_a_missing_folder_says_what_can_be_passed(tmp_path, monkeypatch):

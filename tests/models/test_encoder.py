@@ -27,12 +27,18 @@ def batch_of(model, lengths=LENGTHS, seed=0):
 def hf_run(model, **inputs):
     """Logits, intermediate outputs and attention patterns; a headless model is read out by its word embeddings."""
     seen = []
+    is_distilbert = model.config.model_type == "distilbert"
+    layers = (model.base_model.transformer if is_distilbert else model.base_model.encoder).layer
     handles = [
-        layer.intermediate.register_forward_hook(lambda module, args, out: seen.append(out))
-        for layer in model.base_model.encoder.layer
+        (layer.ffn.lin2 if is_distilbert else layer.output.dense).register_forward_pre_hook(
+            lambda module, args: seen.append(args[0])
+        )
+        for layer in layers
     ]
     try:
-        out = model(**inputs, output_attentions=True)
+        # ELECTRA's discriminator has a head, but no language model's.
+        without = type(model).__name__ == "ElectraForPreTraining"
+        out = (model.base_model if without else model)(**inputs, output_attentions=True)
     finally:
         for handle in handles:
             handle.remove()
@@ -44,7 +50,7 @@ def hf_run(model, **inputs):
 
 def positions_of(model, mask):
     """Hugging Face's position ids, which it does not work out from embeddings as it does from tokens."""
-    if model.config.model_type == "bert":
+    if model.config.model_type in ("bert", "distilbert", "electra", "ernie"):
         return torch.arange(mask.shape[1]).expand_as(mask)
     return mask.cumsum(1) * mask + model.config.pad_token_id
 

@@ -114,6 +114,8 @@ def test_a_statistic_is_one_class_that_declares_its_sums():
 
 
 def test_an_architecture_is_one_entry(monkeypatch):
-    monkeypatch.setattr("skillneurons.models.checkpoints.ARCHITECTURES", dict(ARCHITECTURES))
+    table = dict(ARCHITECTURES)
+    for module in ("architectures", "checkpoints"):
+        monkeypatch.setattr(f"skillneurons.models.{module}.ARCHITECTURES", table)
     names = ran("Add an architecture")
     assert names["model"].cfg.n_layers == 2 and names["model"].cfg.hf_class == "BertLMHeadModel"

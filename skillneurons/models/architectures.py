@@ -1,0 +1,145 @@
+"""Which Hugging Face classes a `HookedEncoder` takes, and what they call their weights. A new one is one entry here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+# Ours -> Hugging Face's, within the encoder, a block, and the model.
+EMBEDDINGS = {
+    "embed.word.weight": "embeddings.word_embeddings.weight",
+    "embed.position.weight": "embeddings.position_embeddings.weight",
+    "embed.ln": "embeddings.LayerNorm",
+}
+SEGMENTS = {"embed.token_type.weight": "embeddings.token_type_embeddings.weight"}
+RELATIVE_POSITIONS = {"relative_bias.weight": "encoder.relative_attention_bias.weight"}
+MLP = {
+    "mlp.input": "intermediate.dense",
+    "mlp.output": "output.dense",
+    "ln2": "output.LayerNorm",
+}
+BERT_BLOCK = {
+    "attn.query": "attention.self.query",
+    "attn.key": "attention.self.key",
+    "attn.value": "attention.self.value",
+    "attn.output": "attention.output.dense",
+    "ln1": "attention.output.LayerNorm",
+} | MLP
+DISTILBERT_BLOCK = {
+    "attn.query": "attention.q_lin",
+    "attn.key": "attention.k_lin",
+    "attn.value": "attention.v_lin",
+    "attn.output": "attention.out_lin",
+    "ln1": "sa_layer_norm",
+    "mlp.input": "ffn.lin1",
+    "mlp.output": "ffn.lin2",
+    "ln2": "output_layer_norm",
+}
+MPNET_BLOCK = {
+    "attn.query": "attention.attn.q",
+    "attn.key": "attention.attn.k",
+    "attn.value": "attention.attn.v",
+    "attn.output": "attention.attn.o",
+    "ln1": "attention.LayerNorm",
+} | MLP
+ROBERTA_HEAD = {
+    "read_out.dense": "lm_head.dense",
+    "read_out.ln": "lm_head.layer_norm",
+    "read_out.bias": "lm_head.bias",
+    "read_out.weight": "lm_head.decoder.weight",
+}
+BERT_HEAD = {
+    "read_out.dense": "cls.predictions.transform.dense",
+    "read_out.ln": "cls.predictions.transform.LayerNorm",
+    "read_out.bias": "cls.predictions.bias",
+    "read_out.weight": "cls.predictions.decoder.weight",
+}
+DISTILBERT_HEAD = {
+    "read_out.dense": "vocab_transform",
+    "read_out.ln": "vocab_layer_norm",
+    "read_out.bias": "vocab_projector.bias",
+    "read_out.weight": "vocab_projector.weight",
+}
+ELECTRA_HEAD = {
+    "read_out.dense": "generator_predictions.dense",
+    "read_out.ln": "generator_predictions.LayerNorm",
+    "read_out.bias": "generator_lm_head.bias",
+    "read_out.weight": "generator_lm_head.weight",
+}
+# Without tied embeddings, Hugging Face adds the decoder's own bias and leaves the other unused.
+UNTIED_BIAS = {"lm_head.bias": "lm_head.decoder.bias", "cls.predictions.bias": "cls.predictions.decoder.bias"}
+
+HEADS = ("lm_head.", "cls.", "vocab_", "generator_")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What tells one Hugging Face class from another: the names of its weights, and how it counts positions.
+
+    Args:
+        prefix: Of the names of its encoder's weights.
+        encoder: Names of the embeddings' and other weights that all blocks share.
+        block: Names within a block.
+        head: Names of the masked-language-model head's weights; None for a class without.
+        headless: The same encoder's class without a head.
+        counts_from_padding: Whether real tokens alone are numbered, from one past the padding id on.
+        layers: Where its blocks are, within the encoder.
+        head_act_fn: The head's activation function, where it is not `hidden_act`.
+        eps: Of all its LayerNorms, where the configuration has none.
+        settings: Names of settings that its configuration calls otherwise than BERT's.
+    """
+
+    prefix: str
+    encoder: Mapping[str, str]
+    block: Mapping[str, str]
+    head: Mapping[str, str] | None
+    headless: str
+    counts_from_padding: bool
+    layers: str = "encoder.layer"
+    head_act_fn: str | None = None
+    eps: float | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def setting(self, hf: Any, name: str) -> Any:
+        """A setting of a Hugging Face configuration by BERT's name for it; None where there is none."""
+        return getattr(hf, self.settings.get(name, name), None)
+
+    def without_head(self) -> "Architecture":
+        return replace(self, prefix="", head=None)
+
+
+ROBERTA = Architecture("roberta.", EMBEDDINGS | SEGMENTS, BERT_BLOCK, ROBERTA_HEAD, "RobertaModel", True)
+XLM_ROBERTA = replace(ROBERTA, headless="XLMRobertaModel")
+CAMEMBERT = replace(ROBERTA, headless="CamembertModel")
+BERT = Architecture("bert.", EMBEDDINGS | SEGMENTS, BERT_BLOCK, BERT_HEAD, "BertModel", False)
+MPNET = Architecture("mpnet.", EMBEDDINGS | RELATIVE_POSITIONS, MPNET_BLOCK, ROBERTA_HEAD, "MPNetModel", True)
+DISTILBERT = Architecture(
+    *("distilbert.", EMBEDDINGS, DISTILBERT_BLOCK, DISTILBERT_HEAD, "DistilBertModel", False),
+    layers="transformer.layer",
+    eps=1e-12,
+    settings={"intermediate_size": "hidden_dim", "hidden_act": "activation"},
+)
+ELECTRA = Architecture(
+    *("electra.", EMBEDDINGS | SEGMENTS, BERT_BLOCK, ELECTRA_HEAD, "ElectraModel", False), head_act_fn="gelu"
+)
+ERNIE = replace(BERT, prefix="ernie.", headless="ErnieModel")
+DATA2VEC = replace(ROBERTA, prefix="data2vec_text.", headless="Data2VecTextModel")
+
+ARCHITECTURES = {
+    "RobertaForMaskedLM": ROBERTA,
+    "XLMRobertaForMaskedLM": XLM_ROBERTA,
+    "CamembertForMaskedLM": CAMEMBERT,
+    "BertForMaskedLM": BERT,
+    "BertForPreTraining": BERT,
+    "MPNetForMaskedLM": MPNET,
+    "DistilBertForMaskedLM": DISTILBERT,
+    "ElectraForMaskedLM": ELECTRA,
+    # The discriminator, whose head tells replaced words from original ones, is an encoder without a language model.
+    "ElectraForPreTraining": replace(ELECTRA, head=None),
+    "ErnieForMaskedLM": ERNIE,
+    "Data2VecTextForMaskedLM": DATA2VEC,
+}
+# Each encoder alone, too.
+ARCHITECTURES |= {one.headless: one.without_head() for one in ARCHITECTURES.values()}
+
+# What ties to the word embeddings, or is left out of use: weights that a head implies.
+IMPLIED = {*UNTIED_BIAS.values(), *(one.head["read_out.weight"] for one in ARCHITECTURES.values() if one.head)}
