@@ -37,7 +37,7 @@ from skillneurons import (
     pruning_report,
     tune_prompt,
 )
-from skillneurons.applications.pruning import n_parameters
+from skillneurons.applications import n_parameters, pruning_controls
 
 # %% tags=["parameters"]
 n_rows, n_prompt, seed, layers = 300, 8, 0, (1, 2, 3)
@@ -66,18 +66,24 @@ print(
     f"weights: {n_parameters(smaller.model) / n_parameters(model):.1%} "
     f"of {n_parameters(model):,}"
 )
-before, after = (evaluate(one, task.test).accuracy for one in (classifier, smaller))
-print(f"accuracy: {before:.3f} before, {after:.3f} after")
+compared = pruning_controls(
+    classifier, keep, baseline, task.test, layers=layers, n_random=5
+)
+print(compared)
 
 # %% [markdown]
+# The number after pruning means nothing alone. Beside it stand random sets of as many neurons, and keeping none: where
+# a classifier keeps its accuracy without any neuron of these layers, it needs none of them, and what was kept shows
+# nothing. Margins move where accuracy does not.
+#
 # Weights are counted with the word embeddings, which pruning leaves alone, and in a small model they are most of
 # them.
 #
 # ## Which neurons to keep?
 #
 # As many neurons in each layer, chosen by predictivity, by the size of their weights, by how much they move the
-# output, and at random. Skill neurons need not win: the best neurons to keep for a model that must still *run* are
-# not those that know the label.
+# output, and at random; and none at all (the dashed line). Skill neurons need not win: the best neurons to keep for a
+# model that must still *run* are not those that know the label.
 
 # %%
 report = pruning_report(
@@ -94,6 +100,9 @@ columns = [
     "pruned",
     "pruned_low",
     "pruned_high",
+    "nothing",
+    "margin",
+    "nothing_margin",
 ]
 report.to_dataframe()[columns].round(3)
 

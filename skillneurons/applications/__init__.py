@@ -1,5 +1,7 @@
 """What skill neurons are good for: pruning, steering, transfer; and one neuron looked at closely."""
 
+from skillneurons.applications._pruning_controls import PruningControls as PruningControls
+from skillneurons.applications._pruning_controls import pruning_controls as pruning_controls
 from skillneurons.applications._pruning_report import PruningReport as PruningReport
 from skillneurons.applications._pruning_report import pruning_report as pruning_report
 from skillneurons.applications.indicators import IndicatorTest as IndicatorTest

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from skillneurons.activations._collect import collect
 from skillneurons.activations.sums import LabelSums
+from skillneurons.applications._pruning_controls import accuracy_lost, needs_none
 from skillneurons.applications.pruning import Moments, forward_flops, n_parameters, prunable, prune, weight_magnitude
 from skillneurons.classifiers.classifier import Classifier, check_answers
-from skillneurons.classifiers.evaluation import Evaluation, evaluate
+from skillneurons.classifiers.evaluation import Evaluation, evaluate, evaluation_of
 from skillneurons.classifiers.tuning import TuningConfig, TuningWarning, tune_prompt
 from skillneurons.findings.common import by_task, difference, ends, mean_of
 from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
@@ -47,6 +48,10 @@ class PruningReport(Result):
         full_parameters: Its weights.
         full_flops: Its operations.
         meta: Provenance and settings.
+        margins: Mean margin right after pruning.
+        nothing: The classifier right after pruning, with none of these layers' neurons kept.
+        nothing_retuned: Accuracy of that after tuning the prompt; NaN where that was not asked for.
+        lost: Accuracy lost with nothing kept, right after pruning, and its 95 % interval over the same rows.
 
     Example:
         See `pruning_report`, which makes it.
@@ -62,8 +67,18 @@ class PruningReport(Result):
     full_parameters: int
     full_flops: float
     meta: dict[str, Any] = field(default_factory=dict)
+    # Absent from reports that earlier versions wrote.
+    margins: Float[Tensor, "set fraction"] | None = None
+    nothing: Evaluation | None = None
+    nothing_retuned: float = float("nan")
+    lost: tuple[float, float, float] | None = None
 
     plot = drawn_by("plot_pruning")
+
+    @property
+    def needs_none(self) -> bool:
+        """Whether accuracy with none of these layers' neurons kept is not told apart from that before."""
+        return self.lost is not None and self.lost[1] <= 0
 
     @property
     def parameter_share(self) -> Float[Tensor, " fraction"]:
@@ -75,7 +90,10 @@ class PruningReport(Result):
         return self.flops / self.full_flops
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row for each set and share, with 95 % intervals over the test rows (Clopper-Pearson)."""
+        """One row for each set and share, with 95 % intervals over the test rows (Clopper-Pearson).
+
+        Beside it what is left with nothing kept: `nothing` (accuracy), `nothing_retuned` and `nothing_margin`.
+        """
         records = []
         for i, fraction in enumerate(self.fractions):
             for j, choice in enumerate(self.sets):
@@ -90,6 +108,10 @@ class PruningReport(Result):
                 }
                 for name, values in (("pruned", self.pruned), ("retuned", self.retuned)):
                     record[name], record[f"{name}_low"], record[f"{name}_high"] = self._interval(values[j, i])
+                if self.nothing is not None and self.margins is not None:
+                    record |= {"nothing": self.nothing.accuracy, "nothing_retuned": self.nothing_retuned}
+                    record |= {"margin": self.margins[j, i].item(), "before_margin": self.before.margin}
+                    record["nothing_margin"] = self.nothing.margin
                 records.append(record)
         return pd.DataFrame(records)
 
@@ -101,10 +123,14 @@ class PruningReport(Result):
 
     def _table(self) -> pd.DataFrame:
         table = self.to_dataframe().groupby(["kept", "choice"], sort=False, as_index=False)
-        return pd.DataFrame(table[["parameter_share", "pruned", "retuned"]].mean())
+        margin = [] if self.margins is None else ["margin"]
+        return pd.DataFrame(table[["parameter_share", "pruned", "retuned", *margin]].mean())
 
     def __repr__(self) -> str:
-        return f"PruningReport({self.meta.get('task')}, before {self.before.accuracy:.3f})\n{self._table()}"
+        without = "" if self.nothing is None else f", nothing kept {self.nothing.accuracy:.3f}"
+        title = f"PruningReport({self.meta.get('task')}, before {self.before.accuracy:.3f}{without})"
+        said = [needs_none(self.lost)] if self.lost is not None and self.needs_none else []
+        return "\n".join([title, *said, str(self._table())])
 
 
 class ComparedOptions(TypedDict, total=False):
@@ -130,7 +156,8 @@ def pruning_report(
     """Prune to the skill neurons, and to as many in each layer chosen by other scores or by chance.
 
     Source: Wang et al. 2022, where 2 % of layers 3 to 11 of 12 are kept. The other choices are ours: weight magnitude;
-    output variance, `sd(n) |W_out[n]|`, the error that folding the mean leaves; and random sets.
+    output variance, `sd(n) |W_out[n]|`, the error that folding the mean leaves; random sets; and no neuron at all,
+    since a classifier that needs none of these layers' neurons keeps its accuracy with any.
 
     Everything that is chosen is chosen on train and validation; test is only reported on. After re-tuning, the old
     prompt stays where it is better on validation.
@@ -184,7 +211,8 @@ def pruning_report(
     rankings = _rankings(classifier, moments.sd, rank_by, n_random, seed)
 
     sets = ("skill", *(name for name, _ in rankings))
-    pruned, retuned = (torch.full((len(sets), len(fractions)), torch.nan, dtype=torch.float64) for _ in range(2))
+    shape = len(sets), len(fractions)
+    pruned, retuned, margins = (torch.full(shape, torch.nan, dtype=torch.float64) for _ in range(3))
     parameters, flops = torch.zeros(len(fractions), dtype=torch.long), torch.zeros(len(fractions), dtype=torch.float64)
     test = classifier.encode(task.test)
     lengths = (test.lengths + classifier.layout.n_prefix).tolist()
@@ -192,7 +220,8 @@ def pruning_report(
         keeps = [skill, *(top_like(score, skill) for _, score in rankings)]
         for j, keep in enumerate(keeps):
             smaller = prune(classifier, keep, mean, layers=chosen_layers)
-            pruned[j, i] = evaluate(smaller, test).accuracy
+            found = evaluate(smaller, test)
+            pruned[j, i], margins[j, i] = found.accuracy, found.margin
             if retune is not None:
                 retuned[j, i] = evaluate(_retuned(smaller, task, retune, seed), test).accuracy
             if j == 0:
@@ -200,6 +229,9 @@ def pruning_report(
                 flops[i] = _mean_flops(smaller, lengths)
             if on_set is not None:
                 on_set(i * len(keeps) + j + 1, len(fractions) * len(keeps))
+    empty = prune(classifier, kept[0] - kept[0], mean, layers=chosen_layers)
+    logits, without = classifier.logits(test), empty.logits(test)
+    nothing_retuned = torch.nan if retune is None else evaluate(_retuned(empty, task, retune, seed), test).accuracy
     meta: dict[str, Any] = {"task": task.name, "model": classifier.prompt.model, "model_source": model.cfg.source}
     meta |= {"classifier_seed": classifier.prompt.seed, "layers": chosen_layers, "fold": fold, "seed": seed}
     meta["retune"] = None if retune is None else asdict(retune)
@@ -210,10 +242,14 @@ def pruning_report(
         retuned=retuned,
         parameters=parameters,
         flops=flops,
-        before=evaluate(classifier, test),
+        before=evaluation_of(logits, test.labels, test.groups),
         full_parameters=n_parameters(model),
         full_flops=_mean_flops(classifier, lengths),
         meta=meta,
+        margins=margins,
+        nothing=evaluation_of(without, test.labels, test.groups),
+        nothing_retuned=nothing_retuned,
+        lost=accuracy_lost(logits, without, test),
     )
 
 

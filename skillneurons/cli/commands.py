@@ -234,12 +234,13 @@ def prune(
     layers: Annotated[str | None, typer.Option(help="Layers to prune, comma-separated; all by default.")] = None,
     seed: Annotated[int, typer.Option(help="Which of the run's prompts.")] = 0,
     source: Annotated[Path | None, typer.Option(help="Folder with the task's files, if the run had one.")] = None,
+    n_random: Annotated[int, typer.Option(min=0, help="Random sets of as many neurons to compare with.")] = 10,
     device: Device = "cpu",
 ) -> None:
     """Keep a run's skill neurons only, fold the mean of the others into the biases, and save the smaller model."""
     quiet_libraries()
-    from skillneurons import evaluate
     from skillneurons import prune as prune_classifier
+    from skillneurons.applications._pruning_controls import pruning_controls
     from skillneurons.applications.pruning import n_parameters
     from skillneurons.models.bridge import as_encoder
     from skillneurons.runs._open_run import open_run
@@ -250,13 +251,15 @@ def prune(
         n_layers = opened.model.cfg.n_layers
         chosen = [int(layer) for layer in layers.split(",")] if layers else list(range(n_layers))
         baseline = scores.baseline[scores.seeds.index(seed)]
-        pruned = prune_classifier(classifier, scores.top(fraction), baseline, layers=chosen)
+        keep = scores.top(fraction)
+        pruned = prune_classifier(classifier, keep, baseline, layers=chosen)
         pruned.model.save(out / "model")
         pruned.save(out / "classifier")
         kept = n_parameters(as_encoder(pruned.model, "Pruning")) / n_parameters(as_encoder(opened.model, "Pruning"))
         console.print(f"{kept:.1%} of the parameters kept, in {out}")
-        before, after = evaluate(classifier, rows), evaluate(pruned, rows)
-        console.print(f"Accuracy on {before.n} test rows: {before.accuracy:.3f} before, {after.accuracy:.3f} after")
+        compared = pruning_controls(classifier, keep, baseline, rows, layers=chosen, n_random=n_random)
+        compared.save(out / "controls")
+        console.print(str(compared), highlight=False, markup=False)
 
 
 @app.command()

@@ -60,6 +60,9 @@ def plot_pruning(
         else:
             ax.plot(x, mean, color=next(colours), marker=next(markers), markersize=3.5, label=choice)
     ax.axhline(report.before.accuracy, color=REFERENCE, linewidth=0.8, linestyle=":", label="before pruning")
+    if report.nothing is not None:
+        without = report.nothing.accuracy if when == "pruned" else report.nothing_retuned
+        ax.axhline(without, color=REFERENCE, linewidth=0.8, linestyle="--", label="nothing kept")
     if float(np.nanmin(table[when])) < report.before.majority + 0.05:
         ax.axhline(report.before.majority, color=REFERENCE, linewidth=0.8, linestyle="-.", label="majority class")
     ticks = [

@@ -5,7 +5,7 @@ what is there and whole is read, not computed again. `reproduction.json` holds t
 on.
 
 Cost: one tuning and one scoring for each task and seed, two tunings more for each binary task (origin), and for the
-first task two (other tuning methods) and eight of pruned models; then the sweeps, each on at most `n_rows` test rows.
+first task two (other tuning methods) and nine of pruned models; then the sweeps, each on at most `n_rows` test rows.
 """
 
 import hashlib

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from skillneurons.activations._collect import collect
 from skillneurons.activations.examples import Examples
 from skillneurons.activations.sums import LabelSums
+from skillneurons.applications._pruning_controls import PruningControls, pruning_controls
 from skillneurons.applications._pruning_report import PruningReport, pruning_report
 from skillneurons.applications.pruning import Moments, forward_flops, n_parameters, prune, weight_magnitude
 from skillneurons.classifiers.classifier import Classifier, label_logits
@@ -435,3 +436,37 @@ def test_a_report_that_cannot_be_is_refused_before_any_pass(
     foreign = dataclasses.replace(planted_scores, meta=planted_scores.meta | {"model": "another"})
     with pytest.raises(ValueError, match="fingerprint another"):
         pruning_report(planted.classifier, planted.task, foreign)
+
+
+# What a pruned classifier's accuracy is worth
+
+
+def test_a_classifier_that_needs_neurons_is_told_from_one_that_needs_none(planted, planted_scores, tmp_path):
+    means, rows = planted_scores.baseline[0], planted.task.test
+    asked = {"n_random": 3, "seed": 1}
+    needs = pruning_controls(planted.classifier, planted.neurons, means, rows, layers=[0, 1], **asked)
+    assert not needs.needs_none and needs.pruned.accuracy > 0.95 and needs.nothing.accuracy < 0.75
+    assert needs.lost[0] == pytest.approx(needs.before.accuracy - needs.nothing.accuracy) and needs.lost[1] > 0.1
+    assert len(needs.random) == 3 and all(one.margin < needs.pruned.margin for one in needs.random)
+    assert "needs none" not in str(needs) and f"{needs.nothing.accuracy:.3f} with no neuron kept" in str(needs)
+    # At the prompt nothing of the last layer is read, and the planted model's is silent at the mask too.
+    none = pruning_controls(planted.classifier, planted.neurons, means, rows, layers=[2], **asked)
+    assert none.needs_none and none.nothing.accuracy > 0.95 and "It needs none of these layers' neurons" in str(none)
+    assert PruningControls.load(none.save(tmp_path / "controls")) == none
+    by_hand = prune(planted.classifier, planted.neurons - planted.neurons, means, layers=[0, 1])
+    assert needs.nothing.accuracy == evaluate(by_hand, rows).accuracy and needs.nothing.margin < needs.before.margin
+
+
+def test_the_report_says_what_is_left_with_nothing_kept(planted, planted_scores, tmp_path):
+    report = pruning_report(
+        planted.classifier, planted.task, planted_scores, fractions=(0.1,), layers=[0, 1], n_random=1
+    )
+    table = report.to_dataframe()
+    assert report.nothing.accuracy < 0.75 and not report.needs_none and (table.nothing == report.nothing.accuracy).all()
+    assert table.margin[0] > table.nothing_margin[0] and table.before_margin[0] == report.before.margin
+    assert f"nothing kept {report.nothing.accuracy:.3f}" in repr(report)
+    last = pruning_report(planted.classifier, planted.task, planted_scores, fractions=(0.1,), layers=[2], n_random=1)
+    assert last.needs_none and "It needs none" in repr(last)
+    assert "nothing kept" in [text.get_text() for text in plot_pruning(last).get_legend().get_texts()]
+    again = PruningReport.load(report.save(tmp_path / "report"))
+    assert again.to_dataframe().equals(table) and again.lost == report.lost

@@ -18,6 +18,7 @@ from skillneurons import (
     load_task,
     perturbation_curve,
 )
+from skillneurons.applications._pruning_controls import PruningControls
 from skillneurons.cli.commands import app
 from skillneurons.runs import _find
 from skillneurons.runs._find import FindSettings, find
@@ -159,6 +160,9 @@ def test_prune_saves_a_classifier_that_answers_as_it_says(finished, task, tmp_pa
     labels = torch.tensor([row["label"] for row in task.test])
     accuracy = (pruned.predict(task.test) == labels).double().mean().item()
     assert f"{accuracy:.3f} after" in done.output
+    assert "with 10 random sets of as many" in done.output and "with no neuron kept" in done.output
+    beside = PruningControls.load(tmp_path / "controls")
+    assert beside.pruned.accuracy == accuracy and f"{beside.nothing.accuracy:.3f} with no neuron kept" in done.output
 
 
 def test_compare_of_a_run_with_itself_finds_the_same_neurons(finished, copied):
