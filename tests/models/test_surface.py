@@ -1,10 +1,14 @@
 """What TransformerLens's tools ask of a model beyond a forward pass: weights, text, optional hooks, patching."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from test_encoder import batch_of
 from transformer_lens import patching
 from transformer_lens.head_detector import detect_head
+from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.SVDInterpreter import SVDInterpreter
 from transformer_lens.tools.analysis.attribution_patching import EdgeAttributionConfig, attribution_patch
 from transformer_lens.tools.analysis.interchange import reinitialized
@@ -13,6 +17,7 @@ from skillneurons.models.config import EncoderConfig
 from skillneurons.models.encoder import HookedEncoder
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+MIGRATING = Path(__file__).resolve().parents[2] / "docs" / "migrating.md"
 OPTIONAL = ("hook_result", "hook_q_input", "hook_k_input", "hook_v_input")
 
 
@@ -323,6 +328,28 @@ def test_attribution_of_nodes_is_the_slope_of_patching_them(build_hf):
         moved = metric(encoder.run_with_hooks(corrupted, fwd_hooks=[hook])) - metric(encoder(corrupted))
         score = sum(float(score) for node, score in scores.items() if (node.kind, node.layer) == ("mlp_out", layer))
         assert abs(float(moved.detach()) / step - score) < 1e-3 * (1 + abs(score))
+
+
+def test_the_table_of_names_says_which_tensor_a_bridge_gives_under_each(tiny_bert, tmp_path):
+    rows = re.findall(r"^\| `([\w.]+)` \| .* \| .* \| `([\w.]+)` \|$", MIGRATING.read_text(), flags=re.MULTILINE)
+    assert len(rows) == 6
+    tiny_bert.to_hf().save_pretrained(tmp_path)
+    tiny_bert.tokenizer.save_pretrained(tmp_path)
+    tokens = torch.tensor([[5, 7, 11, 6, 9]])
+    _, bridged = TransformerBridge.boot_transformers(str(tmp_path), device="cpu").run_with_cache(tokens)
+    with torch.no_grad():
+        _, ours = ask_for_all(tiny_bert).run_with_cache(tokens)
+    for name, here in rows:
+        torch.testing.assert_close(bridged[name], ours[here], rtol=1e-4, atol=1e-4)
+        assert name == here or not torch.allclose(bridged[name], ours[name], rtol=1e-2, atol=1e-2), name
+    # And of all names that both have, there are no others.
+    differ = {
+        name
+        for name in set(bridged) & set(ours)
+        if name.startswith(("hook_", "blocks.0."))
+        and not torch.allclose(bridged[name], ours[name], rtol=1e-3, atol=1e-3)
+    }
+    assert differ == {name for name, here in rows if name != here}
 
 
 def test_heads_are_detected_by_products_while_differences_ask_for_causal_attention(tiny_model):
