@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 from transformer_lens.model_bridge import TransformerBridge
 
+from skillneurons.models.architectures import what_is_taken
 from skillneurons.models.bridge import BridgedModel, Model, as_classifiable
 from skillneurons.models.checkpoint_files import read_config, short
 from skillneurons.models.checkpoints import ARCHITECTURES
@@ -14,6 +16,8 @@ from skillneurons.models.encoder import HookedEncoder
 from skillneurons.models.encoder_parts.files import is_saved_encoder
 from skillneurons.models.tokenization import read_tokenizer
 from skillneurons.utilities.devices import as_dtype, check_device
+
+BRIDGED = "A TransformerBridge is made of decoders (GPT-2, Llama, Qwen) and encoder-decoders (T5)."
 
 
 def load_model(
@@ -54,9 +58,10 @@ def load_model(
             try:
                 bridge = TransformerBridge.boot_transformers(location, **options)
             except Exception as error:  # TransformerLens lists all it knows, in 4,000 letters
+                known = named in SUPPORTED_ARCHITECTURES
+                why = f": {short(error)}" if known else f" here. {what_is_taken(named)} {BRIDGED}"
                 raise ValueError(
-                    f"{location!r} holds a {named}, of which no HookedEncoder and no TransformerBridge can be made: "
-                    f"{short(error)}"
+                    f"{location!r} holds a {named}, of which no HookedEncoder and no TransformerBridge can be made{why}"
                 ) from error
             model = cast(BridgedModel, as_classifiable(bridge.eval()))
             return replace(model, cfg=replace(model.cfg, source=str(name_or_path), revision=revision))

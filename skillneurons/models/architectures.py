@@ -141,5 +141,17 @@ ARCHITECTURES = {
 # Each encoder alone, too.
 ARCHITECTURES |= {one.headless: one.without_head() for one in ARCHITECTURES.values()}
 
+FAMILIES = "RoBERTa, XLM-R, CamemBERT, BERT, MPNet, DistilBERT, ELECTRA, Ernie and Data2VecText"
+
+
+def what_is_taken(hf_class: str) -> str:
+    """What could be passed instead of a class that is not in the table: a message's last words."""
+    taken = f"A HookedEncoder takes masked language models and headless encoders of {FAMILIES}"
+    base = [one for one in ARCHITECTURES if one.endswith("Model") and hf_class.startswith(one.removesuffix("Model"))]
+    if base and "For" in hf_class:
+        return f"{taken}: of this one, its encoder alone, by `transformers.{max(base, key=len)}.from_pretrained`."
+    return f"{taken}."
+
+
 # What ties to the word embeddings, or is left out of use: weights that a head implies.
 IMPLIED = {*UNTIED_BIAS.values(), *(one.head["read_out.weight"] for one in ARCHITECTURES.values() if one.head)}

@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from skillneurons.models.architectures import ARCHITECTURES, HEADS, IMPLIED, UNTIED_BIAS
+from skillneurons.models.architectures import ARCHITECTURES, HEADS, IMPLIED, UNTIED_BIAS, what_is_taken
 from skillneurons.models.checkpoint_files import check_config, check_without_place, read_config, read_weights
 from skillneurons.models.config import N_BUCKETS, EncoderConfig
 from skillneurons.models.conversion_check import check_names
@@ -49,8 +49,8 @@ def read_checkpoint(name_or_path: str | Path, *, revision: str | None) -> tuple[
     named = (getattr(config, "architectures", None) or ["(none)"])[0]
     if named not in ARCHITECTURES:
         raise ValueError(
-            f"{location!r} holds a {named}; a HookedEncoder takes {', '.join(ARCHITECTURES)}. "
-            "`load_model` makes a TransformerBridge of others."
+            f"{location!r} holds a {named}. {what_is_taken(named)} `load_model` makes a TransformerBridge of language "
+            "models that only it takes, GPT-2 and T5 among them."
         )
     check_config(config, f"{location!r}, a {named},", ARCHITECTURES[named].settings)
     read_as = named
@@ -78,7 +78,7 @@ def convert(hf_model: PreTrainedModel) -> tuple[EncoderConfig, dict[str, Tensor]
     """Configuration, weights under our names, and the weights a `HookedEncoder` has no use for (a pooler, say)."""
     hf_class, hf = type(hf_model).__name__, hf_model.config
     if hf_class not in ARCHITECTURES:
-        raise ValueError(f"`hf_model` is a {hf_class}; a HookedEncoder takes {', '.join(ARCHITECTURES)}.")
+        raise ValueError(f"`hf_model` is a {hf_class}. {what_is_taken(hf_class)}")
     if getattr(hf, "position_embedding_type", None) not in (None, "absolute"):
         raise ValueError(f"Positions must be absolute, but this model's are {hf.position_embedding_type!r}.")
     if getattr(hf, "is_decoder", False):

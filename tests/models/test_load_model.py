@@ -5,6 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+import transformers
 from test_bridge import ROWS, boot, make_decoder
 from typer.testing import CliRunner
 
@@ -54,6 +55,23 @@ def test_what_our_encoder_takes_is_one_and_anything_else_a_bridge(tiny_model, de
     assert isinstance(bridge, BridgedModel) and bridge.dtype == torch.bfloat16
     assert (bridge.cfg.source, bridge.device.type, bridge.training) == (str(decoder), "cpu", False)
     assert load_model(decoder).fingerprint() == load_model(decoder).fingerprint() != bridge.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("RobertaForSequenceClassification", "its encoder alone, by `transformers.RobertaModel.from_pretrained`"),
+        ("XLMRobertaForTokenClassification", "by `transformers.XLMRobertaModel.from_pretrained`"),
+        ("DebertaV2ForMaskedLM", "Data2VecText. A TransformerBridge"),
+    ],
+)
+def test_what_no_model_can_be_made_of_is_told_what_can_in_short(name, hint, tmp_path):
+    model_class = getattr(transformers, name)
+    sizes = {"vocab_size": 53, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    model_class(model_class.config_class(**sizes, intermediate_size=29, pad_token_id=1)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"holds a {name}, of which .*masked language models") as caught:
+        load_model(tmp_path)
+    assert hint in str(caught.value) and len(str(caught.value)) < 600 and "AfmoeForCausalLM" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
