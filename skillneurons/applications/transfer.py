@@ -73,7 +73,13 @@ class TransferMatrix(Result):
         return pd.DataFrame(self.accuracy.mean(dim=2).numpy(), index=self.tasks, columns=self.tasks).round(3)
 
     def __repr__(self) -> str:
-        return f"TransferMatrix(rows: sources, columns: targets, {self.accuracy.shape[2]} seeds)\n{self._table()}"
+        floors = ", ".join(
+            f"{name} {share:.3f}" for name, share in zip(self.tasks, self.majority.tolist(), strict=True)
+        )
+        return (
+            f"TransferMatrix(rows: sources, columns: targets, {self.accuracy.shape[2]} seeds; always one "
+            f"answer: {floors})\n{self._table()}"
+        )
 
 
 def transferred(source: Classifier, target: Task, labels: Mapping[str, str] | None = None) -> Classifier | None:

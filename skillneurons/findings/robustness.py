@@ -6,6 +6,7 @@ of skill neurons. Baseline, position and direction all come from clean rows; the
 Cost: one pass over the adversarial rows for each classifier, and one for its accuracy.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 from skillneurons.activations._collect import collect
 from skillneurons.activations.sums import AboveCounts
 from skillneurons.classifiers.classifier import Classifier
-from skillneurons.classifiers.evaluation import Evaluation, evaluate
+from skillneurons.classifiers.evaluation import Evaluation, evaluation_of
 from skillneurons.findings.common import by_task, check_binary, check_scored, difference, ends, held_out_interval
 from skillneurons.findings.record import Claims, Finding, Measured, Need, Record, ReproduceSettings, Study, register
 from skillneurons.neurons._predictivity import accuracy_from_counts, held_out_accuracy, predictivity
@@ -27,6 +28,7 @@ from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.types import Row
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,6 +46,9 @@ class Robustness(Result):
         adversarial_accuracy: Of each classifier on the adversarial rows.
         fraction: Share of neurons in a top set.
         meta: Task, number of rows.
+        consistent: For each classifier, the share of pairs all of whose rows it answers rightly; None where rows have
+            no `"pair"`.
+        n_pairs: Of an original row and its adversarial versions.
 
     Example:
         See `robustness`, which makes it.
@@ -59,6 +64,8 @@ class Robustness(Result):
     adversarial_accuracy: tuple[Evaluation, ...]
     fraction: float
     meta: dict[str, Any] = field(default_factory=dict)
+    consistent: tuple[float, ...] | None = None
+    n_pairs: int = 0
 
     plot = drawn_by("plot_robustness")
 
@@ -72,6 +79,9 @@ class Robustness(Result):
 
         `rank_correlation` and `overlap` compare with clean validation; the clean row says how high they are for new
         rows of the same kind, which is the bar. All neurons' chance overlap is `expected_overlap`.
+        `majority` is what always giving one answer reaches. `consistent` is the share of pairs answered rightly as a
+        whole (mean over classifiers; the interval is that of one), and `consistent_if_independent` what it would be if
+        the rows of a pair had nothing to do with each other.
         `best_neuron_low` and `_high` are the ends of `held_out_interval`, a 95 % interval over the rows.
         """
         best, rows = int(self.predictivity.argmax()), []
@@ -95,8 +105,14 @@ class Robustness(Result):
                     "overlap": shared["overlap"],
                     "expected_overlap": shared["expected"],
                     "overlap_p": shared["p"],
+                    "majority": evaluations[0].majority,
                 }
             )
+            if self.consistent is not None and name == "adversarial":
+                share = sum(self.consistent) / len(self.consistent)
+                low, high = held_out_interval(share, self.n_pairs)
+                rows[-1] |= {"n_pairs": self.n_pairs, "consistent": share, "consistent_low": low}
+                rows[-1] |= {"consistent_high": high, "consistent_if_independent": self.meta["if_independent"]}
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
@@ -104,7 +120,12 @@ class Robustness(Result):
 
 
 def robustness(
-    classifiers: Sequence[Classifier], task: Task, scores: NeuronScores, *, fraction: float = 0.01
+    classifiers: Sequence[Classifier],
+    task: Task,
+    scores: NeuronScores,
+    *,
+    fraction: float = 0.01,
+    adversarial: Sequence[Row] | None = None,
 ) -> Robustness:
     """Skill neurons of clean rows, scored on the task's adversarial rows.
 
@@ -113,6 +134,9 @@ def robustness(
         task: Two classes, with adversarial rows.
         scores: Of these classifiers on the task's clean rows.
         fraction: Share of all neurons in a top set.
+        adversarial: Rows from elsewhere, with the task's labels, instead of the task's own. Rows of one `"pair"`, here
+            and among the test rows, are an original and its versions: how often all of them are answered rightly is
+            reported too.
 
     Raises:
         ValueError: The task has no adversarial rows, or classifiers and scores do not belong together.
@@ -131,31 +155,68 @@ def robustness(
     """
     classifiers = list(classifiers)
     check_binary(classifiers, task)
-    if not task.adversarial:
+    rows = task.adversarial if adversarial is None else adversarial
+    if not rows:
         raise ValueError(
-            f"Task {task.name!r} has no adversarial rows. Give it some: `dataclasses.replace(task, adversarial=rows)`, "
-            "or an adversarial.jsonl beside its other files."
+            f"Task {task.name!r} has no adversarial rows. Pass some as `adversarial`, or give it some: "
+            "`dataclasses.replace(task, adversarial=rows)`, or an adversarial.jsonl beside its other files."
         )
     check_scored(scores, task, classifiers)
 
-    encoded, positions = classifiers[0].encode(task.adversarial), scores.meta["positions"]
+    encoded, positions = classifiers[0].encode(rows), scores.meta["positions"]
     attacked = []
     for classifier, baseline in zip(classifiers, scores.baseline, strict=True):
         counts = collect(classifier, encoded, AboveCounts(baseline, 2), positions=positions)
         attacked.append(accuracy_from_counts(counts.above, counts.n))
-    adversarial = torch.stack(attacked)
+    by_position = torch.stack(attacked)
+    clean = classifiers[0].encode(task.test)
+    answers = [(one.logits(clean), one.logits(encoded)) for one in classifiers]
+    pairs = _pairs([*task.test, *rows])
+    right = [
+        torch.cat([on.argmax(1) == of.labels for on, of in zip(both, (clean, encoded), strict=True)]).double()
+        for both in answers
+    ]
+    meta: dict[str, Any] = {"task": task.name, "model": scores.meta["model"]}
+    if pairs:
+        meta["if_independent"] = sum(_independent(one, pairs, len(clean)) for one in right) / len(right)
     return Robustness(
         seeds=tuple(scores.seeds),
         predictivity=scores.predictivity,
         test_predictivity=predictivity(scores.test_accuracy).mean(dim=0),
-        adversarial_predictivity=predictivity(adversarial).mean(dim=0),
+        adversarial_predictivity=predictivity(by_position).mean(dim=0),
         held_out=scores.held_out,
-        adversarial=held_out_accuracy(scores.accuracy, adversarial).mean(dim=0),
-        clean_accuracy=tuple(evaluate(one, task.test) for one in classifiers),
-        adversarial_accuracy=tuple(evaluate(one, encoded) for one in classifiers),
+        adversarial=held_out_accuracy(scores.accuracy, by_position).mean(dim=0),
+        clean_accuracy=tuple(evaluation_of(on, clean.labels, clean.groups) for on, _ in answers),
+        adversarial_accuracy=tuple(evaluation_of(on, encoded.labels, encoded.groups) for _, on in answers),
         fraction=fraction,
-        meta={"task": task.name, "model": scores.meta["model"]},
+        meta=meta,
+        consistent=tuple(_consistent(one, pairs) for one in right) if pairs else None,
+        n_pairs=len(pairs),
     )
+
+
+def _pairs(rows: Sequence[Row]) -> list[list[int]]:
+    """Which rows are an original and its versions: those that share a `"pair"`."""
+    found: dict[Any, list[int]] = {}
+    for i, row in enumerate(rows):
+        if (pair := row.get("pair")) is not None and pair == pair:
+            found.setdefault(pair, []).append(i)
+    return [members for members in found.values() if len(members) > 1]
+
+
+def _consistent(right: Float[Tensor, " batch"], pairs: Sequence[Sequence[int]]) -> float:
+    return sum(bool(right[list(members)].all()) for members in pairs) / len(pairs)
+
+
+def _independent(right: Float[Tensor, " batch"], pairs: Sequence[Sequence[int]], n_clean: int) -> float:
+    """The share of pairs answered rightly, were answers independent with the accuracy of their kind of rows."""
+    mine = [i for members in pairs for i in members]
+    share = {
+        kind: sum(right[i].item() for i in of) / len(of)
+        for kind in (False, True)
+        if (of := [i for i in mine if (i < n_clean) == kind])
+    }
+    return sum(math.prod(share[i < n_clean] for i in members) for members in pairs) / len(pairs)
 
 
 def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> list[Measured]:

@@ -256,6 +256,33 @@ def test_planted_neurons_hold_on_other_words(planted, classifiers, task, scores)
     assert len(plot_robustness(result).lines) == 4
 
 
+def test_robustness_takes_outside_rows_and_counts_pairs_answered_as_a_whole(classifiers, task, scores):
+    outside = [dict(row) | {"pair": f"p{i // 2}"} for i, row in enumerate(task.adversarial)]
+    # Some tests rows are originals of a pair, and some of the others have wrong labels, so that pairs are broken.
+    test = [dict(row) | ({"pair": f"p{i}"} if i < 9 else {}) for i, row in enumerate(task.test)]
+    outside = [row | {"label": 1 - row["label"]} if i % 5 == 0 else row for i, row in enumerate(outside)]
+    paired = replace(task, test=test, adversarial=())
+    result = robustness(classifiers, paired, scores, adversarial=outside)
+    expected = []
+    for one in classifiers:
+        by_pair = {}
+        for row in (*test, *outside):
+            if "pair" in row:
+                by_pair.setdefault(row["pair"], []).append(int(one.predict([row])[0]) == row["label"])
+        kept = [answers for answers in by_pair.values() if len(answers) > 1]
+        expected.append(sum(all(answers) for answers in kept) / len(kept))
+    assert result.consistent == pytest.approx(tuple(expected)) and 0 < expected[0] < 1
+    row = result.to_dataframe().set_index("rows").loc["adversarial"]
+    assert row.n_pairs == len(kept) and row.consistent_low < row.consistent < row.consistent_high
+    assert 0 < row.consistent_if_independent < row.consistent + 0.2 and row.n == len(outside)
+    assert row.majority == max(
+        sum(one["label"] for one in outside) / row.n, 1 - sum(one["label"] for one in outside) / row.n
+    )
+    plain = robustness(classifiers, task, scores)
+    again = robustness(classifiers, replace(task, adversarial=()), scores, adversarial=task.adversarial)
+    assert plain.consistent is None and plain.to_dataframe().equals(again.to_dataframe())
+
+
 def test_robustness_needs_adversarial_rows_and_their_scores(classifiers, task, scores):
     with pytest.raises(ValueError, match="'signal0' has no adversarial rows"):
         robustness(classifiers, replace(task, adversarial=()), scores)
