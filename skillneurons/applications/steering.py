@@ -121,7 +121,10 @@ class SteeringCurve(Result):
     plot = drawn_by("plot_steering")
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row for each strength: flip rates with 95 % intervals over rows (Clopper-Pearson), and shifts."""
+        """One row for each strength: flip rates with 95 % intervals over rows (Clopper-Pearson), and shifts.
+
+        `p_flips` is the share of sets, the skill neurons included, that flip as many answers: 1 / (sets + 1) at best.
+        """
         records = []
         for i, strength in enumerate(self.strengths):
             n = self.n_label if strength < 0 else self.n_other
@@ -130,12 +133,21 @@ class SteeringCurve(Result):
             record = {"strength": strength, "n_rows": n, "skill_flips": flips, "low": low, "high": high}
             record |= _summary("random_flips", self.random[:, i])
             record["skill_shift"] = self.skill_shift[i].item()
-            records.append(record | _summary("random_shift", self.random_shift[:, i]))
+            record |= _summary("random_shift", self.random_shift[:, i])
+            record["p_flips"] = _p_value(self.skill[i], self.random[:, i])
+            records.append(record)
         return pd.DataFrame(records)
 
     def __repr__(self) -> str:
         title = f"SteeringCurve(to {self.label!r}, {self.meta.get('task')}, {len(self.random)} random sets)"
         return f"{title}\n{self.to_dataframe()}"
+
+
+def _p_value(chosen: Tensor, random: Tensor) -> float:
+    """NaN where no answer could flip."""
+    if bool(chosen.isnan()):
+        return float("nan")
+    return (1 + int((random >= chosen).sum())) / (len(random) + 1)
 
 
 def _summary(name: str, values: Tensor) -> dict[str, float]:

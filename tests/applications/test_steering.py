@@ -153,3 +153,11 @@ def test_settings_that_make_no_sense_are_refused(planted, curve, unchecked_types
         run(match="size")
     with pytest.raises(ValueError, match="not 'logits'"):
         plot_steering(curve, quantity="logits")
+
+
+def test_flips_stand_beside_how_often_random_sets_flip_as_many():
+    random = torch.tensor([[0.1, 0.5, torch.nan], [0.2, 0.6, torch.nan], [0.3, 0.1, torch.nan]])
+    skill = torch.tensor([0.9, 0.5, torch.nan])
+    curve = SteeringCurve((1.0, 2.0, -1.0), skill, random, torch.zeros(3), torch.zeros(3, 3), 10, 0, "good")
+    p = curve.to_dataframe().p_flips.tolist()
+    assert p[:2] == [0.25, 0.75] and p[2] != p[2]
