@@ -15,6 +15,7 @@ from transformer_lens.tools.analysis.interchange import reinitialized
 
 from skillneurons.models.config import EncoderConfig
 from skillneurons.models.encoder import HookedEncoder
+from skillneurons.models.encoder_parts.next_sentence import NextSentencePrediction
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 MIGRATING = Path(__file__).resolve().parents[2] / "docs" / "migrating.md"
@@ -70,7 +71,7 @@ def test_an_encoder_of_ones_own_takes_its_size_from_a_tokenizer(tmp_path, robert
     roberta_tokenizer.save_pretrained(tmp_path)
     named = HookedEncoder(EncoderConfig(**sizes, tokenizer_name=str(tmp_path)))
     assert named.cfg.d_vocab == encoder.cfg.d_vocab and named.to_str_tokens(" great")[1] == " great"
-    with pytest.raises(ValueError, match=r"`cfg.d_vocab` needs to be given, but is -1"):
+    with pytest.raises(ValueError, match=r"`cfg.d_vocab` is -1"):
         HookedEncoder(EncoderConfig(**sizes))
 
 
@@ -113,6 +114,24 @@ def test_transformer_lens_names_of_arguments_work(build_hf, tmp_path, roberta_to
     assert one.fingerprint() == other.fingerprint() and one.cfg.source == "any name"
     half = HookedEncoder.from_pretrained(other.save(tmp_path), torch_dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
+
+
+def test_next_sentences_are_told_as_hugging_face_tells_them(build_hf, bert_tokenizer):
+    model = build_hf("bert-pretraining", torch.float64, vocab_size=len(bert_tokenizer))
+    follows = NextSentencePrediction(HookedEncoder.from_hf(model, bert_tokenizer))
+    texts = ("a lovely film", "the story")
+    encoded = bert_tokenizer(*texts, return_tensors="pt", return_token_type_ids=True)
+    expected = model(**encoded).seq_relationship_logits
+    torch.testing.assert_close(follows(texts), expected, **CLOSE)
+    logits, cache = follows.run_with_cache(texts)
+    torch.testing.assert_close(logits, expected, **CLOSE)
+    assert torch.equal(cache["nsp_head.hook_nsp_out"], logits) and "pooler.hook_pooler_out" in cache
+    with pytest.raises(ValueError, match="exactly two sentences, but there are 3"):
+        follows(("a", "b", "c"))
+    with pytest.raises(ValueError, match="without specifying token_type_ids"):
+        follows(encoded["input_ids"])
+    with pytest.raises(ValueError, match=r"\(BertForMaskedLM\) lacks them"):
+        NextSentencePrediction(HookedEncoder.from_hf(build_hf("bert")))
 
 
 # Optional hooks

@@ -17,6 +17,10 @@ from skillneurons.utilities.devices import to_device
 Tokens = int | Sequence[int] | np.ndarray | Tensor
 
 
+class NoVocabularyError(ValueError, AssertionError):
+    """Neither a tokenizer nor its size; an AssertionError too, as in TransformerLens, since code may wait for that."""
+
+
 def settle_tokenizer(cfg: EncoderConfig, tokenizer: Any) -> Any:
     """The tokenizer, or the one that `cfg` names; `cfg` learns its name and, if it has none, the number of tokens.
 
@@ -29,7 +33,9 @@ def settle_tokenizer(cfg: EncoderConfig, tokenizer: Any) -> Any:
         cfg.tokenizer_name = getattr(tokenizer, "name_or_path", None) or cfg.tokenizer_name
     if cfg.d_vocab == -1:
         if tokenizer is None:
-            raise ValueError("Without a tokenizer `cfg.d_vocab` needs to be given, but is -1. Set it, or pass one.")
+            raise NoVocabularyError(
+                "Must provide a tokenizer if d_vocab is not provided: `cfg.d_vocab` is -1. Set it, or pass a tokenizer."
+            )
         cfg.d_vocab = max(tokenizer.get_vocab().values()) + 1
     return tokenizer
 

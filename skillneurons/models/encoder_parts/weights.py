@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens import FactoredMatrix
 
 from skillneurons.models.encoder_parts.hooks import EncoderHooks
+from skillneurons.models.encoder_parts.next_sentence import Pooler
 
 
 class EncoderWeights(EncoderHooks):
@@ -17,6 +18,7 @@ class EncoderWeights(EncoderHooks):
     blocks: Any
     embed: Any
     read_out: Any
+    unused_weights: dict[str, Tensor]
 
     def _stack(self, get: Callable[[Any], Tensor]) -> Tensor:
         tensors = [get(block) for block in self.blocks]
@@ -52,6 +54,24 @@ class EncoderWeights(EncoderHooks):
     def mlm_head(self) -> Any:
         """`read_out`, under TransformerLens's name."""
         return self.read_out
+
+    @property
+    def pooler(self) -> Pooler:
+        """BERT's pooler, with a copy of its weights, where the checkpoint has one."""
+        return Pooler(self._head("pooler.dense"))
+
+    @property
+    def nsp_head(self) -> nn.Linear:
+        """BERT's head that tells whether two sentences follow, on what `pooler` gives; likewise."""
+        return self._head("seq_relationship")
+
+    def _head(self, name: str) -> nn.Linear:
+        found = {key.rsplit(".", 1)[-1]: value for key, value in self.unused_weights.items() if f"{name}." in f".{key}"}
+        if not {"weight", "bias"} <= set(found):
+            raise AttributeError(f"The checkpoint of this encoder has no {name!r}.")
+        linear = nn.Linear(*reversed(found["weight"].shape))
+        linear.load_state_dict({part: found[part] for part in ("weight", "bias")})
+        return linear.to(self.device, self.dtype).requires_grad_(False)
 
     @property
     def b_U(self) -> Float[Tensor, " d_vocab"]:
