@@ -34,7 +34,7 @@ def claims(
 
     Args:
         scores: Of one or several prompts.
-        n: How many; the most predictive on validation, so that test rows have no say in the choice.
+        n: How many; the highest in `scores.ranking`, on validation, so that test rows have no say in the choice.
         level: At which all `n` intervals hold together (each is computed at `1 - (1 - level) / n`).
         method: Adjustment of the p-values; see `statistics.adjusted`.
         rows: Which rows the p-values come from; see `NeuronScores.p_values`.
@@ -95,7 +95,7 @@ def claims(
             table.assign(n_groups=scores.groups(), design_effect=effects),
             [*order, "n_groups", "design_effect"],
         )
-    return table.nlargest(n, "predictivity", keep="first").reset_index(drop=True).reindex(columns=order)
+    return scores.ranked(table).head(n).reset_index(drop=True).reindex(columns=order)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -2,10 +2,10 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 import torch
@@ -47,6 +47,8 @@ TENSORS = ("above", "n", "above_test", "n_test", "baseline")
 EFFECTS = "design_effects"  # not in files of scores without groups, nor in those of earlier versions
 MOST_SEEN = 0.01  # share of test rows that may be in other splits too before it is worth a warning
 SHOW_AFTER = 5  # seconds
+MOST_UNEQUAL = 0.6  # share of the larger class above which neurons are ranked by balanced accuracy
+Measure: TypeAlias = Literal["predictivity", "balanced_accuracy"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -101,6 +103,22 @@ class NeuronScores(Result):
         return predictivity(self.accuracy)
 
     @property
+    def balanced_predictivity(self) -> Float[Tensor, "layer neuron"]:
+        """As `predictivity`, of balanced accuracy: 1/2 for a neuron that is always on one side."""
+        balanced = torch.stack([balanced_accuracy_from_counts(above, self.n) for above in self.above])
+        return predictivity(balanced).mean(dim=0)
+
+    @property
+    def measure(self) -> Measure:
+        """What ranks the neurons: `"predictivity"`, or `"balanced_accuracy"`; see `find_skill_neurons`."""
+        return self.meta.get("measure", "predictivity")
+
+    @property
+    def ranking(self) -> Float[Tensor, "layer neuron"]:
+        """The validation score that `top`, `best` and `claims` rank by: that of `measure`."""
+        return self.predictivity if self.measure == "predictivity" else self.balanced_predictivity
+
+    @property
     def held_out(self) -> Float[Tensor, "layer neuron"]:
         """Accuracy on test, at the position and in the direction chosen on validation, averaged over seeds."""
         return held_out_accuracy(self.accuracy, self.test_accuracy).mean(dim=0)
@@ -123,7 +141,7 @@ class NeuronScores(Result):
         return self.n_test.max().item() / self.n_test.sum().item()
 
     def top(self, fraction: float, per_layer: bool = True, *, score: Tensor | None = None) -> NeuronSet:
-        """The most predictive neurons, by `predictivity` unless another `[layer neuron]` score is given.
+        """The most predictive neurons, by `ranking` unless another `[layer neuron]` score is given.
 
         Args:
             fraction: Share of the neurons.
@@ -131,7 +149,7 @@ class NeuronScores(Result):
             score: Rank by this instead.
         """
         chosen = top_neurons(
-            self.predictivity if score is None else score, fraction, per_layer=per_layer, model=self.meta["model"]
+            self.ranking if score is None else score, fraction, per_layer=per_layer, model=self.meta["model"]
         )
         provenance = {key: value for key, value in self.meta.items() if key != "model"}
         return NeuronSet(chosen.mask, chosen.model, chosen.meta | provenance)
@@ -216,9 +234,12 @@ class NeuronScores(Result):
         )
 
     def best(self, n: int = 10) -> pd.DataFrame:
-        """The `n` neurons of highest predictivity, with their held-out accuracy."""
-        table = self.to_dataframe()
-        return table.nlargest(n, "predictivity", keep="first").reset_index(drop=True)
+        """The `n` neurons that rank highest, with their held-out accuracy; see `ranking`."""
+        return self.ranked(self.to_dataframe()).head(n).reset_index(drop=True)
+
+    def ranked(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table of all neurons, the highest in `ranking` first; the first neuron wins a tie."""
+        return table.iloc[self.ranking.flatten().argsort(descending=True, stable=True).numpy()]
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each neuron: layer, neuron, predictivity, held-out accuracy (plain and balanced)."""
@@ -242,10 +263,11 @@ class NeuronScores(Result):
         return int(position[layer, neuron]), bool(upward[layer, neuron])
 
     def __repr__(self) -> str:
-        layer, neuron = divmod(int(self.predictivity.argmax()), self.predictivity.shape[1])
+        layer, neuron = divmod(int(self.ranking.argmax()), self.ranking.shape[1])
+        how = "" if self.measure == "predictivity" else f" ranked by balanced accuracy (majority {self.majority:.2f})"
         return (
-            f"NeuronScores({self.meta.get('task')}, seeds {self.seeds}, {self.predictivity.numel():,} neurons; best: "
-            f"layer {layer} neuron {neuron}, validation {self.predictivity[layer, neuron]:.3f}, "
+            f"NeuronScores({self.meta.get('task')}, seeds {self.seeds}, {self.predictivity.numel():,} neurons{how}; "
+            f"best: layer {layer} neuron {neuron}, validation {self.predictivity[layer, neuron]:.3f}, "
             f"held out {self.held_out[layer, neuron]:.3f}{self._groups_in_words(layer, neuron)})"
         )
 
@@ -323,6 +345,7 @@ def find_skill_neurons(
     on_pass: Callable[[str], None] | None = None,
     accelerator: Ranks | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
+    measure: Measure | None = None,
 ) -> NeuronScores:
     """Score every neuron on a binary task, for one or several prompts.
 
@@ -340,10 +363,12 @@ def find_skill_neurons(
         on_pass: Called with the name of each split when it is done.
         accelerator: Of `accelerate`: split each pass over its processes; see `collect`.
         tokens_per_batch: Padded positions in one forward pass.
+        measure: What ranks the neurons on validation. By default `"predictivity"`; but `"balanced_accuracy"` where more
+            than 60 % of the validation rows are of one class: neurons that nearly always answer it would come first.
 
     Raises:
-        ValueError: The task has more than two classes, no classifier was passed, they have different models or prompt
-            lengths, or the layers of a pruned model differ in width.
+        ValueError: `measure` is none of these, the task has more than two classes, no classifier was passed, they have
+            different models or prompt lengths, or the layers of a pruned model differ in width.
 
     Example:
         >>> from skillneurons import find_skill_neurons, load_example
@@ -354,6 +379,8 @@ def find_skill_neurons(
         ['layer', 'neuron', 'predictivity', 'held_out', 'held_out_balanced']
     """
     classifiers = [classifiers] if isinstance(classifiers, Classifier) else list(classifiers)
+    if measure not in (None, "predictivity", "balanced_accuracy"):
+        raise ValueError(f"`measure` is 'predictivity' or 'balanced_accuracy', not {measure!r}.")
     if not classifiers:
         raise ValueError("`classifiers` is empty; pass at least one, from `tune_prompt` for example.")
     if task.n_labels != 2:
@@ -393,7 +420,11 @@ def find_skill_neurons(
             "on_rows": bar.update,
         }
         parts = [_score_one(classifier, task, splits, on_pass, own) for classifier in classifiers]
-    return NeuronScores.merge_seeds(parts)
+    scores = NeuronScores.merge_seeds(parts)
+    unequal = scores.n.max().item() > MOST_UNEQUAL * scores.n.sum().item()
+    chosen = measure or ("balanced_accuracy" if unequal else "predictivity")
+    # Where classes are alike, scores are those of earlier versions in all they hold.
+    return scores if chosen == "predictivity" else replace(scores, meta=scores.meta | {"measure": chosen})
 
 
 def _score_one(

@@ -312,8 +312,11 @@ def test_neurons_of_a_rare_class_come_before_those_that_never_answer_it(topics):
     found = several_classes(topics.classifier, task, fraction=3 * FOUR_OF_ALL, per_layer=False)
     own = planted_classifier(0).neurons
     assert NeuronSet(found.member[0], own.model) == own
-    plain = find_skill_neurons(topics.classifier, task.subtasks(balance=False)[0])
+    unequal = task.subtasks(balance=False)[0]
+    plain = find_skill_neurons(topics.classifier, unequal, measure="predictivity")
     assert len(plain.top(FOUR_OF_ALL, per_layer=False) & own) < 4
+    balanced = find_skill_neurons(topics.classifier, unequal)
+    assert len(balanced.top(FOUR_OF_ALL, per_layer=False) & own) > 2
 
 
 def test_which_class_a_neuron_serves_is_not_chosen_on_the_rows_that_report_it(topics):

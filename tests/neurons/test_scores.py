@@ -8,6 +8,8 @@ from planted import planted_classifier, planted_task
 
 from skillneurons import NeuronScores, find_skill_neurons
 from skillneurons.neurons import scores as scores_module
+from skillneurons.neurons._predictivity import balanced_accuracy_from_counts
+from skillneurons.neurons.controls import claims
 from skillneurons.neurons.scores import union_of_top
 
 
@@ -117,3 +119,40 @@ def test_bad_input_is_named(planted):
     shorter = planted_classifier(0, n_prompt=3)
     with pytest.raises(ValueError, match=r"\{3, 5\}"):
         find_skill_neurons([planted[0].classifier, shorter.classifier], planted[0].task)
+
+
+# Unequal classes
+
+
+def unequal(planted, share):
+    """The planted task with fewer rows of class 1 in validation and test."""
+
+    def thinned(rows):
+        ones = [row for row in rows if row["label"] == 1]
+        return [row for row in rows if row["label"] == 0] + ones[: round(len(ones) * share)]
+
+    return replace(planted[0].task, validation=thinned(planted[0].task.validation), test=thinned(planted[0].task.test))
+
+
+def test_unequal_classes_are_ranked_by_balanced_accuracy_which_is_said(planted):
+    task = unequal(planted, 0.3)
+    scores = find_skill_neurons(planted[0].classifier, task)
+    assert scores.measure == "balanced_accuracy" and "ranked by balanced accuracy (majority 0.7" in repr(scores)
+    by_hand = torch.stack([balanced_accuracy_from_counts(one, scores.n) for one in scores.above])
+    expected = torch.maximum(by_hand, 1 - by_hand).amax(dim=1).mean(dim=0)
+    assert torch.equal(scores.ranking, expected) and torch.equal(scores.balanced_predictivity, expected)
+    assert scores.top(0.05, per_layer=False) == scores.top(0.05, per_layer=False, score=expected)
+    first = divmod(int(expected.argmax()), expected.shape[1])
+    assert (scores.best(1).layer[0], scores.best(1).neuron[0]) == first
+    assert (claims(scores, 1).layer[0], claims(scores, 1).neuron[0]) == first
+    plain = find_skill_neurons(planted[0].classifier, task, measure="predictivity")
+    assert plain.measure == "predictivity" and torch.equal(plain.ranking, plain.predictivity)
+    assert torch.equal(plain.above, scores.above) and "ranked" not in repr(plain)
+
+
+def test_equal_classes_are_ranked_by_predictivity_unless_asked(planted, scores, tmp_path, unchecked_types):
+    assert scores.measure == "predictivity" and "measure" not in scores.meta
+    asked = find_skill_neurons(planted[0].classifier, planted[0].task, measure="balanced_accuracy")
+    assert NeuronScores.load(asked.save(tmp_path / "asked")).measure == "balanced_accuracy"
+    with pytest.raises(ValueError, match="not 'auroc'"):
+        find_skill_neurons(planted[0].classifier, planted[0].task, measure="auroc")
