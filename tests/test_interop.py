@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import create_autospec
 
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from skillneurons import (
     AboveCounts,
+    Classifier,
     Examples,
     LabelSums,
     NeuronSet,
@@ -132,12 +134,38 @@ def theirs(peft, saved, tmp_path):
     return tmp_path / "theirs", model.prompt_encoder["default"].embedding.weight.detach()
 
 
-def test_an_adapter_of_peft_without_a_mask_is_read_only_when_asked(saved, theirs):
+def test_an_adapter_of_peft_stands_where_peft_puts_it_and_computes_the_same(peft, saved, theirs, tmp_path):
+    (hf_folder, classifier), (folder, vectors) = saved, theirs
+    prompt = load_peft(folder, classifier.model)
+    assert torch.equal(prompt.vectors, vectors) and prompt.in_front
+    ours = classifier.with_prompt(prompt)
+    expected = through_peft(peft, hf_folder, folder, ours, ROWS)
+    torch.testing.assert_close(ours.logits(ROWS), expected, rtol=2e-5, atol=2e-5)
+    assert not torch.allclose(replace(ours, prompt=replace(prompt, in_front=False)).logits(ROWS), expected, atol=1e-2)
+    # Files keep the place, of the classifier, of the prompt, and as an adapter again.
+    ours.save(tmp_path / "classifier")
+    prompt.save(tmp_path / "prompt")
+    save_peft(ours, tmp_path / "again")
+    for again in (
+        Classifier.load(tmp_path / "classifier", ours.model),
+        ours.with_prompt(SoftPrompt.load(tmp_path / "prompt")),
+        ours.with_prompt(load_peft(tmp_path / "again", ours.model)),
+    ):
+        assert again.prompt.in_front and torch.equal(again.logits(ROWS), ours.logits(ROWS))
+
+
+def test_a_prompt_in_front_of_all_else_has_no_mask(saved, theirs):
+    (_, classifier), (folder, _) = saved, theirs
+    layout = classifier.with_prompt(load_peft(folder, classifier.model)).layout
+    assert (layout.positions("prompt"), layout.positions("text")) == (slice(0, 5), slice(5, None))
+    with pytest.raises(ValueError, match="in front of all else, not 'mask'"):
+        layout.positions("mask")
+
+
+def test_vectors_go_behind_a_mask_only_when_asked(saved, theirs):
     (_, classifier), (folder, vectors) = saved, theirs
-    with pytest.raises(ValueError, match=r"none of the 5 is that mask.*moved=True"):
-        load_peft(folder, classifier.model)
     prompt = load_peft(folder, classifier.model, moved=True)
-    assert torch.equal(prompt.vectors, vectors)
+    assert torch.equal(prompt.vectors, vectors) and not prompt.in_front
     assert classifier.with_prompt(prompt).logits(ROWS).shape == (3, 2)
 
 

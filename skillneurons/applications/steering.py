@@ -293,7 +293,7 @@ def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[
             strengths=_STRENGTHS,
             n_random=settings.n_random,
             # Where the label is read too: a prompt behind the text ends there.
-            positions="prompt" if first.layout.after_text else "mask_and_prompt",
+            positions=first.layout.added,
             rows=study.sweep_rows(settings),
         )
         yield Measured(result, study.task.name)

@@ -165,7 +165,8 @@ def _tune(
     on_step: Callable[[int, int], None] | None,
 ) -> Classifier:
     given = prompt or random_prompt(model, 1, seed)
-    fixed = SoftPrompt(given.vectors.detach().clone(), given.model, f"{added.name}, prompt {given.origin}", seed)
+    origin = f"{added.name}, prompt {given.origin}"
+    fixed = SoftPrompt(given.vectors.detach().clone(), given.model, origin, seed, given.in_front)
     first = Classifier(
         model, fixed, Verbalizer.from_words(model.tokenizer, task.label_words, task.labels), tuple(task.labels)
     )

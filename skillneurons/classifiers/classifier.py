@@ -65,6 +65,11 @@ class Classifier:
         if self.prompt.vectors.device != self.model.device:
             vectors = self.prompt.vectors.to(self.model.device)
             object.__setattr__(self, "prompt", replace(self.prompt, vectors=vectors))
+        if self.prompt.in_front and _reads_behind(self.model):
+            raise ValueError(
+                f"The prompt stands in front of all else (`in_front`), where a decoder ({self.model.cfg.source}) reads "
+                "nothing of the text. Pass a prompt that stands behind it, or an encoder."
+            )
         expected = self.model.fingerprint()
         if self.prompt.model != expected:
             raise ValueError(
@@ -74,7 +79,7 @@ class Classifier:
 
     @property
     def layout(self) -> Layout:
-        return Layout(len(self.prompt), isinstance(self.model, BridgedModel) and self.model.cfg.after_text)
+        return Layout(len(self.prompt), _reads_behind(self.model), self.prompt.in_front)
 
     @property
     def fwd_hooks(self) -> FwdHooks:
@@ -179,7 +184,7 @@ class Classifier:
             "model": self.prompt.model,
             "model_source": self.model.cfg.source,
             "model_revision": self.model.cfg.revision,
-            "prompt": {"origin": self.prompt.origin, "seed": self.prompt.seed},
+            "prompt": self.prompt.described(),
             "verbalizer": {"words": self.verbalizer.words, "token_ids": self.verbalizer.token_ids},
             "labels": self.labels,
             "history": list(self.history),
@@ -201,6 +206,10 @@ class Classifier:
     def with_prompt(self, prompt: SoftPrompt) -> "Classifier":
         """The same model and label words behind another prompt."""
         return replace(self, prompt=prompt, history=())
+
+
+def _reads_behind(model: AnyModel) -> bool:
+    return isinstance(model, BridgedModel) and model.cfg.after_text
 
 
 def check_answers(classifier: Classifier, task: Task) -> None:

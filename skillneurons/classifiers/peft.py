@@ -3,9 +3,10 @@ not needed.
 
 PEFT puts its vectors in front of the text: `p_1 … p_P text`. A classifier here reads the label at a mask in front of
 the prompt, `[MASK] p_1 … p_P text`. So an adapter is written with the mask's word embedding as its first vector: what
-PEFT computes is then what the classifier computes, position for position, with the label at position 0. Where there is
-no such equal, as for decoders, whose prompt stands behind the text here, both directions are an error unless one
-accepts it.
+PEFT computes is then what the classifier computes, position for position, with the label at position 0. An adapter that
+was trained without a mask stands in front of all else here too (`SoftPrompt.in_front`), and its label is read at `p_1`.
+Where there is no such equal, as for decoders, whose prompt stands behind the text here, both directions are an error
+unless one accepts it.
 """
 
 import json
@@ -70,7 +71,7 @@ def save_peft(classifier: Classifier, folder: str | Path, *, moved: bool = False
     if behind and not moved:
         raise ValueError(_moved("save", "stand behind the text in a decoder"))
     vectors = prompt.vectors.detach().cpu()
-    if not behind:
+    if not behind and not prompt.in_front:
         # In the precision of the more precise of the two.
         vectors = torch.cat([_mask_vector(model).cpu(), vectors])
     config = {
@@ -103,16 +104,17 @@ def load_peft(folder: str | Path, model: AnyModel, *, moved: bool = False) -> So
     Args:
         folder: With the adapter's two files.
         model: The adapter's base model.
-        moved: Accept that the vectors stand elsewhere here than in PEFT: behind a mask, where the adapter does not
-            begin with one, or behind the text of a decoder. Activations are then not those that PEFT computes.
+        moved: Let the vectors stand elsewhere here than in PEFT: behind a mask, where the adapter does not begin with
+            one, or behind the text of a decoder. Activations are then not those that PEFT computes.
 
     Returns:
-        Vectors in the precision of the file or of the model, whichever is higher: as they were saved, to the bit.
+        Vectors in the precision of the file or of the model, whichever is higher: as they were saved, to the bit. Where
+        they do not begin with a mask they stand in front of all else (`in_front`), and compute what PEFT does.
 
     Raises:
         FileNotFoundError: One of the files is missing.
         StoreError: They are damaged, or hold another kind of adapter, or vectors that are no floating-point numbers.
-        ValueError: The adapter is another model's; or its vectors would stand elsewhere and `moved` is False.
+        ValueError: The adapter is another model's; or it is a decoder's and `moved` is False.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -144,15 +146,16 @@ def load_peft(folder: str | Path, model: AnyModel, *, moved: bool = False) -> So
             f"adapter's model; if it is the same, write its name as `base_model_name_or_path` in {CONFIG}."
         )
     vectors = vectors.to(device=model.device, dtype=torch.promote_types(vectors.dtype, model.dtype))
+    in_front = False
     if getattr(model.cfg, "after_text", False):
         if not moved:
             raise ValueError(_moved("load", "will stand behind the text in a decoder"))
     elif len(vectors) > 1 and torch.equal(vectors[:1].to(model.dtype), _mask_vector(model)):
         vectors = vectors[1:]
-    elif not moved:
-        raise ValueError(_moved("load", f"will stand behind a mask, and none of the {len(vectors)} is that mask"))
+    else:
+        in_front = not moved
     origin = provenance.get("origin", f"PEFT adapter of {base}")
-    return SoftPrompt(vectors.clone(), fingerprint, origin, provenance.get("seed"))
+    return SoftPrompt(vectors.clone(), fingerprint, origin, provenance.get("seed"), in_front)
 
 
 def _moved(verb: str, where: str) -> str:

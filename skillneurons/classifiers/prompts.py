@@ -1,8 +1,9 @@
 """Soft prompts, where they go, and the words that answers are read as.
 
 An encoder's input is `[MASK] p_1 … p_P <s> text </s>`: the mask at position 0, the soft prompt behind it, right-padded
-text. A decoder's is `text p_1 … p_P`, without padding, since a position sees only what is before it. The prompt's
-vectors replace the word embeddings of placeholder tokens at `hook_embed`, before positions and LayerNorm.
+text. A prompt of PEFT's may stand in front of all else, `p_1 … p_P <s> text </s>`. A decoder's input is
+`text p_1 … p_P`, without padding, since a position sees only what is before it. The prompt's vectors replace the word
+embeddings of placeholder tokens at `hook_embed`, before positions and LayerNorm.
 """
 
 import difflib
@@ -57,6 +58,7 @@ class SoftPrompt(Result):
         model: `fingerprint()` of the model it belongs to.
         origin: How it came about: `"random"`, `"tuned"` or `"written: …"`.
         seed: Of the draw or the tuning; None for written prompts.
+        in_front: Whether it stands in front of all else, without a mask, as PEFT's prompts do; see `Layout`.
 
     Example:
         >>> from skillneurons import SoftPrompt, load_example
@@ -69,6 +71,7 @@ class SoftPrompt(Result):
     model: str
     origin: str
     seed: int | None = None
+    in_front: bool = False
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or not len(self.vectors):
@@ -89,8 +92,12 @@ class SoftPrompt(Result):
 
     def save(self, path: str | Path) -> Path:
         """Write `path.safetensors` and `path.json`."""
-        meta = {"model": self.model, "origin": self.origin, "seed": self.seed}
-        return store.save(path, "SoftPrompt", {"vectors": self.vectors}, meta)
+        return store.save(path, "SoftPrompt", {"vectors": self.vectors}, {"model": self.model} | self.described())
+
+    def described(self) -> dict[str, Any]:
+        """What a file says of it besides its vectors and its model."""
+        # Only where it is so: files of other prompts stay as earlier releases read them.
+        return {"origin": self.origin, "seed": self.seed} | ({"in_front": True} if self.in_front else {})
 
     @classmethod
     def load(cls, path: str | Path) -> "SoftPrompt":
@@ -144,6 +151,8 @@ class Layout:
         n_prompt: Its length.
         after_text: `text p_1 … p_P` instead of `[MASK] p_1 … p_P text`: for decoders. The label is then read at `p_P`,
             and positions are counted from the end.
+        in_front: `p_1 … p_P text`, as PEFT has it for encoders. The label is then read at `p_1`, where PEFT's
+            classifiers read it too.
 
     Example:
         >>> from skillneurons import Layout
@@ -155,11 +164,12 @@ class Layout:
 
     n_prompt: int
     after_text: bool = False
+    in_front: bool = False
 
     @property
     def n_prefix(self) -> int:
         """Positions before the text."""
-        return 0 if self.after_text else 1 + self.n_prompt
+        return 0 if self.after_text else self.start + self.n_prompt
 
     @property
     def n_added(self) -> int:
@@ -169,7 +179,7 @@ class Layout:
     @property
     def start(self) -> int:
         """Position of the prompt's first vector."""
-        return -self.n_prompt if self.after_text else 1
+        return -self.n_prompt if self.after_text else int(not self.in_front)
 
     @property
     def label_position(self) -> int:
@@ -179,7 +189,7 @@ class Layout:
     @property
     def added(self) -> str:
         """Name of all positions besides those of the text."""
-        return "prompt" if self.after_text else "mask_and_prompt"
+        return "prompt" if self.after_text or self.in_front else "mask_and_prompt"
 
     def varies(self, which: str) -> bool:
         """Whether rows of different lengths have different numbers of these positions."""
@@ -189,12 +199,14 @@ class Layout:
     def positions(self, which: str = "prompt") -> slice:
         """Positions of the soft prompt, of the mask, of both (as the authors' code counts them), of the text, or all.
 
-        `"text"` and `"all"` differ in number from batch to batch, and include padding. A prompt behind the text has no
-        mask.
+        `"text"` and `"all"` differ in number from batch to batch, and include padding. A prompt behind
+        the text, or in front of all else, has no mask.
         """
         if self.after_text:
             end = slice(-self.n_prompt, None)
             table = {"prompt": end, "text": slice(0, -self.n_prompt), "all": slice(0, None)}
+        elif self.in_front:
+            table = {"prompt": slice(0, self.n_prompt), "text": slice(self.n_prompt, None), "all": slice(0, None)}
         else:
             table = {
                 "prompt": slice(1, self.n_prefix),
@@ -205,6 +217,7 @@ class Layout:
             }
         if which not in table:
             where = " for a prompt behind the text" if self.after_text else ""
+            where = " for a prompt in front of all else" if self.in_front else where
             raise ValueError(f"`positions` is one of {', '.join(map(repr, table))}{where}, not {which!r}.")
         return table[which]
 

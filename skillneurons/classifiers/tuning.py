@@ -151,7 +151,7 @@ def tune_prompt(
     vectors = first.prompt.vectors.detach().clone().float().requires_grad_()
 
     def snapshot() -> Classifier:
-        return first.with_prompt(SoftPrompt(vectors.detach().clone(), start.model, "tuned", seed))
+        return first.with_prompt(SoftPrompt(vectors.detach().clone(), start.model, "tuned", seed, start.in_front))
 
     moved = Moved([vectors], [splice(vectors, first.layout.start)], snapshot)
     return train(first, task, moved, seed=seed, config=config or TuningConfig(), progress=progress, on_step=on_step)

@@ -130,8 +130,8 @@ def compare_places(
                 f"`scores` are of {scores.meta['positions']!r} positions, but those at the 'prompt' are needed. Leave "
                 "`scores` out to compute them."
             )
-    after_text = classifiers[0].layout.after_text
-    places = {place: how for place, how in PLACES.items() if not (after_text and place == "mask")}
+    has_mask = classifiers[0].layout.added == "mask_and_prompt"
+    places = {place: how for place, how in PLACES.items() if has_mask or place != "mask"}
     known = {} if scores is None else {("prompt", None): scores}
     wanted = [how for how in places.values() if how not in known]
     known |= dict(zip(wanted, place_scores(classifiers, task, wanted), strict=True))

@@ -211,6 +211,8 @@ def _digest(classifier: Classifier, rows: Encoded, sets: Sequence[NeuronSet], id
             "its own, which no file can identify. Leave `resume_in` out."
         )
     identity = identity | {"model": classifier.prompt.model, "answers": classifier.verbalizer.token_ids}
+    if classifier.prompt.in_front:
+        identity["in_front"] = True
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     for part in (classifier.prompt.vectors, rows.tokens, rows.offsets, rows.labels, *(one.mask for one in sets)):
         digest.update(f"{tuple(part.shape)}".encode())
