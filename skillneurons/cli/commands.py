@@ -164,6 +164,24 @@ def report(
 
 
 @app.command()
+def explore(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    out: Annotated[Path | None, typer.Option(help="The page; RUN/explorer.html by default.")] = None,
+    cards: Annotated[int, typer.Option(min=1, help="Neurons of each subtask with a card.")] = 6,
+    source: Annotated[Path | None, typer.Option(help="Folder with the task's files, if the run had one.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Write one self-contained HTML page to explore a run's neurons: a map, a table and cards, no network."""
+    quiet_libraries()
+    from skillneurons import runs
+    from skillneurons.plots import ExplorerSettings
+
+    with reported_errors():
+        page = runs.explore(run, source=source, device=device, settings=ExplorerSettings(n_cards=cards))
+        console.print(f"Written: {page.save(out or run / 'explorer.html')}")
+
+
+@app.command()
 def reproduce(
     tasks: Annotated[str, typer.Option(help="Names, comma-separated.")] = "movies,restaurants,products",
     model: Annotated[str, typer.Option(help='"bundled", a hub id, or a folder.')] = "bundled",

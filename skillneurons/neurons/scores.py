@@ -78,6 +78,7 @@ class NeuronScores(Result):
     design_effects: Float[Tensor, "seed 3 layer neuron"] | None = None
 
     plot = drawn_by("plot_predictivity_by_layer")
+    explore = drawn_by("explore_scores")
 
     @property
     def seeds(self) -> list[int]:

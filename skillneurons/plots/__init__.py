@@ -9,6 +9,9 @@ from skillneurons.plots.causal import plot_cross_perturbation as plot_cross_pert
 from skillneurons.plots.causal import plot_necessity as plot_necessity
 from skillneurons.plots.causal import plot_necessity_by_layer as plot_necessity_by_layer
 from skillneurons.plots.causal import plot_serves as plot_serves
+from skillneurons.plots.explorer import Explorer as Explorer
+from skillneurons.plots.explorer import ExplorerSettings as ExplorerSettings
+from skillneurons.plots.explorer import explore_scores as explore_scores
 from skillneurons.plots.find import plot_activation_histogram as plot_activation_histogram
 from skillneurons.plots.find import plot_perturbation as plot_perturbation
 from skillneurons.plots.find import plot_predictivity_by_layer as plot_predictivity_by_layer
@@ -38,4 +41,4 @@ def __dir__() -> list[str]:
     return _public_names(globals())
 
 
-_FIGURES.update({name: value for name, value in list(globals().items()) if name.startswith("plot_")})
+_FIGURES.update({name: value for name, value in list(globals().items()) if name.startswith(("plot_", "explore_"))})

@@ -1,6 +1,7 @@
 """The main job and the findings as runs in folders: resumable, in many processes, reported."""
 
 from skillneurons.findings.record import ReproduceSettings as ReproduceSettings
+from skillneurons.runs._explore import explore as explore
 from skillneurons.runs._find import DEFAULTS as DEFAULTS
 from skillneurons.runs._find import FindResult as FindResult
 from skillneurons.runs._find import FindSettings as FindSettings
