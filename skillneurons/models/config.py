@@ -51,7 +51,7 @@ class EncoderConfig(TransformerLensConfig):
     revision: str | None = None
     hf_class: str = "RobertaForMaskedLM"
     hf_config: dict[str, Any] = field(default_factory=dict)
-    tokenizer_name: str | None = None
+    tokenizer_name: str | None = field(default=None, compare=False)
     use_attn_in: bool = False
     use_hook_mlp_in: bool = False
 

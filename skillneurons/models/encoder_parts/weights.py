@@ -69,7 +69,8 @@ class EncoderWeights(EncoderHooks):
         found = {key.rsplit(".", 1)[-1]: value for key, value in self.unused_weights.items() if f"{name}." in f".{key}"}
         if not {"weight", "bias"} <= set(found):
             raise AttributeError(f"The checkpoint of this encoder has no {name!r}.")
-        linear = nn.Linear(*reversed(found["weight"].shape))
+        d_out, d_in = found["weight"].shape
+        linear = nn.Linear(d_in, d_out)
         linear.load_state_dict({part: found[part] for part in ("weight", "bias")})
         return linear.to(self.device, self.dtype).requires_grad_(False)
 
