@@ -26,11 +26,14 @@ from skillneurons import (
     TuningConfig,
     collect,
     collect_cached,
+    find_skill_neurons,
     load_peft,
+    perturbation_curve,
     pull_run,
     push_run,
     save_peft,
 )
+from skillneurons.activations.examples import OneNeuron
 from skillneurons.cli.commands import app
 from skillneurons.models.bridge import as_classifiable
 from skillneurons.models.encoder import HookedEncoder
@@ -154,12 +157,21 @@ def test_an_adapter_of_peft_stands_where_peft_puts_it_and_computes_the_same(peft
         assert again.prompt.in_front and torch.equal(again.logits(ROWS), ours.logits(ROWS))
 
 
-def test_a_prompt_in_front_of_all_else_has_no_mask(saved, theirs):
+def test_a_prompt_in_front_of_all_else_has_neurons_that_are_found_and_perturbed(saved, theirs, tiny_task):
     (_, classifier), (folder, _) = saved, theirs
-    layout = classifier.with_prompt(load_peft(folder, classifier.model)).layout
-    assert (layout.positions("prompt"), layout.positions("text")) == (slice(0, 5), slice(5, None))
+    prompt = replace(load_peft(folder, classifier.model), seed=0)
+    ours = replace(classifier.with_prompt(prompt), labels=tiny_task.labels)
+    scores = find_skill_neurons(ours, tiny_task)
+    assert scores.accuracy.shape == (1, 5, 2, 29)
+    with ours.model.hooks(fwd_hooks=ours.fwd_hooks):
+        batch = next(ours.batches(tiny_task.test))
+        _, cache = ours.model.run_with_cache(batch.tokens, batch.mask)
+    seen = collect(ours, tiny_task.test, OneNeuron(26, layer=0, neuron=7, position=4)).values[batch.index]
+    torch.testing.assert_close(seen, cache["post", 0][:, 4, 7].float(), rtol=1e-4, atol=1e-5)
+    curve = perturbation_curve(ours, tiny_task, scores, kind="zero", fractions=(0.2,), n_random=2)
+    assert len(curve.to_dataframe())
     with pytest.raises(ValueError, match="in front of all else, not 'mask'"):
-        layout.positions("mask")
+        ours.layout.positions("mask")
 
 
 def test_vectors_go_behind_a_mask_only_when_asked(saved, theirs):
