@@ -401,6 +401,21 @@ def compose(bank: dict, seed: int) -> dict[str, list[Row]]:
     raise ValueError(f"{bank['name']}: words give the label away in each of {DRAWS} draws, in the last one {found}")
 
 
+def with_groups(bank: dict, rows: list[Row]) -> list[Row]:
+    """The rows, each with the numbers of the clauses and statements in it: what it shares with others, and its label.
+
+    A clause of an adversarial row that was misspelt or turned round is not found, and so not named.
+    """
+    clauses = sorted([c for group in (*bank["clauses"].values(), bank.get("statements", [])) for c in group])
+    number = {" ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*|[.,;?!]", clause)): i for i, clause in enumerate(clauses)}
+    grouped = []
+    for row in rows:
+        texts = [str(row[field]) for field in ("text", "text_a", "text_b") if field in row]
+        found = sorted(number[clause] for clause in clauses_in(texts, clauses))
+        grouped.append({**row, "group": found} if found else row)
+    return grouped
+
+
 def pack(rows: list[Row]) -> bytes:
     """The rows as a compressed file, the same bytes for the same rows."""
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -409,7 +424,7 @@ def pack(rows: list[Row]) -> bytes:
 
 def write_task(bank: dict, out: Path, seed: int) -> dict:
     """Write the task's splits and card under `out`; returns the card."""
-    splits = compose(bank, seed)
+    splits = {split: with_groups(bank, rows) for split, rows in compose(bank, seed).items()}
     folder = out / bank["name"]
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
@@ -431,8 +446,9 @@ def write_task(bank: dict, out: Path, seed: int) -> dict:
         "licence": "CC0-1.0",
         "seed": seed,
         "command": f"python skillneurons/bundled/write_tasks.py --out skillneurons/bundled/tasks --seed {seed}",
-        "notes": "No clause of one split occurs in another. The adversarial rows use clauses of the test split; their "
-        "field 'attack' names what was done.",
+        "notes": "No clause of one split occurs in another. The field 'group' numbers the clauses of a row, which it "
+        "shares with other rows. The adversarial rows use clauses of the test split; their field 'attack' names what was "
+        "done.",
         "baselines": bag_of_words(splits),
     }
     (folder / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
