@@ -73,7 +73,8 @@ def _groups(rows: Rows) -> tuple[list[int] | None, str]:
 
 def _ids(group: Any, row: int) -> tuple[Hashable, ...]:
     # A row without a group shares nothing.
-    return (("row", row),) if group is None else tuple(group) if isinstance(group, list | tuple) else (group,)
+    ids = tuple(group) if isinstance(group, list | tuple) else () if group is None else (group,)
+    return ids or (("row", row),)
 
 
 def _connected(ids: Sequence[Sequence[Hashable]]) -> list[int]:

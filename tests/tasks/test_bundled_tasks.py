@@ -3,9 +3,11 @@
 import gzip
 import importlib.util
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BUNDLED = Path(__file__).resolve().parents[2] / "skillneurons" / "bundled"
@@ -53,8 +55,25 @@ def test_the_card_tells_the_truth_about_fields_labels_and_sizes(task):
         assert card["splits"][split] == len(split_rows)
         counts = Counter(card["labels"][row["label"]] for row in split_rows)
         assert card["label_counts"][split] == counts
-        expected = [*card["fields"], "attack"] if split == "adversarial" else card["fields"]
-        assert all(list(row) == expected for row in split_rows)
+        attack = ["attack"] if split == "adversarial" else []
+        fields = [field for field in card["fields"] if field != "group"] + attack
+        # An adversarial row whose clauses were all changed shares none.
+        assert all(list(row) in ([*fields, "group"], *([fields] if attack else [])) for row in split_rows)
+
+
+def test_rows_share_a_group_where_they_share_a_clause(task):
+    bank, rows = task["bank"], task["rows"]["test"]
+    clauses = sorted([c for group in (*bank["clauses"].values(), bank.get("statements", [])) for c in group])
+    holders = {}
+    for i, row in enumerate(rows):
+        for number in row["group"]:
+            holders.setdefault(number, []).append(i)
+    for number, own in holders.items():
+        wanted = re.sub(r"\W+", " ", clauses[number]).strip()
+        for i in own:
+            texts = " ".join(rows[i][field] for field in ("text", "text_a", "text_b") if field in rows[i])
+            assert wanted in re.sub(r"\W+", " ", texts.lower())
+    assert 5 < np.mean([len(own) for own in holders.values()]) < 13
 
 
 def test_the_splits_are_large_and_balanced(task):

@@ -447,8 +447,8 @@ def write_task(bank: dict, out: Path, seed: int) -> dict:
         "seed": seed,
         "command": f"python skillneurons/bundled/write_tasks.py --out skillneurons/bundled/tasks --seed {seed}",
         "notes": "No clause of one split occurs in another. The field 'group' numbers the clauses of a row, which it "
-        "shares with other rows. The adversarial rows use clauses of the test split; their field 'attack' names what was "
-        "done.",
+        "shares with other rows. The adversarial rows use clauses of the test split; their field 'attack' names what "
+        "was done.",
         "baselines": bag_of_words(splits),
     }
     (folder / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
