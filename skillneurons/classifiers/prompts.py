@@ -116,13 +116,11 @@ def random_prompt(model: AnyModel, n_prompt: int = 16, seed: int = 0) -> SoftPro
         >>> random_prompt(HookedEncoder.from_pretrained("bundled"), 3, seed=0).vectors.shape
         torch.Size([3, 192])
     """
-    check_whole("n_prompt", n_prompt, low=1)
     check_whole("seed", seed)
     generator = torch.Generator().manual_seed(seed)
     model = as_classifiable(model)
     W_E = model.W_E.detach()
-    if not 0 < n_prompt <= len(W_E):
-        raise ValueError(f"`n_prompt` must be from 1 to {len(W_E)}, not {n_prompt}.")
+    check_whole("n_prompt", n_prompt, low=1, high=len(W_E))
     chosen = torch.randperm(len(W_E), generator=generator)[:n_prompt]
     return SoftPrompt(W_E[chosen.to(W_E.device)].clone(), model.fingerprint(), "random", seed)
 

@@ -11,10 +11,15 @@ from skillneurons.utilities.intervals import clopper_pearson, proportion
 from skillneurons.utilities.row_groups import groups_of
 
 
+def rows_alone(task):
+    """Test rows that share nothing."""
+    return [{key: value for key, value in row.items() if key != "group"} for row in task.test]
+
+
 def test_an_evaluation_pays_for_rows_that_belong_together():
     classifier, task = load_example()
     together = [dict(row, group=f"film {i // 4}") for i, row in enumerate(task.test)]
-    alone, result = evaluate(classifier, task.test), evaluate(classifier, together)
+    alone, result = evaluate(classifier, rows_alone(task)), evaluate(classifier, together)
     right = classifier.logits(task.test).argmax(1) == torch.tensor([row["label"] for row in task.test])
     expected = proportion(right, groups_of([row["group"] for row in together]))
     assert result.interval == (expected.low, expected.high) and result.design_effect == expected.design_effect
@@ -27,7 +32,7 @@ def test_an_evaluation_pays_for_rows_that_belong_together():
 @pytest.mark.parametrize("group", [lambda i: i, lambda i: None, lambda i: [i, -i - 1]])
 def test_groups_of_one_row_change_nothing(group):
     classifier, task = load_example()
-    alone = evaluate(classifier, task.test)
+    alone = evaluate(classifier, rows_alone(task))
     assert evaluate(classifier, [dict(row, group=group(i)) for i, row in enumerate(task.test)]) == alone
     assert alone.interval == clopper_pearson(round(alone.accuracy * 32), 32) and "group" not in repr(alone)
     assert [name for name, value in asdict(alone).items() if value is None] == ["n_groups", "design_effect"]

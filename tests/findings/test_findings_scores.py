@@ -383,7 +383,7 @@ def test_a_task_whose_neurons_all_score_the_same_is_named(scores):
     with pytest.raises(ValueError, match="those of 'flat' are all the same"):
         task_similarity({**scores, "flat": flat})
     with pytest.raises(ValueError, match="under seed 0 all are the same"):
-        stability(NeuronScores.merge_seeds([flat, flat]))
+        stability(NeuronScores.merge_seeds([flat, replace(flat, meta=flat.meta | {"seeds": [1]})]))
 
 
 def test_scores_of_other_positions_do_not_compare(planted, scores):

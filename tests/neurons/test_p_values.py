@@ -259,7 +259,7 @@ def test_decisions_of_other_positions_or_another_number_of_rows_are_refused(
     baseline = collect(tiny_classifier, tiny_task.train, LabelSums(2)).mean
     with pytest.raises(ValueError, match=r"\(3, 29\) positions and neurons in layer 0.*\(5, 29\)"):
         collect(tiny_classifier, tiny_task.test, Decisions(baseline[:3], len(tiny_task.test)))
-    with pytest.raises(ValueError, match="`n` is 27"):
+    with pytest.raises(ValueError, match="made for 27 rows, but 26 come"):
         collect(tiny_classifier, tiny_task.test, Decisions(baseline, len(tiny_task.test) + 1))
 
 

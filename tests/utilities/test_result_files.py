@@ -13,10 +13,11 @@ import torch
 from test_results import RESULTS
 
 from skillneurons import Evaluation, NeuronScores, NeuronSet, PerturbationCurve, SoftPrompt
+from skillneurons.applications import PruningControls
 from skillneurons.utilities import store
 from skillneurons.utilities.results import Result
 
-KINDS = [one for one in RESULTS if issubclass(one, Result)]
+KINDS = [one for one in (*RESULTS, PruningControls) if issubclass(one, Result)]
 PRIMES = (2, 3, 5, 7, 11, 13, 17)
 
 
