@@ -39,6 +39,7 @@ from skillneurons.neurons.neuron_set import NeuronSet, top_like
 from skillneurons.neurons.scores import union_of_top
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.intervals import mean_variance
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, drawn_by
 
@@ -179,6 +180,8 @@ def necessity(
     encoded = settings.encoded(classifier, task)
     if len(encoded) < 2:
         raise ValueError(f"Intervals over rows need two rows or more, but there is {len(encoded)}. Pass more `rows`.")
+    rows = encoded.groups
+    mean_variance(torch.zeros(len(encoded)), rows)  # Refuses rows that are all of one group, before any pass.
     skill = [union_of_top(ranked, fraction, settings.per_layer) for fraction in fractions]
     for one in skill:
         one.random_sets(1, seed=settings.seed)  # Refuses where too few neurons are left, before any pass.
@@ -196,7 +199,7 @@ def necessity(
     gaps = torch.tensor(
         [
             [
-                [paired_gap(one[c], random[c][q], spreads[cell.fraction]) for c, cell in enumerate(cells)]
+                [paired_gap(one[c], random[c][q], spreads[cell.fraction], groups=rows) for c, cell in enumerate(cells)]
                 for one in own[q]
             ]
             for q in (0, 1)
@@ -207,7 +210,7 @@ def necessity(
     random_means = torch.stack([drawn.mean(dim=(1, 2)) for drawn in random], dim=1).unflatten(1, shape)
     meta = {"task": task.name} | {key: getattr(settings, key) for key in ("positions", "sigma", "seed", "per_layer")}
     meta |= {"classifier_seed": classifier.prompt.seed, "score_seeds": ranked[0].seeds, "n_rows": len(encoded)}
-    meta |= {"n_random": settings.n_random, "width": width}
+    meta |= {"n_random": settings.n_random, "width": width, "n_groups": None if rows is None else rows.n_groups}
     meta["n_neurons"] = [[len(one.layers(*which)) for one in skill] for _, which in layers]
     return Necessity(
         groups=tuple(groups),
@@ -221,7 +224,7 @@ def necessity(
         accuracy_gap=gaps[0],
         margin_gap=gaps[1],
         n_draws=torch.tensor([drawn.shape[1] for drawn in random]).unflatten(0, shape),
-        unperturbed=evaluation_of(swept.logits[0], encoded.labels),
+        unperturbed=evaluation_of(swept.logits[0], encoded.labels, rows),
         meta=meta,
     )
 

@@ -244,10 +244,12 @@ def serves(
     unperturbed = torch.zeros(n_labels).double()
     for label in range(n_labels):
         of_class = rows.labels == label
+        groups = None if rows.groups is None else rows.groups.of(of_class)
         unperturbed[label] = right[0, of_class].mean()
         for i in range(n):
             recall[i, label] = right[1 + i, of_class].mean()
-            gap[i, label] = torch.tensor(paired_gap(own[1 + i, of_class], drawn[i][:, of_class], spread(sets[i])))
+            ends = paired_gap(own[1 + i, of_class], drawn[i][:, of_class], spread(sets[i]), groups=groups)
+            gap[i, label] = torch.tensor(ends)
     meta = {"task": task.name, "fraction": fraction, "kind": kind, "positions": settings.positions}
     meta |= {"n_random": settings.n_random, "seed": settings.seed}
     return Serves(found.subtasks, tuple(task.labels), recall, unperturbed, gap, meta)

@@ -276,7 +276,7 @@ def cross_perturbation(
         for gaps, values in ((accuracy_gap, right), (margin_gap, margins)):
             drawn = values[n + 1 :].unflatten(0, (n, settings.n_random))
             for i in range(n):
-                gaps[i, j] = torch.tensor(paired_gap(values[1 + i], drawn[i], spreads[i]))
+                gaps[i, j] = torch.tensor(paired_gap(values[1 + i], drawn[i], spreads[i], groups=rows.groups))
         if on_task is not None:
             on_task(name)
     meta = {"fraction": fraction, "kind": kind}

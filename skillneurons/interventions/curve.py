@@ -160,7 +160,7 @@ def perturbation_curve(
             plain=not i,
             name=f"{kind}-{fraction}",
         )
-        evaluations += [evaluation_of(logits, encoded.labels) for logits in swept.logits]
+        evaluations += [evaluation_of(logits, encoded.labels, encoded.groups) for logits in swept.logits]
     before, *perturbed = evaluations
     accuracy, margin = (
         torch.tensor([getattr(one, name) for one in perturbed], dtype=torch.float64).unflatten(0, (len(sets), -1)).T

@@ -7,6 +7,8 @@ from torch import Tensor
 from transformer_lens.utilities.statistics import derive_generator
 
 from skillneurons.neurons.neuron_set import NeuronSet
+from skillneurons.utilities.intervals import mean_variance
+from skillneurons.utilities.row_groups import RowGroups
 
 
 def spread(chosen: NeuronSet, exclude: NeuronSet | None = None) -> float:
@@ -36,7 +38,11 @@ def spread(chosen: NeuronSet, exclude: NeuronSet | None = None) -> float:
 
 
 def paired_gap(
-    one: Float[Tensor, " batch"], many: Float[Tensor, "draw batch"], spread: float = 1.0, level: float = 0.95
+    one: Float[Tensor, " batch"],
+    many: Float[Tensor, "draw batch"],
+    spread: float = 1.0,
+    level: float = 0.95,
+    groups: RowGroups | None = None,
 ) -> tuple[float, float, float]:
     """Mean of `one` minus mean of `many`, with an interval that pays for rows and for the luck of one random set.
 
@@ -52,12 +58,13 @@ def paired_gap(
         many: The same for each random draw.
         spread: Of the chosen set, see `spread`; 1 for draws from all neurons.
         level: Of the interval.
+        groups: Which rows belong together; the first variance is then that of a mean over them (`mean_variance`).
 
     Returns:
         Gap, lower end, upper end.
 
     Raises:
-        ValueError: There are fewer than two rows or draws.
+        ValueError: There are fewer than two rows or draws, or all rows are of one group.
 
     Example:
         >>> import torch
@@ -69,12 +76,12 @@ def paired_gap(
     if min(n, n_draws) < 2:
         raise ValueError(f"An interval needs two rows and two draws or more, but there are {n} and {n_draws}.")
     difference = one.double() - wide.mean(dim=0)
-    rows = difference.var().item() / n
+    rows, free = mean_variance(difference, groups)
     draws = wide.mean(dim=1).var().item() * (spread + 1 / n_draws)
     gap, total = difference.mean().item(), rows + draws
     if not total:
         return gap, gap, gap
-    freedom = total**2 / (rows**2 / (n - 1) + draws**2 / (n_draws - 1))
+    freedom = total**2 / (rows**2 / free + draws**2 / (n_draws - 1))
     half = float(stats.t.ppf((1 + level) / 2, freedom)) * total**0.5
     return gap, gap - half, gap + half
 

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import sparse
 from torch import Tensor
 
@@ -61,6 +61,14 @@ class RowGroups:
         if self.disjoint:
             return self.n_rows**2 / float((np.asarray(self.member.sum(axis=0)) ** 2).sum())
         return self.n_rows**2 / int(self.pairs.nnz)
+
+    def of(self, which: Bool[Tensor, " batch"]) -> "RowGroups | None":
+        """Groups of some of the rows; None where no two of these share anything."""
+        part = self.member[which.numpy()]
+        sizes = np.asarray(part.sum(axis=0))
+        held = np.flatnonzero(sizes)
+        part = sparse.csr_array(part[:, held])
+        return RowGroups(part, int(which.sum()), len(held)) if (sizes > 1).any() else None
 
     def sums(self, values: Float[Tensor, " batch *axes"]) -> Float[Tensor, " group *axes"]:
         """Of the values of each group's rows."""

@@ -24,6 +24,7 @@ from skillneurons.findings import (
 from skillneurons.interventions.gaps import paired_gap, spread
 from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.plots import plot_several_classes, plot_stability, plot_task_similarity, plot_word_selectivity
+from skillneurons.utilities.row_groups import groups_of
 
 FOUR_OF_ALL = 4 / 87
 
@@ -123,6 +124,22 @@ def test_spread_pays_for_what_is_excluded_too():
     assert spread(chosen, others) == pytest.approx((50 + 10) / (50 - 10))
     with pytest.raises(ValueError, match="less than half"):
         spread(NeuronSet(torch.tensor([[True, False]])))
+
+
+def test_a_gap_over_rows_that_belong_together_is_that_over_their_means():
+    """Groups of equal size: the variance between groups' means, and Student's degrees of freedom of as many groups."""
+    generator = torch.Generator().manual_seed(0)
+    by_group = torch.randn(6, 20, generator=generator)
+    rows = by_group.repeat_interleave(5, dim=1)
+    ids = torch.arange(20).repeat_interleave(5).tolist()
+    alone, together = paired_gap(rows[0], rows[1:]), paired_gap(rows[0], rows[1:], groups=groups_of(ids))
+    expected = paired_gap(by_group[0], by_group[1:])
+    assert together == pytest.approx(expected, rel=1e-5)
+    assert together[2] - together[1] > alone[2] - alone[1]
+    assert paired_gap(rows[0], rows[1:], groups=groups_of(list(range(100)))) == alone
+    half = torch.arange(100) < 50
+    part = groups_of(ids).of(half)
+    assert (part.n_rows, part.n_groups) == (50, 10) and groups_of(ids).of(torch.arange(100) % 5 == 0) is None
 
 
 def test_paired_gap_of_equal_values_has_no_width_and_one_row_has_no_interval():
