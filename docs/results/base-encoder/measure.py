@@ -6,22 +6,17 @@ Works in `--work`, where a killed run goes on: what is finished there, by task a
 tables lie beside this file in the end.
 """
 
-import argparse
 import shutil
 from pathlib import Path
 
-from tune import HERE, N_PROMPT, TASKS, config_of, load_base, prompt_path, task_of
+from tune import HERE, N_PROMPT, config_of, load_base, parser_of, prompt_path, task_of
 
 from skillneurons.findings.record import ReproduceSettings
 from skillneurons.runs import reproduce
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser = parser_of(__doc__)
     parser.add_argument("--findings", nargs="+")
     parser.add_argument("--kinds", nargs="+", default=["mean", "zero", "resample", "gaussian"])
     parser.add_argument("--rows", type=int, default=400)

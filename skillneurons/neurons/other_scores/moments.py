@@ -8,27 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from skillneurons.activations.statistic import Statistic, Summed, add_sum, check_activations, stack_layers, widened
+from skillneurons.activations.statistic import Summed, add_sum, check_activations, stack_layers, widened
 from skillneurons.activations.sums import LabelSums
 from skillneurons.tasks.batching import Batch
 from skillneurons.utilities import store
-
-
-@dataclass(eq=False)
-class Together:
-    """Several statistics on one pass."""
-
-    parts: Sequence[Statistic]
-
-    def update(
-        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
-    ) -> None:
-        for part in self.parts:
-            part.update(layer, activations, batch, counts)
-
-    def finish(self) -> None:
-        for part in self.parts:
-            part.finish()
 
 
 @dataclass(eq=False)

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skillneurons.activations._collect import collect
-from skillneurons.activations.statistic import check_even_layers
+from skillneurons.activations.statistic import Together, check_even_layers
 from skillneurons.activations.sums import AboveCounts
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.neurons._predictivity import accuracy_from_counts, predictivity
@@ -29,7 +29,7 @@ from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 from skillneurons.neurons.other_scores import measures
 from skillneurons.neurons.other_scores import moments as streams
 from skillneurons.neurons.other_scores.attribution import gradient_attribution, integrated_gradients
-from skillneurons.neurons.other_scores.moments import GaussianHits, LabelMoments, LayerExamples, PositionMeans, Together
+from skillneurons.neurons.other_scores.moments import GaussianHits, LabelMoments, LayerExamples, PositionMeans
 from skillneurons.neurons.other_scores.probes import DidNotConverge, probe_weights
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
