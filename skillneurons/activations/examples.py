@@ -64,7 +64,6 @@ class Examples:
     """
 
     keeps_rows: ClassVar[bool] = True
-
     fixed_positions: ClassVar[bool] = True
 
     n: int

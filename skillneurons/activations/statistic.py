@@ -80,12 +80,12 @@ class Summed:
     summed: ClassVar[tuple[str, ...]] = ("totals", "n")
     fixed_positions: ClassVar[bool] = True
 
-    def add(self, name: str, layer: int, values: Tensor, dtype: torch.dtype | None = None) -> None:
+    def add(self, name: str, layer: int, values: Tensor) -> None:
         """Add to a layer's total, which begins at zero where `values` lie, in float64 or the integers they are in."""
         totals: list[Tensor] = getattr(self, name)
         if layer == len(totals):
             wide = torch.float64 if values.is_floating_point() else values.dtype
-            totals.append(torch.zeros(values.shape, dtype=dtype or wide, device=values.device))
+            totals.append(torch.zeros(values.shape, dtype=wide, device=values.device))
         totals[layer] += values
 
     def finish(self) -> None:
