@@ -14,6 +14,7 @@ and write random directions that hold no signal, except *selective* ones (layer 
 read nothing of the signal.
 """
 
+import json
 import random
 from dataclasses import dataclass
 
@@ -247,3 +248,9 @@ def planted_tokenizer(words):
         unk_token="<unk>",
         mask_token="<mask>",
     )
+
+
+def unsealed(path):
+    """What a run's JSON file holds, to be changed and written as earlier versions did, without a digest."""
+    content = json.loads(path.read_text())
+    return {key: value for key, value in content.items() if key not in ("digest", "format_version")}

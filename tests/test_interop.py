@@ -10,7 +10,7 @@ import matplotlib
 import pytest
 import torch
 from huggingface_hub import HfApi
-from planted import planted_classifier, planted_model, planted_task
+from planted import planted_classifier, planted_model, planted_task, unsealed
 from safetensors.torch import save_file
 from test_bridge import boot, make_classifier, make_decoder
 from transformers import AutoModelForMaskedLM
@@ -431,7 +431,7 @@ def test_a_run_that_is_not_finished_or_damaged_is_not_shared(run, api):
         push_run(run, "me/run", api=api)
     scores.write_bytes(content)
     settings = run / "settings.json"
-    other = json.loads(settings.read_text())
+    other = unsealed(settings)
     settings.write_text(json.dumps(other | {"task": {}}))
     with pytest.raises(StoreError, match="another task"):
         push_run(run, "me/run", api=api)
@@ -454,7 +454,7 @@ def test_names_from_a_stranger_do_not_become_paths(run, key, value, tmp_path, ap
     push_run(run, "me/run", api=api)
     for name in ("run.json", "settings.json"):
         path = tmp_path / "hub" / name
-        content = json.loads(path.read_text())
+        content = unsealed(path)
         content["settings"][key] = value
         path.write_text(json.dumps(content))
     with pytest.raises(

@@ -9,6 +9,7 @@ Where there is no such equal, as for decoders, whose prompt stands behind the te
 unless one accepts it.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ def save_peft(classifier: Classifier, folder: str | Path, *, moved: bool = False
         "token_dim": vectors.shape[1],
     }
     provenance = {"model": prompt.model, "origin": prompt.origin, "seed": prompt.seed}
+    provenance[store.DIGEST] = _digest(vectors, json.loads(json.dumps(config)), provenance)
     payload = safetensors.torch.save(
         {KEY: vectors.contiguous()}, metadata={"format": "pt", store.FORMAT: json.dumps(provenance)}
     )
@@ -210,6 +212,22 @@ def _read_vectors(folder: Path, config: dict[str, Any]) -> tuple[Tensor, dict[st
             f"{path} needs {KEY!r} with {n} vectors, as {CONFIG} says, of floating-point numbers, but has {came}. "
             "Prompts of encoder-decoders, which have two parts, are not read."
         )
+    # PEFT itself writes the format only, so that another name is ours, damaged.
+    if unknown := sorted(set(metadata) - {"format", store.FORMAT}):
+        raise store.StoreError(f"{path} is damaged: its metadata has {', '.join(unknown)}. {REMEDY}")
     if store.FORMAT not in metadata:
         return vectors, {}
-    return vectors, store.parse_json(metadata[store.FORMAT], f"{path}: its provenance", PROVENANCE, REMEDY)
+    provenance = store.parse_json(metadata[store.FORMAT], f"{path}: its provenance", PROVENANCE, REMEDY)
+    written = provenance.pop(store.DIGEST, None)
+    # Earlier versions wrote no digest, and nothing else either.
+    if unknown := sorted(set(provenance) - set(PROVENANCE)):
+        raise store.StoreError(f"{path} is damaged: its provenance has {', '.join(unknown)}. {REMEDY}")
+    if written is not None and written != _digest(vectors, config, provenance):
+        raise store.StoreError(f"{path} or {CONFIG} is damaged: they are not what was saved. {REMEDY}")
+    return vectors, provenance
+
+
+def _digest(vectors: Tensor, config: dict[str, Any], provenance: dict[str, Any]) -> str:
+    """Of all that the adapter's two files say."""
+    values = hashlib.sha256(vectors.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    return store.json_digest([values, list(vectors.shape), str(vectors.dtype), config, provenance])

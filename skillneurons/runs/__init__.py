@@ -5,13 +5,14 @@ from skillneurons.runs._explore import explore as explore
 from skillneurons.runs._find import DEFAULTS as DEFAULTS
 from skillneurons.runs._find import FindResult as FindResult
 from skillneurons.runs._find import FindSettings as FindSettings
-from skillneurons.runs._find import RunFolderError as RunFolderError
 from skillneurons.runs._find import find as find
-from skillneurons.runs._find import read_settings as read_settings
 from skillneurons.runs._open_run import OpenedRun as OpenedRun
 from skillneurons.runs._open_run import open_run as open_run
 from skillneurons.runs._reproduce import reproduce as reproduce
 from skillneurons.runs._summary import summary as summary
+from skillneurons.runs.folder import RunFolder as RunFolder
+from skillneurons.runs.folder import RunFolderError as RunFolderError
+from skillneurons.runs.folder import read_settings as read_settings
 from skillneurons.runs.hub import RunFiles as RunFiles
 from skillneurons.runs.hub import pull_run as pull_run
 from skillneurons.runs.hub import push_run as push_run

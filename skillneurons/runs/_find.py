@@ -5,7 +5,6 @@ curves, figures, and `run.json` with settings, numbers and provenance. A part is
 of an interrupted curve, the fractions that were finished stay.
 """
 
-import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -20,7 +19,7 @@ from skillneurons.activations.examples import OneNeuron
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import Evaluation, evaluate
 from skillneurons.classifiers.prompts import Layout, Verbalizer
-from skillneurons.classifiers.tuning import TuningConfig, check_tune_dtype, with_added_settings
+from skillneurons.classifiers.tuning import TuningConfig, check_tune_dtype
 from skillneurons.interventions.curve import PerturbationCurve, check_fractions, perturbation_curve
 from skillneurons.interventions.perturbation import Kind, check_kinds
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable
@@ -30,6 +29,8 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.plots import plot_activation_histogram, plot_perturbation, plot_predictivity_by_layer, save_figure
 from skillneurons.runs._verdict import tuning_warnings, verdict
+from skillneurons.runs.folder import RunFolder, as_json, score_names
+from skillneurons.runs.folder import RunFolderError as RunFolderError
 from skillneurons.runs.trials import Progress, Trial, run_trials
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
@@ -126,10 +127,6 @@ class FindResult:
         return tuple(tuning_warnings(self.classifiers, self.task))
 
 
-class RunFolderError(ValueError):
-    """The folder belongs to a run with other settings."""
-
-
 def find(
     model: AnyModel,
     task: Task,
@@ -173,22 +170,24 @@ def find(
         >>> result.skill
         NeuronSet(60 of 3,072 neurons; per layer [15, 15, 15, 15])
     """
-    folder, model = Path(out), as_classifiable(model)
+    run, model = RunFolder(Path(out)), as_classifiable(model)
+    folder = run.path
     # Before the folder is claimed for these settings: label words that are no tokens would leave it to nobody.
     Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)
     check_tune_dtype(model, settings.tuning)
-    _claim(folder, model, task, settings)
-    trials = [Trial(task, seed, folder / f"seed-{seed}", settings.n_prompt, settings.tuning) for seed in settings.seeds]
+    identity = _identity(model, task, settings)
+    run.claim(identity)
+    trials = [Trial(task, seed, run.seed(seed), settings.n_prompt, settings.tuning, run.run) for seed in settings.seeds]
     results = run_trials(trials, model, jobs=jobs, executor=executor, device=device, progress=progress)
     reused = [trial.folder / name for trial, result in zip(trials, results, strict=True) for name in result.reused]
     classifiers = [result.classifier for result in results]
     evaluations = [evaluate(classifier, task.test) for classifier in classifiers]
     by_subtask = zip(*(result.scores for result in results), strict=True)
     scores = tuple(NeuronScores.merge_seeds(parts) for parts in by_subtask)
-    for i, merged in enumerate(scores):
-        merged.save(folder / ("scores" if len(scores) == 1 else f"scores-{i}"))
+    for name, merged in zip(score_names(len(scores)), scores, strict=True):
+        run.write(name, merged)
     skill = union_of_top(scores, settings.fraction)
-    skill.save(folder / "skill")
+    run.write("skill", skill)
 
     rows = task.subset(settings.n_perturb_rows, splits=("test",)).test
     curves = {
@@ -205,19 +204,20 @@ def find(
                 positions=settings.positions,
                 sigma=settings.sigma,
                 rows=rows,
-                resume_in=folder / "points",
+                resume_in=run.points,
                 on_batch=lambda done, total: progress(f"perturb ({kind})", done, total),
             ),
             reused,
+            (run.run, f"curve-{kind}"),
         )
         for kind in settings.kinds
     }
-    shutil.rmtree(folder / "points", ignore_errors=True)
+    shutil.rmtree(run.points, ignore_errors=True)
     names = tuple(path.relative_to(folder).as_posix() for path in reused)
     result = FindResult(task, settings, tuple(classifiers), tuple(evaluations), scores, skill, curves, names, folder)
     _draw(result)
     found = {"verdict": result.verdict, "warnings": result.warnings}
-    store.write_json(folder / "run.json", found | _identity(model, task, settings) | _numbers(result))
+    run.finish(found | identity | _numbers(result))
     return result
 
 
@@ -240,44 +240,11 @@ def _identity(model: Model, task: Task, settings: FindSettings) -> dict[str, Any
         },
         "settings": asdict(settings),
     }
-    return json.loads(json.dumps(identity))
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Which run a folder holds, as its `settings.json` says: model, task and settings.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        StoreError: It is damaged.
-    """
-    groups = {"model": dict, "task": dict, "settings": dict}
-    return store.read_json(path, groups, "Choose a new folder for a new run.")
-
-
-def _claim(folder: Path, model: Model, task: Task, settings: FindSettings) -> None:
-    """Note in the folder which run it is, or check that it is the same one."""
-    wanted, path = _identity(model, task, settings), folder / "settings.json"
-    if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise RunFolderError(f"{folder} holds files that are not a run's. Choose an empty or a new folder.")
-        store.write_json(path, wanted)
-        return
-    found = read_settings(path)
-    found["settings"] = with_added_settings(found["settings"])
-    different = [
-        f"{group}.{key}: {found[group].get(key)!r} there, {value!r} asked for"
-        for group, values in wanted.items()
-        for key, value in values.items()
-        if found[group].get(key) != value
-    ]
-    if different:
-        raise RunFolderError(
-            f"{folder} holds another run ({'; '.join(different[:3])}). Choose another folder, or the same arguments."
-        )
+    return as_json(identity)
 
 
 def _draw(result: FindResult) -> None:
-    figures = result.folder / "figures"
+    figures = RunFolder(result.folder).figures
     figures.mkdir(exist_ok=True)
     for i, (scores, subtask) in enumerate(zip(result.scores, result.task.subtasks(), strict=True)):
         suffix = "" if len(result.scores) == 1 else f"-{i}"

@@ -8,7 +8,7 @@ from skillneurons.classifiers.classifier import Classifier
 from skillneurons.models._load_model import load_model
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable
 from skillneurons.neurons.scores import NeuronScores
-from skillneurons.runs._find import read_settings
+from skillneurons.runs.folder import RunFolder, read_settings
 from skillneurons.runs.trials import load_classifier
 from skillneurons.tasks._load_task import HUB_TASKS, load_task
 from skillneurons.tasks.task import Task
@@ -122,21 +122,23 @@ def open_run(folder: str | Path, *, model: AnyModel | None = None, device: str =
     folder = Path(folder)
     if not (folder / "run.json").exists():
         raise FileNotFoundError(f"{folder} needs to hold a finished run, but has no run.json. Run `skillneurons find`.")
-    settings, wanted, seeds = store.read(folder / "settings.json", _read_settings)
+    run = RunFolder(folder)
+    settings, wanted, seeds = store.read(run.settings_file, _read_settings)
+    run.finished("An opened run")
     if model is None:
         model = load_model(wanted["source"], revision=wanted["revision"], device=device, dtype=wanted["dtype"])
-    model = as_classifiable(model)
-    if model.fingerprint() != wanted["fingerprint"]:
+    ours = as_classifiable(model)
+    if ours.fingerprint() != wanted["fingerprint"]:
         raise ValueError(
             f"The run in {folder} had {wanted['source']!r} with fingerprint {wanted['fingerprint']}, but the model "
-            f"found now, {model.cfg.source!r}, has {model.fingerprint()}. Put the run's model back, pass it as "
+            f"found now, {ours.cfg.source!r}, has {ours.fingerprint()}. Put the run's model back, pass it as "
             "`model`, or run `skillneurons find` again."
         )
-    merged = [folder / "scores"]
-    if not merged[0].with_suffix(".json").exists():
-        merged = sorted((path.with_suffix("") for path in folder.glob("scores-*.json")), key=_number)
-    classifiers = tuple(load_classifier(folder / f"seed-{seed}" / "classifier", model, seed) for seed in seeds)
-    return OpenedRun(folder, settings, model, classifiers, tuple(_scores(path, seeds) for path in merged))
+    classifiers = tuple(
+        run.read(f"seed-{seed}/classifier", lambda path, seed=seed: load_classifier(path, ours, seed)) for seed in seeds
+    )
+    scores = tuple(run.read(name, lambda path: _scores(path, seeds)) for name in run.merged_scores())
+    return OpenedRun(folder, settings, ours, classifiers, scores)
 
 
 def _read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[int]]:
@@ -151,7 +153,3 @@ def _scores(path: Path, seeds: list[int]) -> NeuronScores:
     if scores.meta["seeds"] != seeds:
         raise store.StoreError(f"{path} holds scores of seeds {scores.meta['seeds']}, not {seeds}.")
     return scores
-
-
-def _number(path: Path) -> int:
-    return int(path.name.rpartition("-")[2])

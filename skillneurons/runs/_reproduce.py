@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,15 @@ import pandas as pd
 import torch
 
 from skillneurons.classifiers.prompts import check_label_words
-from skillneurons.classifiers.tuning import check_tune_dtype, with_added_settings
+from skillneurons.classifiers.tuning import check_tune_dtype
 from skillneurons.findings.record import Finding, Measured, ReproduceSettings, Study
 from skillneurons.models._load_model import load_model, load_tokenizer
 from skillneurons.models.bridge import AnyModel, BridgedModel, Model, as_classifiable
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.plots import save_figure
 from skillneurons.plots.style import style
-from skillneurons.runs._find import RunFolderError
 from skillneurons.runs._summary import registered, summary
+from skillneurons.runs.folder import REPRODUCTION, RunFolderError, as_json, claimed, name_of_run, note_table, read_table
 from skillneurons.runs.trials import Trial, TrialResult, run_trials
 from skillneurons.tasks._load_task import load_task
 from skillneurons.tasks.class_words import pairing
@@ -111,11 +112,20 @@ def reproduce(
     check_tune_dtype(ours, settings.tuning)
     folder = Path(out)
     _claim(folder, ours, loaded, seeds, settings)
+    run = name_of_run(folder / REPRODUCTION)
+    labels = {task.name: run and f"{run} {task.name}" for task in loaded}
     for task in loaded:
         tell(f"{task}: {pairing(task.labels, task.label_words)}")
 
     trials = [
-        Trial(task, seed, folder / task.name / f"seed-{seed}", settings.n_prompt, settings.tuning)
+        Trial(
+            task,
+            seed,
+            folder / task.name / f"seed-{seed}",
+            settings.n_prompt,
+            settings.tuning,
+            labels[task.name],
+        )
         for task in loaded
         for seed in seeds
     ]
@@ -151,17 +161,20 @@ def _compute(
     table = pd.concat([one.table() for one in measured], ignore_index=True)
     # The figure first: the table is the sign that both are there.
     _draw(measured, path.with_suffix(""))
-    store.write_atomically(path, table.to_csv(index=False).encode())
+    content = table.to_csv(index=False).encode()
+    store.write_atomically(path, content)
+    note_table(path, content)
     return table
 
 
 def _finished(path: Path) -> pd.DataFrame | None:
     """A finding's table, where it and its figure are there and whole."""
-    if not path.exists() or not path.with_suffix(".png").exists():
+    content = read_table(path)
+    if content is None or not path.with_suffix(".png").is_file():
         return None
     try:
-        return pd.read_csv(path)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError):
+        return pd.read_csv(BytesIO(content))
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
         return None
 
 
@@ -229,13 +242,9 @@ def _claim(
         "seeds": list(seeds),
         "settings": asdict(settings),
     }
-    wanted = json.loads(json.dumps(wanted))
-    path = folder / "reproduction.json"
-    if not path.exists():
-        store.write_json(path, wanted | {"versions": store.versions(), "classes": _classes(tasks)})
-        return
-    found = store.read_json(path, {"settings": dict}, "Choose a new folder.")
-    found["settings"] = with_added_settings(found["settings"])
+    wanted, path = as_json(wanted), folder / REPRODUCTION
+    more = {"versions": store.versions(), "classes": _classes(tasks)}
+    found = claimed(path, wanted, {"settings": dict}, "Choose a new folder.", **more)
     for key, value in wanted.items():
         if found.get(key) != value:
             raise RunFolderError(

@@ -5,7 +5,6 @@ not part of a run.
 """
 
 import os
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,12 +19,11 @@ from skillneurons.interventions.curve import PerturbationCurve
 from skillneurons.interventions.perturbation import PERTURBATIONS
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores
-from skillneurons.runs._find import RunFolderError
+from skillneurons.runs.folder import FIGURE, RunFolder, RunFolderError, score_names
 from skillneurons.utilities import store
 from skillneurons.utilities.results import Result
 
 REPO_TYPE = "dataset"
-FIGURE = re.compile(r"[\w-]+\.(svg|png)")
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,7 +135,7 @@ def pull_run(repo_id: str, folder: str | Path, *, revision: str | None = None, a
         ...     n_characters = (Path(folder) / "notes.txt").write_text("mine")
         ...     pull_run("me/movies", folder)
         Traceback (most recent call last):
-        skillneurons.runs._find.RunFolderError: A downloaded run needs a folder of its own, but ...
+        skillneurons.runs.folder.RunFolderError: A downloaded run needs a folder of its own, but ...
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
@@ -167,8 +165,8 @@ def run_files(folder: str | Path) -> list[str]:
         FileNotFoundError: One of them is missing.
         StoreError: One is damaged, or `run.json` is another run's than `settings.json`.
     """
-    folder = Path(folder)
-    settings, run = (_read_json(folder / name) for name in ("settings.json", "run.json"))
+    folder, part_of = Path(folder), RunFolder(Path(folder))
+    run, settings = part_of.finished("A shared run"), part_of.settings()
     different = [key for key, value in settings.items() if run.get(key) != value]
     try:
         seeds, kinds = run["settings"]["seeds"], run["settings"]["kinds"]
@@ -182,26 +180,18 @@ def run_files(folder: str | Path) -> list[str]:
             f"release, but has another {' and '.join(different) or f'one: {seeds}, {kinds}'}. Run `skillneurons find` "
             "again."
         )
-    scores = ["scores"] if n_scores == 1 else [f"scores-{i}" for i in range(n_scores)]
+    scores = score_names(n_scores)
     parts: dict[str, Callable[[Path], Any]] = {"skill": NeuronSet.load}
     parts |= {f"seed-{seed}/classifier": lambda path: store.load(path, "Classifier") for seed in seeds}
     parts |= {f"seed-{seed}/{name}": NeuronScores.load for seed in seeds for name in scores}
     parts |= dict.fromkeys(scores, NeuronScores.load) | {f"curve-{kind}": PerturbationCurve.load for kind in kinds}
     for name, load in parts.items():
-        store.read(folder / name, load)
-    figures = [path.name for path in (folder / "figures").glob("*") if FIGURE.fullmatch(path.name)]
+        part_of.read(name, load)
+    # Links too: whoever shares is told of them.
+    figures = [path.name for path in part_of.figures.glob("*") if FIGURE.fullmatch(path.name) and path.is_file()]
     return [
         *("settings.json", "run.json"),
         *(f"{name}{ending}" for name in parts for ending in (".json", ".safetensors")),
         *(f"figures/{name}" for name in sorted(figures)),
         *(name for name in ("report.html",) if (folder / name).is_file()),
     ]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"A shared run needs to be finished, but {path} does not exist. Run `skillneurons find --out "
-            f"{path.parent}` to its end."
-        )
-    return store.read_json(path, {}, "Run `skillneurons find` again.")

@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from skillneurons.runs.folder import RunFolder
 from skillneurons.tasks.class_words import pairing
 from skillneurons.utilities import store
 
@@ -54,25 +55,20 @@ def write_report(folder: str | Path, *, path: str | Path | None = None) -> Path:
         ...     print(page.name, "Top neurons of movies" in page.read_text())
         report.html True
     """
-    folder = Path(folder)
-    source = folder / "run.json"
-    if not source.is_file():
-        raise FileNotFoundError(
-            f"A report needs a finished run, but {source} does not exist. Run `skillneurons find --out {folder}` first."
-        )
+    folder, run = Path(folder), RunFolder(Path(folder))
+    numbers = run.finished("A report")
     try:
-        run = json.loads(source.read_text())
-        content = _page(run, folder)
-    except (json.JSONDecodeError, KeyError, TypeError, IndexError) as error:
+        content = _page(numbers, run)
+    except (KeyError, TypeError, IndexError) as error:
         raise store.StoreError(
-            f"{source} is damaged or of another release ({type(error).__name__}: {error}). Run it again."
+            f"{run.run_file} is damaged or of another release ({type(error).__name__}: {error}). Run it again."
         ) from error
     path = folder / "report.html" if path is None else Path(path)
     store.write_atomically(path, content.encode())
     return path
 
 
-def _page(run: Mapping[str, Any], folder: Path) -> str:
+def _page(run: Mapping[str, Any], folder: RunFolder) -> str:
     task, model, settings = run["task"], run["model"], run["settings"]
     template = Template((files("skillneurons.runs") / "report_page.html").read_text())
     prompts = list(run["prompts"].values())
@@ -88,7 +84,7 @@ def _page(run: Mapping[str, Any], folder: Path) -> str:
         *(_top_neurons(name, best, run["majority"][name]) for name, best in run["top_neurons"].items()),
         *(_perturbation(kind, curve) for kind, curve in run["perturbation"].items()),
     ]
-    figures = "\n".join(_figure(path) for path in _figures(folder / "figures"))
+    figures = "\n".join(_figure(path) for path in _figures(folder.drawn()))
     details = {
         key: run[key] for key in ("settings", "versions", "threads", "truncated_rows", "skill_neurons") if key in run
     }
@@ -176,12 +172,10 @@ def _cell(value: Any) -> str:
     return f'<td{kind} data-value="{html.escape(str(value))}">{html.escape(shown)}</td>'
 
 
-def _figures(folder: Path) -> list[Path]:
+def _figures(drawn: Sequence[Path]) -> list[Path]:
     """One file for each figure, SVG before PNG, in the order of `CAPTIONS`."""
-    if not folder.is_dir():
-        return []
     best: dict[str, Path] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: path.suffix):
+    for path in sorted(drawn, key=lambda path: path.suffix):
         if path.suffix in MIME:
             best[path.stem] = path  # ".svg" sorts after ".png"
     order = list(CAPTIONS)

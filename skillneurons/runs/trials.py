@@ -18,6 +18,7 @@ from skillneurons.classifiers.tuning import TuningConfig, tune_prompt
 from skillneurons.models._load_model import load_model
 from skillneurons.models.bridge import Model
 from skillneurons.neurons.scores import NeuronScores, find_skill_neurons
+from skillneurons.runs.folder import score_names
 from skillneurons.runs.jobs import Job, run_jobs
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
@@ -36,6 +37,7 @@ class Trial:
         folder: Its own.
         n_prompt: Soft vectors.
         tuning: Learning rate, steps and so on.
+        run: The run that its files say they belong to (`RunFolder.run`), if any.
 
     Example:
         >>> from pathlib import Path
@@ -52,6 +54,7 @@ class Trial:
     folder: Path
     n_prompt: int
     tuning: TuningConfig
+    run: str = ""
 
     @property
     def name(self) -> str:
@@ -60,8 +63,11 @@ class Trial:
     @property
     def parts(self) -> list[str]:
         """Names of its files: the classifier, and the scores of each subtask."""
-        n = len(self.task.subtasks())
-        return ["classifier", *(["scores"] if n == 1 else [f"scores-{i}" for i in range(n)])]
+        return ["classifier", *score_names(len(self.task.subtasks()))]
+
+    def label(self, part: str) -> tuple[str, str]:
+        """What a part says that it is."""
+        return self.run, f"{self.folder.name}/{part}"
 
     def written(self) -> list[str]:
         """Which parts are there; whether they are whole shows when they are read."""
@@ -127,10 +133,10 @@ def run_trial(
     prompt_name, *score_names = trial.parts
     reused, scores = [], []
     load_own = partial(load_classifier, model=model, seed=trial.seed)
-    classifier = store.read_or_compute(trial.folder / prompt_name, load_own, tune, reused)
+    classifier = store.read_or_compute(trial.folder / prompt_name, load_own, tune, reused, trial.label(prompt_name))
     for name, subtask in zip(score_names, trial.task.subtasks(), strict=True):
         load, compute = partial(load_scores, subtask), partial(score, subtask)
-        scores.append(store.read_or_compute(trial.folder / name, load, compute, reused))
+        scores.append(store.read_or_compute(trial.folder / name, load, compute, reused, trial.label(name)))
     return TrialResult(classifier, tuple(scores), tuple(path.name for path in reused))
 
 

@@ -1,9 +1,10 @@
 """Results on disk: tensors in a safetensors file, everything else in a JSON file beside it. No pickle.
 
-The JSON is written last and carries the digests of the tensors and of its own content, and each file appears in one
-move, so an interrupted write is never read back as a result.
+The JSON is written last and carries the digests of the tensors and of all that it says itself, and each file appears in
+one move, so an interrupted write is never read back as a result.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,9 @@ import platform
 import re
 import secrets
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,10 +25,16 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 FORMAT = "skillneurons"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER = {"format": str, "format_version": int, "kind": str, "sha256": str, "versions": dict, "meta": dict}
 
+DIGEST = "digest"
+"""In a JSON file, of everything else in it."""
+
 T = TypeVar("T")
+
+# Which part of which run is being read or written; see `labelled`.
+_LABEL: ContextVar[dict[str, str] | None] = ContextVar("label", default=None)
 
 
 class StoreError(ValueError):
@@ -69,9 +78,17 @@ def _write_all(contents: Mapping[Path, bytes]) -> None:
                 os.fsync(file.fileno())
         for path, partial in partials.items():
             os.replace(partial, path)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        first = next(iter(contents))
+        raise PermissionError(
+            f"{first} cannot be written ({os.strerror(error.errno)}). Make its folder writable, or choose another one."
+        ) from error
     finally:
         for partial in partials.values():
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # what could not be written cannot be removed
+                partial.unlink(missing_ok=True)
 
 
 def name_of_partial(name: str) -> str | None:
@@ -89,6 +106,9 @@ def check_no_directory(path: Path) -> None:
     """Raise `IsADirectoryError` where a directory has a file's name, since no result computed anew could go there."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} needs to be a file, but is a directory. Move it away.")
+    if path.exists() and not path.is_file():
+        # Reading a pipe would wait for ever.
+        raise OSError(f"{path} needs to be a file, but is a pipe, a socket or a device. Move it away.")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -97,7 +117,51 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path, needed: Mapping[str, Any], remedy: str) -> dict[str, Any]:
     """The object in a JSON file; see `parse_json`."""
+    check_no_directory(path)
     return parse_json(path.read_bytes(), str(path), needed, remedy)
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object with its digest."""
+    # As it will be read, so that its digest is that of what will be read.
+    sealed = json.loads(json.dumps(dict(content) | {"format_version": FORMAT_VERSION}, allow_nan=False))
+    write_json(path, sealed | {DIGEST: json_digest(sealed)})
+
+
+def read_sealed(path: Path, needed: Mapping[str, Any], remedy: str) -> dict[str, Any]:
+    """What `write_sealed` wrote; what earlier versions wrote without a digest is read as it is.
+
+    Raises:
+        StoreError: It is not what was written.
+    """
+    found = read_json(path, needed, remedy)
+    _check_digest(found, path, remedy)
+    found.pop("format_version", None)
+    found.pop(DIGEST, None)
+    return found
+
+
+def _check_digest(found: Mapping[str, Any], path: Path, remedy: str) -> None:
+    written = found.get("format_version", 1)
+    if isinstance(written, int) and written > FORMAT_VERSION:
+        raise StoreError(
+            f"{path} has format version {written}, this release reads up to {FORMAT_VERSION}. It was written by "
+            f"skillneurons {dict(found.get('versions') or {}).get('skillneurons')}: install that or a later one."
+        )
+    content = {key: value for key, value in found.items() if key != DIGEST}
+    # Earlier versions wrote none, but their files do not say that they are of this one.
+    if (DIGEST in found or written != 1) and found.get(DIGEST) != json_digest(content):
+        raise StoreError(f"{path} is damaged: its content is not the one that was saved. {remedy}")
+
+
+@contextmanager
+def labelled(run: str, part: str) -> Iterator[None]:
+    """What is saved meanwhile says that it is this part of this run, and what is loaded must not say otherwise."""
+    token = _LABEL.set({"run": run, "part": part} if run else None)
+    try:
+        yield
+    finally:
+        _LABEL.reset(token)
 
 
 def parse_json(text: str | bytes, where: str, needed: Mapping[str, Any], remedy: str) -> dict[str, Any]:
@@ -114,7 +178,7 @@ def parse_json(text: str | bytes, where: str, needed: Mapping[str, Any], remedy:
     """
     try:
         found = json.loads(text)
-    except ValueError as error:  # no JSON, or no text at all
+    except (ValueError, RecursionError) as error:  # no JSON, no text at all, or a thousand levels of it
         raise StoreError(f"{where} is not valid JSON ({error}). {remedy}") from error
     if not isinstance(found, dict):
         raise StoreError(f"{where} needs to hold an object, but holds a {type(found).__name__}. {remedy}")
@@ -164,10 +228,12 @@ def save(path: str | Path, kind: str, tensors: Mapping[str, Tensor], meta: Mappi
         "format_version": FORMAT_VERSION,
         "kind": kind,
         "sha256": hashlib.sha256(payload).hexdigest(),
-        "meta_sha256": json_digest(meta),
         "versions": versions(),
         "meta": meta,
     }
+    if label := _LABEL.get():
+        header["part"] = label
+    header[DIGEST] = json_digest(header)
     described = json.dumps(header, indent=1, allow_nan=False)
     tensor_path, json_path = (stem.with_name(stem.name + ending) for ending in (".safetensors", ".json"))
     _write_all({tensor_path: payload, json_path: (described + "\n").encode()})
@@ -202,16 +268,7 @@ def load(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
     header = read_json(json_path, HEADER, remedy)
     if header["format"] != FORMAT:
         raise StoreError(f"{json_path} was not written by skillneurons. Pass a saved {kind}.")
-    if header["format_version"] > FORMAT_VERSION:
-        raise StoreError(
-            f"{json_path} has format version {header['format_version']}, this release reads up to {FORMAT_VERSION}. "
-            f"It was written by skillneurons {header['versions'].get('skillneurons')}: install that or a later one."
-        )
-    if header["kind"] != kind:
-        raise StoreError(f"{json_path} holds a {header['kind']}, but a {kind} was needed.")
-    # Files of earlier releases have no such digest.
-    if header.get("meta_sha256") not in (None, json_digest(header["meta"])):
-        raise StoreError(f"{json_path} is damaged: its 'meta' is not the one that was saved. {remedy}")
+    _check_header(header, json_path, kind, remedy)
     payload = tensor_path.read_bytes()
     if hashlib.sha256(payload).hexdigest() != header["sha256"]:
         raise StoreError(f"{tensor_path} is damaged or belongs to another {json_path.name}. {remedy}")
@@ -219,6 +276,22 @@ def load(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
         return safetensors.torch.load(payload), header["meta"]
     except SafetensorError as error:
         raise StoreError(f"{tensor_path} is not a safetensors file ({error}).") from error
+
+
+def _check_header(header: Mapping[str, Any], path: Path, kind: str, remedy: str) -> None:
+    if header["kind"] != kind:
+        raise StoreError(f"{path} holds a {header['kind']}, but a {kind} was needed.")
+    _check_digest(header, path, remedy)
+    # So did version 1, from its second release on.
+    if header["format_version"] == 1 and header.get("meta_sha256", ...) not in (..., json_digest(header["meta"])):
+        raise StoreError(f"{path} is damaged: its 'meta' is not the one that was saved. {remedy}")
+    label, found = _LABEL.get(), header.get("part")
+    if label and found and found != label:
+        whose = "it" if found.get("run") == label["run"] else "another run"
+        raise StoreError(
+            f"{path} needs to be {label['part']} of this run, but is {found.get('part')} of {whose}. Put the right "
+            "file back, or remove this one."
+        )
 
 
 def read(path: Path, load: Callable[[Path], T]) -> T:
@@ -233,7 +306,13 @@ def read(path: Path, load: Callable[[Path], T]) -> T:
         raise StoreError(f"{path} is damaged or of another release ({error!r}).") from error
 
 
-def read_or_compute(path: Path, load: Callable[[Path], T], compute: Callable[[], T], reused: list[Path]) -> T:
+def read_or_compute(
+    path: Path,
+    load: Callable[[Path], T],
+    compute: Callable[[], T],
+    reused: list[Path],
+    label: tuple[str, str] = ("", ""),
+) -> T:
     """What `load` reads; where files are missing or, with a warning, damaged, what `compute` gives, saved there.
 
     Args:
@@ -241,9 +320,11 @@ def read_or_compute(path: Path, load: Callable[[Path], T], compute: Callable[[],
         load: Reads it.
         compute: Makes it; the result has a method `save`.
         reused: The path is added to these where it was read.
+        label: The run and which part of it this is, see `labelled`.
     """
     try:
-        loaded = read(path, load)
+        with labelled(*label):
+            loaded = read(path, load)
     except FileNotFoundError:
         pass
     except StoreError as error:
@@ -252,7 +333,8 @@ def read_or_compute(path: Path, load: Callable[[Path], T], compute: Callable[[],
         reused.append(path)
         return loaded
     computed = compute()
-    computed.save(path)  # type: ignore[attr-defined]
+    with labelled(*label):
+        computed.save(path)  # type: ignore[attr-defined]
     return computed
 
 

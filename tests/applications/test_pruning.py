@@ -211,7 +211,8 @@ def test_a_damaged_folder_is_refused(tiny_model, tmp_path):
         HookedEncoder.from_pretrained(tmp_path)
     described = tmp_path / "encoder.json"
     tiny_model.save(tmp_path)
-    described.write_text(described.read_text().replace('"d_mlps"', '"d_new"').replace('"meta_sha256"', '"unchecked"'))
+    text = described.read_text().replace('"d_mlps"', '"d_new"').replace('"format_version": 2', '"format_version": 1')
+    described.write_text(text.replace('"digest"', '"unchecked"'))
     with pytest.raises(StoreError, match="an encoder with 'd_new'"):
         HookedEncoder.from_pretrained(tmp_path)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import matplotlib
 import pytest
 import torch
-from planted import planted_model, planted_task
+from planted import planted_model, planted_task, unsealed
 from typer.testing import CliRunner
 
 from skillneurons import NeuronScores, NeuronSet, TuningConfig, load_model, load_task
@@ -170,8 +170,10 @@ def test_a_part_of_another_seed_is_computed_anew(finished, model, task, tmp_path
     with pytest.warns(UserWarning, match="computed anew") as warned:
         result = find(model, task, folder, SETTINGS)
     messages = " ".join(str(warning.message) for warning in warned)
-    assert "seed-0/classifier holds a prompt of seed 1, not 0. It is computed anew." in messages
-    assert "seed-0/scores holds scores with seeds [1], not [0]. It is computed anew." in messages
+    assert (
+        "seed-0/classifier.json needs to be seed-0/classifier of this run, but is seed-1/classifier of it." in messages
+    )
+    assert "seed-0/scores.json needs to be seed-0/scores of this run, but is seed-1/scores of it." in messages
     assert result.scores[0].seeds == [0, 1]
     assert torch.equal(result.scores[0].above, finished.scores[0].above)
 
@@ -199,7 +201,7 @@ def test_a_folder_of_another_run_is_refused_by_what_differs(finished, model, tas
 
 def test_a_run_written_before_a_setting_existed_is_read_again(finished, model, task, tmp_path):
     folder = shutil.copytree(finished.folder, tmp_path / "old")
-    old = json.loads((folder / "settings.json").read_text())
+    old = unsealed(folder / "settings.json")
     assert old["settings"]["tuning"].pop("tune_dtype", "absent") is None
     (folder / "settings.json").write_text(json.dumps(old))
     assert len(find(model, task, folder, SETTINGS).reused) == 6

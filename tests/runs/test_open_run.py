@@ -7,6 +7,7 @@ from dataclasses import replace
 import matplotlib
 import pytest
 import torch
+from planted import unsealed
 from typer.testing import CliRunner
 
 from skillneurons import (
@@ -82,7 +83,7 @@ def test_what_is_missing_or_changed_is_said(copied, tmp_path):
         open_run(copied).classifier(1)
     with pytest.raises(FileNotFoundError, match=r"no run\.json"):
         open_run(tmp_path)
-    settings = json.loads((copied / "settings.json").read_text())
+    settings = unsealed(copied / "settings.json")
     changed = settings | {"task": settings["task"] | {"fingerprint": "another"}}
     (copied / "settings.json").write_text(json.dumps(changed))
     with pytest.raises(ValueError, match="with fingerprint another, but the rows found have"):
@@ -113,7 +114,7 @@ def test_a_run_in_another_precision_is_opened_in_it(finished, task, tmp_path, mo
 )
 def test_damaged_settings_are_named(copied, group, change, message):
     path = copied / "settings.json"
-    settings = json.loads(path.read_text())
+    settings = unsealed(path)
     path.write_text(json.dumps(change if group is None else settings | {group: change}))
     with pytest.raises(StoreError, match=message):
         open_run(copied)
@@ -122,10 +123,10 @@ def test_damaged_settings_are_named(copied, group, change, message):
 def test_parts_of_other_seeds_are_named(copied):
     for ending in (".json", ".safetensors"):
         shutil.copy(copied / "seed-3" / f"scores{ending}", copied / f"scores{ending}")
-    with pytest.raises(StoreError, match=r"scores holds scores of seeds \[3\], not \[0, 3\]"):
+    with pytest.raises(StoreError, match=r"scores\.json needs to be scores of this run, but is seed-3/scores of it"):
         open_run(copied)
     shutil.copytree(copied / "seed-0", copied / "seed-3", dirs_exist_ok=True)
-    with pytest.raises(StoreError, match="seed-3/classifier holds a prompt of seed 0, not 3"):
+    with pytest.raises(StoreError, match="needs to be seed-3/classifier of this run, but is seed-0/classifier of it"):
         open_run(copied)
 
 

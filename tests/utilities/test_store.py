@@ -73,15 +73,21 @@ def test_files_say_which_versions_made_them_and_can_be_read_by_others(saved):
     [
         ({"kind": "SoftPrompt"}, "holds a SoftPrompt, but a Scores"),
         ({"format": "other"}, "result.json was not written by skillneurons"),
-        ({"format_version": 99, "versions": {"skillneurons": "9.8.7"}}, "99, .* up to 1.*skillneurons 9.8.7"),
-        ({"sha256": "0" * 64}, "result.safetensors is damaged"),
+        ({"format_version": 99, "versions": {"skillneurons": "9.8.7"}}, "99, .* up to 2.*skillneurons 9.8.7"),
+        ({"sha256": "0" * 64}, r"result\.json is damaged"),
         ({"meta": ...}, "has no 'meta'"),
         ({"format_version": ...}, "has no 'format_version'"),
         ({"format_version": "1"}, "its 'format_version' is a str"),
         ({"meta": None}, "its 'meta' is a NoneType"),
         ({"versions": []}, "its 'versions' is a list"),
-        ({"format_version": 99, "versions": {}}, "99, .* up to 1"),
-        ({"meta": META | {"labels": ["positive", "negative"]}}, r"result\.json is damaged: its 'meta'"),
+        ({"format_version": 99, "versions": {}}, "99, .* up to 2"),
+        ({"meta": META | {"labels": ["positive", "negative"]}}, r"result\.json is damaged: its content"),
+        ({"versions": {"torch": "0.1"}}, r"result\.json is damaged: its content"),
+        ({"new": 1}, r"result\.json is damaged: its content"),
+        ({"digest": ...}, r"result\.json is damaged: its content"),
+        ({"digest": None}, r"result\.json is damaged: its content"),
+        ({"format_version": 1}, r"result\.json is damaged: its content"),
+        ({"format_version": 0}, r"result\.json is damaged: its content"),
     ],
 )
 def test_a_file_of_another_kind_or_version_is_refused(saved, header, message):
@@ -90,9 +96,71 @@ def test_a_file_of_another_kind_or_version_is_refused(saved, header, message):
         store.load(saved, "Scores")
 
 
-def test_files_of_releases_that_did_not_digest_the_meta_are_read(saved):
-    edit_header(saved, meta_sha256=...)
+def test_files_of_the_first_format_are_read_and_their_digest_of_the_meta_is_checked(saved):
+    edit_header(saved, format_version=1, digest=...)
     assert_is_result(saved)
+    edit_header(saved, meta_sha256=store.json_digest(META))
+    assert_is_result(saved)
+    for wrong in (None, "", store.json_digest({})):
+        edit_header(saved, meta_sha256=wrong)
+        with pytest.raises(StoreError, match="is damaged: its 'meta'"):
+            store.load(saved, "Scores")
+
+
+def test_a_file_says_which_part_of_which_run_it_is(tmp_path):
+    with store.labelled("run", "curve-mean"):
+        store.save(tmp_path / "curve-mean", "Scores", TENSORS, META)
+        assert_is_result(tmp_path / "curve-mean")
+    assert_is_result(tmp_path / "curve-mean")  # by itself, it is what it is
+    for run, part, whose in (("run", "curve-zero", "of it"), ("another", "curve-mean", "of another run")):
+        with (
+            store.labelled(run, part),
+            pytest.raises(StoreError, match=f"needs to be {part}.* but is curve-mean {whose}"),
+        ):
+            store.load(tmp_path / "curve-mean", "Scores")
+    store.save(tmp_path / "earlier", "Scores", TENSORS, META)
+    with store.labelled("run", "earlier"):  # as earlier versions wrote it
+        assert_is_result(tmp_path / "earlier")
+
+
+def test_a_sealed_file_is_whole_or_of_an_earlier_version(tmp_path):
+    path, content = tmp_path / "run.json", {"accuracy": 0.85, "model": {"source": "x"}}
+    store.write_sealed(path, content)
+    assert store.read_sealed(path, {"model": dict}, "") == content
+    written = json.loads(path.read_text())
+    for change in ({"accuracy": 0.95}, {"new": 1}, {"digest": None}, {"format_version": 1}):
+        store.write_json(path, written | change)
+        with pytest.raises(StoreError, match="not the one that was saved"):
+            store.read_sealed(path, {}, "")
+    for key in written:
+        store.write_json(path, {name: value for name, value in written.items() if name != key})
+        with pytest.raises(StoreError, match="not the one that was saved"):
+            store.read_sealed(path, {}, "")
+    store.write_json(path, content)
+    assert store.read_sealed(path, {}, "") == content
+
+
+def test_a_pipe_is_no_file_and_deep_json_no_result(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    for read in (
+        lambda: store.read_json(tmp_path / "pipe.json", {}, ""),
+        lambda: store.load(tmp_path / "pipe", "Scores"),
+    ):
+        with pytest.raises(OSError, match="is a pipe, a socket or a device"):
+            read()
+    (tmp_path / "deep.json").write_text("[" * 10_000 + "]" * 10_000)
+    with pytest.raises(StoreError, match=r"deep\.json is not valid JSON"):
+        store.read_json(tmp_path / "deep.json", {}, "Write it again.")
+
+
+def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError, match=r"run\.json cannot be written \(Read-only file system\)"):
+        store.write_sealed(tmp_path / "run.json", {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_meta_that_json_changes_comes_back_as_json_has_it(tmp_path):
