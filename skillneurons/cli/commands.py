@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
+from rich.text import Text
+from typer.core import TyperGroup
 
+from skillneurons.cli.errors import reported_errors
 from skillneurons.cli.terminal import (
     bar_updater,
     console,
@@ -17,10 +19,19 @@ from skillneurons.cli.terminal import (
     print_table,
     progress_bars,
     quiet_libraries,
-    reported_errors,
 )
 
+
+class _Commands(TyperGroup):
+    """Each command ends in one message."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with reported_errors():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Find, test and use skill neurons in pretrained transformers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -109,45 +120,45 @@ def find(
     from skillneurons.tasks._load_task import load_task
     from skillneurons.tasks.class_words import pairing
 
-    with reported_errors():
-        data = load_task(
-            task,
-            source=source,
-            config=config,
-            label_words=_words(label_words) if label_words else None,
-            text=_columns(text_column),
-            label=label_column,
-            group=group_column,
+    data = load_task(
+        task,
+        source=source,
+        config=config,
+        label_words=_words(label_words) if label_words else None,
+        text=_columns(text_column),
+        label=label_column,
+        group=group_column,
+    )
+    if rows is not None:
+        data = data.subset(rows)
+    check_label_words(load_tokenizer(model), [data])
+    loaded = load_model(model, device=device, dtype=dtype)
+    settings = runs.FindSettings(
+        seeds=tuple(range(seeds)),
+        n_prompt=n_prompt,
+        tuning=_tuning(steps, lr, batch_size, tune_dtype),
+        fraction=fraction,
+        kinds=tuple(kinds.split(",")),  # type: ignore[arg-type]
+        positions=positions,
+        n_random=n_random,
+        sigma=sigma,
+    )
+    folder = out or Path("runs") / f"{Path(model).name}-{task}"
+    console.print(Text(str(data), style="bold"))
+    console.print(pairing(data.labels, data.label_words))
+    console.print(f"model {model} ({loaded.fingerprint()}), results in {folder}")
+    executor = _executor(folder, slurm, jobs)
+    with progress_bars() as bars:
+        result = runs.find(
+            loaded,
+            data,
+            folder,
+            settings,
+            progress=bar_updater(bars),
+            jobs=jobs,
+            executor=executor,
+            device=device,
         )
-        if rows is not None:
-            data = data.subset(rows)
-        check_label_words(load_tokenizer(model), [data])
-        loaded = load_model(model, device=device, dtype=dtype)
-        settings = runs.FindSettings(
-            seeds=tuple(range(seeds)),
-            n_prompt=n_prompt,
-            tuning=_tuning(steps, lr, batch_size, tune_dtype),
-            fraction=fraction,
-            kinds=tuple(kinds.split(",")),  # type: ignore[arg-type]
-            positions=positions,
-            n_random=n_random,
-            sigma=sigma,
-        )
-        folder = out or Path("runs") / f"{Path(model).name}-{task}"
-        console.print(f"[bold]{escape(str(data))}[/bold]\n{escape(pairing(data.labels, data.label_words))}")
-        console.print(f"model {model} ({loaded.fingerprint()}), results in {folder}")
-        executor = _executor(folder, slurm, jobs)
-        with progress_bars() as bars:
-            result = runs.find(
-                loaded,
-                data,
-                folder,
-                settings,
-                progress=bar_updater(bars),
-                jobs=jobs,
-                executor=executor,
-                device=device,
-            )
     print_find(result)
 
 
@@ -159,8 +170,7 @@ def report(
     """Write one self-contained HTML page of a run: figures inline, tables sortable, no network."""
     from skillneurons.runs.report import write_report
 
-    with reported_errors():
-        console.print(f"Written: {write_report(run, path=out)}")
+    console.print(f"Written: {write_report(run, path=out)}")
 
 
 @app.command()
@@ -176,9 +186,8 @@ def explore(
     from skillneurons import runs
     from skillneurons.plots import ExplorerSettings
 
-    with reported_errors():
-        page = runs.explore(run, source=source, device=device, settings=ExplorerSettings(n_cards=cards))
-        console.print(f"Written: {page.save(out or run / 'explorer.html')}")
+    page = runs.explore(run, source=source, device=device, settings=ExplorerSettings(n_cards=cards))
+    console.print(f"Written: {page.save(out or run / 'explorer.html')}")
 
 
 @app.command()
@@ -214,34 +223,33 @@ def reproduce(
     from skillneurons.runs._summary import summary
     from skillneurons.tasks._load_task import load_task
 
-    with reported_errors():
-        loaded = [load_task(name, source=source) for name in tasks.split(",")]
-        if rows is not None:
-            loaded = [task.subset(rows) for task in loaded]
-        if words is not None:
-            loaded = [task.shortened(words) for task in loaded]
-        tables = runs.reproduce(
-            loaded,
-            model=model,
-            seeds=seeds,
-            out=out,
-            settings=runs.ReproduceSettings(
-                n_prompt=n_prompt,
-                tuning=_tuning(steps, lr, batch_size, tune_dtype),
-                n_rows=sweep_rows,
-                kinds=tuple(kinds.split(",")),  # type: ignore[arg-type]
-                fractions=_numbers(fractions),
-                n_random=n_random,
-            ),
-            findings=findings.split(",") if findings else None,
-            on_event=lambda line: console.print(escape(line)),
-            device=device,
-            dtype=dtype,
-            jobs=jobs,
-            executor=_executor(out, slurm, jobs),
-        )
-        print_summary(summary(tables))
-        console.print(f"Tables and figures: {out}")
+    loaded = [load_task(name, source=source) for name in tasks.split(",")]
+    if rows is not None:
+        loaded = [task.subset(rows) for task in loaded]
+    if words is not None:
+        loaded = [task.shortened(words) for task in loaded]
+    tables = runs.reproduce(
+        loaded,
+        model=model,
+        seeds=seeds,
+        out=out,
+        settings=runs.ReproduceSettings(
+            n_prompt=n_prompt,
+            tuning=_tuning(steps, lr, batch_size, tune_dtype),
+            n_rows=sweep_rows,
+            kinds=tuple(kinds.split(",")),  # type: ignore[arg-type]
+            fractions=_numbers(fractions),
+            n_random=n_random,
+        ),
+        findings=findings.split(",") if findings else None,
+        on_event=console.print,
+        device=device,
+        dtype=dtype,
+        jobs=jobs,
+        executor=_executor(out, slurm, jobs),
+    )
+    print_summary(summary(tables))
+    console.print(f"Tables and figures: {out}")
 
 
 @app.command()
@@ -263,21 +271,20 @@ def prune(
     from skillneurons.models.bridge import as_encoder
     from skillneurons.runs._open_run import open_run
 
-    with reported_errors():
-        opened = open_run(run, device=device)
-        classifier, scores, rows = opened.classifier(seed), opened.binary_scores(), opened.task(source).test
-        n_layers = opened.model.cfg.n_layers
-        chosen = [int(layer) for layer in layers.split(",")] if layers else list(range(n_layers))
-        baseline = scores.baseline[scores.seeds.index(seed)]
-        keep = scores.top(fraction)
-        pruned = prune_classifier(classifier, keep, baseline, layers=chosen)
-        pruned.model.save(out / "model")
-        pruned.save(out / "classifier")
-        kept = n_parameters(as_encoder(pruned.model, "Pruning")) / n_parameters(as_encoder(opened.model, "Pruning"))
-        console.print(f"{kept:.1%} of the parameters kept, in {out}")
-        compared = pruning_controls(classifier, keep, baseline, rows, layers=chosen, n_random=n_random)
-        compared.save(out / "controls")
-        console.print(str(compared), highlight=False, markup=False)
+    opened = open_run(run, device=device)
+    classifier, scores, rows = opened.classifier(seed), opened.binary_scores(), opened.task(source).test
+    n_layers = opened.model.cfg.n_layers
+    chosen = [int(layer) for layer in layers.split(",")] if layers else list(range(n_layers))
+    baseline = scores.baseline[scores.seeds.index(seed)]
+    keep = scores.top(fraction)
+    pruned = prune_classifier(classifier, keep, baseline, layers=chosen)
+    pruned.model.save(out / "model")
+    pruned.save(out / "classifier")
+    kept = n_parameters(as_encoder(pruned.model, "Pruning")) / n_parameters(as_encoder(opened.model, "Pruning"))
+    console.print(f"{kept:.1%} of the parameters kept, in {out}")
+    compared = pruning_controls(classifier, keep, baseline, rows, layers=chosen, n_random=n_random)
+    compared.save(out / "controls")
+    console.print(str(compared))
 
 
 @app.command()
@@ -300,31 +307,30 @@ def perturb(
     from skillneurons.plots import plot_perturbation, save_figure
     from skillneurons.runs._open_run import open_run
 
-    with reported_errors():
-        opened, folder = open_run(run, device=device), out or run / "perturb"
-        classifier, task, curves = opened.classifier(seed), opened.task(source), {}
-        test = task.subset(rows, splits=("test",)).test
-        with progress_bars() as bars:
-            for kind in kinds.split(","):
-                curve = perturbation_curve(
-                    classifier,
-                    task,
-                    opened.scores,
-                    kind=kind,  # type: ignore[arg-type]
-                    fractions=_numbers(fractions),
-                    n_random=n_random,
-                    positions=positions,
-                    sigma=sigma,
-                    rows=test,
-                    on_batch=partial(bar_updater(bars), f"perturb ({kind})"),
-                )
-                name = f"{kind}-{positions}-seed-{seed}"
-                curve.save(folder / f"curve-{name}")
-                for quantity in ("accuracy", "margin"):
-                    save_figure(plot_perturbation(curve, quantity=quantity), folder / f"{name}-{quantity}")
-                curves[kind] = curve
-        print_curves(curves)
-        console.print(f"Curves and figures: {folder}")
+    opened, folder = open_run(run, device=device), out or run / "perturb"
+    classifier, task, curves = opened.classifier(seed), opened.task(source), {}
+    test = task.subset(rows, splits=("test",)).test
+    with progress_bars() as bars:
+        for kind in kinds.split(","):
+            curve = perturbation_curve(
+                classifier,
+                task,
+                opened.scores,
+                kind=kind,  # type: ignore[arg-type]
+                fractions=_numbers(fractions),
+                n_random=n_random,
+                positions=positions,
+                sigma=sigma,
+                rows=test,
+                on_batch=partial(bar_updater(bars), f"perturb ({kind})"),
+            )
+            name = f"{kind}-{positions}-seed-{seed}"
+            curve.save(folder / f"curve-{name}")
+            for quantity in ("accuracy", "margin"):
+                save_figure(plot_perturbation(curve, quantity=quantity), folder / f"{name}-{quantity}")
+            curves[kind] = curve
+    print_curves(curves)
+    console.print(f"Curves and figures: {folder}")
 
 
 @app.command()
@@ -339,16 +345,15 @@ def compare(
 
     from skillneurons.neurons.scores import NeuronScores
 
-    with reported_errors():
-        if len(runs) < 2:
-            raise ValueError(f"`runs` needs at least two folders to compare, but is {[str(run) for run in runs]}.")
-        scores = {run: NeuronScores.load(run / "scores") for run in runs}
-        rows = []
-        for a, b in combinations(runs, 2):
-            first, second = scores[a].top(fraction), scores[b].top(fraction)
-            rho, _ = spearmanr(scores[a].predictivity.flatten(), scores[b].predictivity.flatten())
-            rows.append((str(a), str(b), f"{rho:.3f}", f"{first.overlap(second):.3f}", f"{fraction:.3f}"))
-        print_table("Skill neurons of two runs", ("run", "other run", "Spearman", "overlap", "by chance"), rows)
+    if len(runs) < 2:
+        raise ValueError(f"`runs` needs at least two folders to compare, but is {[str(run) for run in runs]}.")
+    scores = {run: NeuronScores.load(run / "scores") for run in runs}
+    rows = []
+    for a, b in combinations(runs, 2):
+        first, second = scores[a].top(fraction), scores[b].top(fraction)
+        rho, _ = spearmanr(scores[a].predictivity.flatten(), scores[b].predictivity.flatten())
+        rows.append((str(a), str(b), f"{rho:.3f}", f"{first.overlap(second):.3f}", f"{fraction:.3f}"))
+    print_table("Skill neurons of two runs", ("run", "other run", "Spearman", "overlap", "by chance"), rows)
 
 
 @app.command()
@@ -361,13 +366,12 @@ def share(
     """Upload a finished run, and nothing else in its folder, to the Hugging Face hub."""
     from skillneurons.runs.hub import push_run
 
-    with reported_errors():
-        files = push_run(run, repo, dry_run=dry_run, private=not public)
-        sizes = [(name, f"{size:,}") for name, size in files.sizes.items()]
-        print_table(f"{len(sizes)} files for {repo}", ("file", "bytes"), [*sizes, ("all", f"{files.n_bytes:,}")])
-        if files.left_out:
-            console.print(f"Left out: {', '.join(files.left_out)}")
-        console.print("Nothing was sent." if dry_run else f"Uploaded: {files.url}")
+    files = push_run(run, repo, dry_run=dry_run, private=not public)
+    sizes = [(name, f"{size:,}") for name, size in files.sizes.items()]
+    print_table(f"{len(sizes)} files for {repo}", ("file", "bytes"), [*sizes, ("all", f"{files.n_bytes:,}")])
+    if files.left_out:
+        console.print(f"Left out: {', '.join(files.left_out)}")
+    console.print("Nothing was sent." if dry_run else f"Uploaded: {files.url}")
 
 
 @app.command()
@@ -379,8 +383,7 @@ def fetch(
     """Download a run that `share` uploaded, and check it."""
     from skillneurons.runs.hub import pull_run
 
-    with reported_errors():
-        console.print(f"Downloaded: {pull_run(repo, out, revision=revision)}")
+    console.print(f"Downloaded: {pull_run(repo, out, revision=revision)}")
 
 
 def _tuning(steps: int | None, lr: float | None, batch_size: int | None, tune_dtype: str | None) -> Any:

@@ -1,28 +1,26 @@
-"""What the command line shows: tables, progress bars, and errors as one message."""
+"""What the command line shows: tables and progress bars. All text is shown as it is, `[brackets]` included."""
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
-import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-console = Console()
-errors = Console(stderr=True)
-
-# What one can do something about; anything else is a bug and shows its traceback.
-USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, OSError)
+# Names of tasks, folders and columns are the user's: nothing in them is markup.
+console = Console(markup=False, emoji=False, highlight=False)
+errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 def print_find(result: Any) -> None:
     for line in result.verdict:
-        console.print(escape(line), highlight=False)
+        console.print(line)
     for line in result.warnings:
-        console.print(f"[yellow]Warning:[/yellow] {escape(line)}", highlight=False)
+        console.print(warning(line))
     if result.reused:
         console.print(f"Reused from an earlier run: {', '.join(result.reused)}")
     print_table(
@@ -93,7 +91,7 @@ def print_summary(claims: Any) -> None:
     """Of `runs.summary`."""
     rows = []
     for (finding, task), group in claims.groupby(["finding", "task"], sort=False):
-        rows.append((f"[bold]{escape(f'{finding}, {task}')}[/]", "", "", ""))
+        rows.append((Text(f"{finding}, {task}", style="bold"), "", "", ""))
         for row in group.itertuples():
             rows.append((row.claim, f"{row.effect:+.3f}", f"{row.low:+.3f} to {row.high:+.3f}", row.held))
     title = "Effects, positive where they speak for the claim"
@@ -101,7 +99,7 @@ def print_summary(claims: Any) -> None:
 
 
 def print_table(
-    title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], *, wrapped: tuple[str, ...] = ()
+    title: str, columns: tuple[str, ...], rows: Sequence[tuple[str | Text, ...]], *, wrapped: tuple[str, ...] = ()
 ) -> None:
     """Numbers to the right on one line each; columns in `wrapped`, of words, take as many lines as they need."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
@@ -126,13 +124,17 @@ def quiet_libraries() -> None:
 
     # Of each task, not only of the first one with as many rows.
     warnings.simplefilter("always", TaskWarning)
-    warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]Warning:[/yellow] {escape(str(message))}")
+    warnings.showwarning = lambda message, *_, **__: errors.print(warning(str(message)))
+
+
+def warning(line: str) -> Text:
+    return Text.assemble(("Warning:", "yellow"), " ", line)
 
 
 def progress_bars() -> Progress:
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -150,18 +152,3 @@ def bar_updater(bars: Progress) -> Any:
         bars.update(tasks[what], completed=done, total=total)
 
     return update
-
-
-class reported_errors:
-    """Print a user's error as one message and leave with status 1."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            errors.print("[yellow]Interrupted.[/yellow] What is finished is kept; run the same command to go on.")
-            raise typer.Exit(130) from None
-        if isinstance(error, USER_ERRORS):
-            errors.print(f"[red]Error:[/red] {error}", highlight=False)
-            raise typer.Exit(1) from None
