@@ -15,6 +15,8 @@ from skillneurons.neurons.luck import best_by_luck as best_by_luck
 from skillneurons.neurons.luck import chosen_intervals as chosen_intervals
 from skillneurons.neurons.luck import luck_of as luck_of
 from skillneurons.neurons.luck import searched as searched
+from skillneurons.neurons.matching import Activity as Activity
+from skillneurons.neurons.matching import Crowd as Crowd
 from skillneurons.neurons.neuron_set import NeuronSet as NeuronSet
 from skillneurons.neurons.neuron_set import top_like as top_like
 from skillneurons.neurons.neuron_set import top_neurons as top_neurons

@@ -1,28 +1,34 @@
 """NeuronSet: a choice of neurons, as a mask over layers and neurons, with set algebra and matched random sets.
 
-Tensors only. Layers may have different widths (after pruning): the mask is then as wide as the widest layer, and
-`d_mlps` says how many neurons of each layer exist.
+Where the neurons come from does not matter: scores of this package, or a list of addresses from a paper. Tensors only.
+Layers may have different widths (after pruning): the mask is then as wide as the widest layer, and `d_mlps` says how
+many neurons of each layer exist.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from skillneurons.neurons.matching import Nearness, Value
 from skillneurons.utilities import store
 from skillneurons.utilities.checks import check_share, check_whole
 from skillneurons.utilities.results import Result
+
+N_NEAREST = 10
+Match: TypeAlias = Literal["layer", "none"] | Float[Tensor, "layer neuron"] | Nearness
+"""What random sets share with the set that they are drawn for; see `NeuronSet.random_like`."""
 
 
 class Drawing(TypedDict, total=False):
     """Keywords of how random sets are drawn; see `NeuronSet.random_like`."""
 
-    match: Literal["layer", "none"] | Float[Tensor, "layer neuron"]
+    match: Match
     exclude: "NeuronSet | None"
     disjoint: bool
 
@@ -31,11 +37,17 @@ class Drawing(TypedDict, total=False):
 class NeuronSet(Result):
     """A set of neurons.
 
+    A neuron is one index of `blocks.{layer}.mlp.hook_post`, what the MLP's output matrix is multiplied with. In a gated
+    MLP (a `TransformerBridge` of Llama, Gemma, …) that is the product of the activated gate and the linear branch:
+    index i of `down_proj`'s input, as of the rows of `gate_proj` and `up_proj`.
+
     Args:
         mask: True where a neuron belongs to the set.
         model: Fingerprint of the model, if known; sets of different models do not mix.
         meta: Provenance: how the set was chosen.
         d_mlps: Number of neurons in each layer, where they differ (`model.cfg.d_mlps` of a pruned model).
+        score: What ranks the neurons, larger for better; only its values at the set's own neurons count. Sets made of
+            others (`|`, `~`, random sets) have none.
 
     Example:
         >>> skill = NeuronSet.from_pairs([(0, 2), (1, 0)], n_layers=2, d_mlp=3)
@@ -47,6 +59,7 @@ class NeuronSet(Result):
     model: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     d_mlps: tuple[int, ...] = ()
+    score: Float[Tensor, "layer neuron"] | None = None
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.mask.dtype != torch.bool:
@@ -65,19 +78,64 @@ class NeuronSet(Result):
         if bool((self.mask & ~self.exists).any()):
             layer, neuron = (self.mask & ~self.exists).nonzero()[0].tolist()
             raise ValueError(f"`mask` holds neuron ({layer}, {neuron}), but layer {layer} has {widths[layer]} neurons.")
+        if self.score is not None:
+            object.__setattr__(self, "score", self._checked_score(self.score))
+
+    def _checked_score(self, score: Tensor) -> Tensor:
+        if score.shape != self.mask.shape:
+            raise ValueError(
+                f"`score` needs one number for each neuron, {tuple(self.mask.shape)}, but is {tuple(score.shape)}. "
+                "Give neurons outside the set any number."
+            )
+        if n_nan := int(score.detach().cpu()[self.mask].isnan().sum()):
+            raise ValueError(
+                f"`score` is NaN for {n_nan} of the set's neurons, which cannot be ranked. Leave them out."
+            )
+        return score.detach().cpu()
 
     @classmethod
     def from_pairs(
-        cls, pairs: Sequence[tuple[int, int]], *, n_layers: int, d_mlp: int | Sequence[int], model: str | None = None
+        cls,
+        pairs: Sequence[tuple[int, int]],
+        *,
+        n_layers: int,
+        d_mlp: int | Sequence[int],
+        model: str | None = None,
+        score: Sequence[float] | None = None,
     ) -> "NeuronSet":
-        """The set of the given `(layer, neuron)` addresses; `d_mlp` is one width, or one for each layer."""
+        """The set of the given `(layer, neuron)` addresses, from wherever they come.
+
+        Args:
+            pairs: Addresses; the order does not matter.
+            n_layers: Of the model.
+            d_mlp: Neurons in a layer: one width, or one for each layer.
+            model: Fingerprint of the model, `model.fingerprint()`, so that other models refuse the set.
+            score: What ranks them, larger for better: one number for each pair.
+
+        Raises:
+            ValueError: There is no such neuron, or not one score for each pair; or one pair has two scores.
+
+        Example:
+            >>> NeuronSet.from_pairs([(1, 4), (0, 2)], n_layers=2, d_mlp=5, score=[0.7, 0.9]).ranked()
+            [(0, 2), (1, 4)]
+        """
         widths = (d_mlp,) * n_layers if isinstance(d_mlp, int) else tuple(d_mlp)
         mask = torch.zeros(n_layers, max(widths), dtype=torch.bool)
         for layer, neuron in pairs:
             if not (0 <= layer < n_layers and 0 <= neuron < widths[layer]):
                 raise ValueError(f"There is no neuron ({layer}, {neuron}) among {n_layers} layers of {d_mlp}.")
             mask[layer, neuron] = True
-        return cls(mask, model, d_mlps=widths)
+        if score is None:
+            return cls(mask, model, d_mlps=widths)
+        if len(score) != len(pairs) or int(mask.sum()) != len(pairs):
+            raise ValueError(
+                f"`score` needs one number for each pair, and each pair once, but there are {len(score)} numbers for "
+                f"{len(pairs)} pairs of {int(mask.sum())} neurons. Pass them in the order of `pairs`."
+            )
+        values = torch.zeros(mask.shape, dtype=torch.float64)
+        for (layer, neuron), value in zip(pairs, score, strict=True):
+            values[layer, neuron] = value
+        return cls(mask, model, d_mlps=widths, score=values)
 
     def __len__(self) -> int:
         return int(self.mask.sum())
@@ -104,7 +162,21 @@ class NeuronSet(Result):
         return self._combined(other, torch.gt)
 
     def __invert__(self) -> "NeuronSet":
-        return replace(self, mask=~self.mask & self.exists, meta={})
+        return self._like(~self.mask & self.exists)
+
+    def _like(self, mask: Bool[Tensor, "layer neuron"]) -> "NeuronSet":
+        """Other neurons of the same model: nothing that was said of this set holds of them."""
+        return replace(self, mask=mask, meta={}, score=None)
+
+    def ranked(self) -> list[tuple[int, int]]:
+        """The addresses, the highest `score` first; ties, and sets without one, in the order of address.
+
+        Example:
+            >>> score = torch.tensor([[0.1, 0.5], [0.9, 0.2]])
+            >>> NeuronSet(torch.tensor([[True, True], [True, False]]), score=score).ranked()
+            [(1, 0), (0, 1), (0, 0)]
+        """
+        return list(self) if self.score is None else sorted(self, key=lambda one: -self.score[one].item())
 
     def _combined(self, other: "NeuronSet", combine: Callable[[Tensor, Tensor], Tensor]) -> "NeuronSet":
         self._check_same_model(other)
@@ -164,7 +236,7 @@ class NeuronSet(Result):
         self,
         *,
         seed: int,
-        match: Literal["layer", "none"] | Float[Tensor, "layer neuron"] = "layer",
+        match: Match = "layer",
         exclude: "NeuronSet | None" = None,
         disjoint: bool = True,
     ) -> "NeuronSet":
@@ -174,7 +246,9 @@ class NeuronSet(Result):
             seed: Of the draw.
             match: `"layer"`: as many neurons in each layer as here. `"none"`: the same number overall. A tensor
                 `[layer neuron]`, for example mean activations: for each chosen neuron one of its ten nearest
-                free neighbours in that value, in its own layer.
+                free neighbours in that value, in its own layer. `Activity`: its nearest in mean and spread of
+                activation. `Crowd`: those whose activations correlate with its own; see `neurons.matching`. The
+                nearest are few, so that such sets share neurons.
             exclude: Further neurons not to draw.
             disjoint: False: draw from all neurons. Then this set, were it a random one, would be one draw among others,
                 as a p-value needs; sets that are disjoint from it vary less (`interventions.gaps.paired_gap`).
@@ -189,17 +263,19 @@ class NeuronSet(Result):
             self._check_same_model(exclude)
             free = free & ~exclude.mask
         mask = torch.zeros_like(self.mask)
-        if isinstance(match, Tensor):
+        nearness = Value(match) if isinstance(match, Tensor) else match
+        if isinstance(nearness, Nearness):
             for layer, neuron in self:
-                distance = (match[layer] - match[layer, neuron]).abs()
-                distance = torch.where(free[layer] & ~mask[layer], distance, torch.inf)
-                nearest = distance.topk(min(10, len(distance)), largest=False)
+                distance = torch.where(free[layer] & ~mask[layer], nearness.distance(layer, neuron), torch.inf)
+                nearest = distance.topk(min(N_NEAREST, len(distance)), largest=False)
                 candidates = nearest.indices[nearest.values.isfinite()]
                 self._check_enough(len(candidates), 1, f"layer {layer}")
                 mask[layer, candidates[torch.randint(len(candidates), (1,), generator=generator)]] = True
-            return replace(self, mask=mask, meta={})
+            return self._like(mask)
         if match not in ("layer", "none"):
-            raise ValueError(f"`match` is 'layer', 'none' or a tensor [layer, neuron], not {match!r}.")
+            raise ValueError(
+                f"`match` is 'layer', 'none', a tensor [layer, neuron], `Activity` or `Crowd`, not {match!r}."
+            )
         # A random order of all neurons, the free ones first; `none` treats the model as one long layer.
         shape = free.shape if match == "layer" else (1, free.numel())
         wanted = self.mask.reshape(shape).sum(dim=1)
@@ -208,7 +284,7 @@ class NeuronSet(Result):
         for row, n in enumerate(wanted.tolist()):
             self._check_enough(int(free.reshape(shape)[row].sum()), n, f"layer {row}" if match == "layer" else "all")
             chosen[row, order[row, :n]] = True
-        return replace(self, mask=chosen.reshape(free.shape), meta={})
+        return self._like(chosen.reshape(free.shape))
 
     def random_sets(self, n: int, *, seed: int, start: int = 0, **how: Unpack[Drawing]) -> "list[NeuronSet]":
         """Random sets of the same size: those that all comparisons with random sets draw, in the order of the draw.
@@ -241,13 +317,14 @@ class NeuronSet(Result):
     def save(self, path: str | Path) -> Path:
         """Write `path.safetensors` and `path.json`."""
         meta = {"model": self.model, "choice": self.meta, "d_mlps": self.d_mlps}
-        return store.save(path, "NeuronSet", {"mask": self.mask}, meta)
+        tensors = {"mask": self.mask} if self.score is None else {"mask": self.mask, "score": self.score}
+        return store.save(path, "NeuronSet", tensors, meta)
 
     @classmethod
     def load(cls, path: str | Path) -> "NeuronSet":
         """Read what `save` wrote."""
         tensors, meta = store.load(path, "NeuronSet")
-        return cls(tensors["mask"], meta["model"], meta["choice"], tuple(meta.get("d_mlps", ())))
+        return cls(tensors["mask"], meta["model"], meta["choice"], tuple(meta.get("d_mlps", ())), tensors.get("score"))
 
 
 def top_like(score: Float[Tensor, "layer neuron"], like: NeuronSet) -> NeuronSet:
@@ -268,7 +345,8 @@ def top_like(score: Float[Tensor, "layer neuron"], like: NeuronSet) -> NeuronSet
     """
     order = score.masked_fill(~like.exists, -torch.inf).argsort(dim=1, descending=True, stable=True)
     first = torch.arange(score.shape[1]) < like.per_layer[:, None]
-    return replace(like, mask=torch.zeros_like(like.mask).scatter(1, order, first), meta={})
+    mask = torch.zeros_like(like.mask).scatter(1, order, first)
+    return replace(like, mask=mask, meta={}, score=None)
 
 
 def top_neurons(
