@@ -176,7 +176,8 @@ class NeuronSet(Result):
             >>> NeuronSet(torch.tensor([[True, True], [True, False]]), score=score).ranked()
             [(1, 0), (0, 1), (0, 0)]
         """
-        return list(self) if self.score is None else sorted(self, key=lambda one: -self.score[one].item())
+        score = self.score
+        return list(self) if score is None else sorted(self, key=lambda one: -score[one].item())
 
     def _combined(self, other: "NeuronSet", combine: Callable[[Tensor, Tensor], Tensor]) -> "NeuronSet":
         self._check_same_model(other)
