@@ -28,7 +28,7 @@ from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.intervals import clopper_pearson
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.results import Result, as_text, drawn_by
 
 KEPT = (0.01, 0.02, 0.05, 0.1, 0.3)
 
@@ -130,7 +130,7 @@ class PruningReport(Result):
         without = "" if self.nothing is None else f", nothing kept {self.nothing.accuracy:.3f}"
         title = f"PruningReport({self.meta.get('task')}, before {self.before.accuracy:.3f}{without})"
         said = [needs_none(self.lost)] if self.lost is not None and self.needs_none else []
-        return "\n".join([title, *said, str(self._table())])
+        return "\n".join([title, *said, as_text(self._table())])
 
 
 class ComparedOptions(TypedDict, total=False):

@@ -25,7 +25,7 @@ from skillneurons.classifiers.classifier import Classifier, label_logits
 from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import union_of_top
-from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.types import Hook
 
 
@@ -187,7 +187,7 @@ class IndicatorTest(Result):
         return pd.DataFrame(columns | {"p_value": self.p_value.numpy(), "n_pairs": self.meta["n_pairs"]})
 
     def __repr__(self) -> str:
-        return f"IndicatorTest({len(self.tasks)} tasks, {self.meta['n_seeds']} seeds)\n{self.to_dataframe()}"
+        return f"IndicatorTest({len(self.tasks)} tasks, {self.meta['n_seeds']} seeds)\n{as_text(self.to_dataframe())}"
 
 
 def indicator_test(

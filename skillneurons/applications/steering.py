@@ -29,7 +29,7 @@ from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.intervals import clopper_pearson
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.types import Row
 
 STRENGTHS = (-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0)
@@ -140,7 +140,7 @@ class SteeringCurve(Result):
 
     def __repr__(self) -> str:
         title = f"SteeringCurve(to {self.label!r}, {self.meta.get('task')}, {len(self.random)} random sets)"
-        return f"{title}\n{self.to_dataframe()}"
+        return f"{title}\n{as_text(self.to_dataframe())}"
 
 
 def _p_value(chosen: Tensor, random: Tensor) -> float:

@@ -19,7 +19,7 @@ from skillneurons.classifiers.prompts import SoftPrompt, Verbalizer, random_prom
 from skillneurons.classifiers.tuning import TuningConfig, TuningWarning, tune_prompt
 from skillneurons.findings.record import Finding, Measured, ReproduceSettings, Study, register
 from skillneurons.tasks.task import Task
-from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.results import Result, as_text, drawn_by
 
 RANDOM = "random start"
 
@@ -78,7 +78,7 @@ class TransferMatrix(Result):
         )
         return (
             f"TransferMatrix(rows: sources, columns: targets, {self.accuracy.shape[2]} seeds; always one "
-            f"answer: {floors})\n{self._table()}"
+            f"answer: {floors})\n{as_text(self._table())}"
         )
 
 
@@ -266,7 +266,9 @@ class WarmStart(Result):
         return table.median().reset_index()
 
     def __repr__(self) -> str:
-        return f"WarmStart({self.meta['task']}, steps to {self.level:.3f}, medians over seeds)\n{self._table()}"
+        return (
+            f"WarmStart({self.meta['task']}, steps to {self.level:.3f}, medians over seeds)\n{as_text(self._table())}"
+        )
 
 
 def warm_start(

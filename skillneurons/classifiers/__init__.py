@@ -1,6 +1,7 @@
 """A frozen model, a soft prompt and label words: made, tuned, evaluated."""
 
 from skillneurons.classifiers._load_example import load_example as load_example
+from skillneurons.classifiers.answers import Answers as Answers
 from skillneurons.classifiers.bitfit_and_adapters import tune_adapter as tune_adapter
 from skillneurons.classifiers.bitfit_and_adapters import tune_bitfit as tune_bitfit
 from skillneurons.classifiers.classifier import Classifier as Classifier

@@ -27,7 +27,9 @@ def load_example(name: str = "movies", seed: int = 0, *, n_rows: int | None = 32
         >>> from skillneurons import evaluate, load_example
         >>> classifier, task = load_example()
         >>> classifier
-        Classifier(bundled, SoftPrompt(16 vectors of 192, tuned, seed 0), negative / positive)
+        Classifier(bundled, SoftPrompt(16 vectors of 192, tuned, seed 0))
+          negative → terrible, positive → great
+          tuned for ... steps, at best 0.8... on validation
         >>> evaluate(classifier, task.test).accuracy > 0.7
         True
     """

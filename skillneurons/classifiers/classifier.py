@@ -8,22 +8,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from skillneurons.classifiers.answers import Answers
 from skillneurons.classifiers.prompts import Layout, SoftPrompt, Verbalizer, splice
 from skillneurons.models.bridge import AnyModel, BridgedModel, as_classifiable
 from skillneurons.models.encoder_parts.input_checks import check_ids
-from skillneurons.tasks.batching import TOKENS_PER_BATCH, Batch, Encoded, bucketed, by_length, collate, encode
+from skillneurons.tasks.batching import TOKENS_PER_BATCH, Batch, Encoded, as_rows, bucketed, by_length, collate, encode
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.draws import rows_in_pass
-from skillneurons.utilities.types import FwdHooks, Row
+from skillneurons.utilities.results import Shown
+from skillneurons.utilities.types import FwdHooks, Texts
+
+TEXTS = ("text", "text_a", "text_b")
 
 
 @dataclass(frozen=True, eq=False)
-class Classifier:
+class Classifier(Shown):
     """A model that answers a task through a soft prompt.
 
     Args:
@@ -46,8 +51,8 @@ class Classifier:
         >>> Classifier(model, written_prompt(model, "It was"), words).logits(rows).shape
         torch.Size([2, 2])
         >>> tuned, _ = load_example()
-        >>> [tuned.labels[i] for i in tuned.predict(rows)]
-        ['positive', 'negative']
+        >>> tuned.predict(["A clever film.", "Dull and far too long."])
+        tensor([1, 0])
     """
 
     model: AnyModel
@@ -86,7 +91,7 @@ class Classifier:
         """The hooks that make the model this classifier."""
         return [splice(self.prompt.vectors, self.layout.start), *self.extra_hooks]
 
-    def encode(self, rows: Sequence[Row] | Encoded) -> Encoded:
+    def encode(self, rows: Texts | Encoded) -> Encoded:
         """Tokenized rows; already tokenized ones are returned as they are.
 
         Warns where texts are cut to fit.
@@ -115,7 +120,7 @@ class Classifier:
 
     def batches(
         self,
-        rows: Sequence[Row] | Encoded,
+        rows: Texts | Encoded,
         *,
         tokens_per_batch: int = TOKENS_PER_BATCH,
         share: slice = slice(None),
@@ -136,7 +141,7 @@ class Classifier:
     @torch.no_grad()
     def logits(
         self,
-        rows: Sequence[Row] | Encoded,
+        rows: Texts | Encoded,
         fwd_hooks: FwdHooks = (),
         *,
         tokens_per_batch: int = TOKENS_PER_BATCH,
@@ -144,7 +149,7 @@ class Classifier:
         """Logit of each label word where the label is read, in the order of the rows, on the CPU in float32.
 
         Args:
-            rows: Examples, or what `encode` made of them.
+            rows: Examples, texts, pairs of texts, or what `encode` made of them.
             fwd_hooks: Interventions, run after the classifier's own hooks.
             tokens_per_batch: Padded positions in one forward pass; bounds the memory.
 
@@ -165,12 +170,46 @@ class Classifier:
         store.check_finite("logits", result, "Check the model's weights, the prompt and any hooks.")
         return result
 
-    def predict(self, rows: Sequence[Row] | Encoded, fwd_hooks: FwdHooks = ()) -> Int[Tensor, " batch"]:
-        """Index of the label with the highest logit, for each row."""
+    def predict(self, rows: Texts | Encoded, fwd_hooks: FwdHooks = ()) -> Int[Tensor, " batch"]:
+        """Index of the label with the highest logit, for each row; `answers` has their names."""
         return self.logits(rows, fwd_hooks).argmax(dim=-1)
 
+    def probabilities(self, rows: Texts | Encoded, fwd_hooks: FwdHooks = ()) -> Float[Tensor, "batch label"]:
+        """What each label has of the label words' probability, for each row."""
+        return self.logits(rows, fwd_hooks).softmax(dim=-1)
+
+    def answers(self, rows: Texts | Encoded, fwd_hooks: FwdHooks = ()) -> Answers:
+        """The names of the labels with the highest logits, and each label's probability, for each row.
+
+        Args:
+            rows: Examples, texts, pairs of texts, or what `encode` made of them (and which has no texts).
+            fwd_hooks: Interventions.
+
+        Example:
+            >>> from skillneurons import load_example
+            >>> classifier, _ = load_example()
+            >>> classifier.answers(["A clever film.", "Dull and far too long."])
+                              text   answer  p(negative)  p(positive)
+                    A clever film. positive        0.154        0.846
+            Dull and far too long. negative        0.854        0.146
+        """
+        made = [] if isinstance(rows, Encoded) else as_rows(rows)
+        texts = tuple(" / ".join(row[key] for key in TEXTS if key in row) for row in made)
+        return Answers(self.probabilities(rows, fwd_hooks), tuple(self.labels), texts)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each class, with its label word and the token that this is."""
+        words, tokens = self.verbalizer.words, self.verbalizer.token_ids
+        return pd.DataFrame({"class": self.labels, "word": words, "token": tokens})
+
     def __repr__(self) -> str:
-        return f"Classifier({self.model.cfg.source}, {self.prompt}, {' / '.join(self.labels)})"
+        words = ", ".join(f"{label} → {word}" for label, word in zip(self.labels, self.verbalizer.words, strict=True))
+        lines = [f"Classifier({self.model.cfg.source}, {self.prompt})", f"  {words}"]
+        if checked := [one["validation_accuracy"] for one in self.history if "validation_accuracy" in one]:
+            lines.append(f"  tuned for {self.history[-1]['step']} steps, at best {max(checked):.3f} on validation")
+        if self.extra_hooks:
+            lines.append(f"  with hooks of its own: {', '.join(str(name) for name, _ in self.extra_hooks[:4])}")
+        return "\n".join(lines)
 
     def save(self, path: str | Path) -> Path:
         """Write prompt, label words and history; the model is named, not copied.

@@ -55,32 +55,15 @@ def print_find(result: Any) -> None:
 
 def print_curves(curves: dict[str, Any]) -> None:
     curve = next(iter(curves.values()))
-    before = curve.unperturbed
+    tables = {kind: one.in_short() for kind, one in curves.items()}
+    rows = [("none", *next(iter(tables.values())).iloc[0])]
+    rows += [(kind, *row) for kind, table in tables.items() for row in table.iloc[1:].itertuples(index=False)]
     print_table(
         f"Perturbed at {curve.meta['positions'].replace('_', ' ')} positions, seed {curve.meta['classifier_seed']}, "
-        f"{before.n} test rows; unperturbed: accuracy {before.accuracy:.3f}, margin {before.margin:.3f}",
-        ("perturbed", "share", "accuracy", "random sets", "margin", "random sets", "below"),
-        [
-            (
-                kind,
-                f"{row.fraction:.0%}",
-                f"{row.skill_accuracy:.3f}",
-                _range(row.random_accuracy_low, row.random_accuracy_high),
-                f"{row.skill_margin:.3f}",
-                _range(row.random_margin_low, row.random_margin_high),
-                below,
-            )
-            for kind, one in curves.items()
-            for row, below in zip(one.to_dataframe().itertuples(), _verdicts(one), strict=True)
-        ],
+        f"{curve.unperturbed.n} test rows, {len(curve.random)} random sets",
+        ("perturbed", *next(iter(tables.values())).columns),
+        rows,
     )
-
-
-def _verdicts(curve: Any) -> list[str]:
-    """Which of accuracy and margin fell below that of every random set."""
-    names = {(True, True): "both", (True, False): "accuracy", (False, True): "margin", (False, False): "neither"}
-    below = curve.below_random
-    return [names[pair] for pair in zip(below["accuracy"].tolist(), below["margin"].tolist(), strict=True)]
 
 
 def _range(low: float, high: float) -> str:

@@ -32,7 +32,7 @@ from skillneurons.neurons._predictivity import accuracy_from_counts, best_positi
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Batch, Encoded
 from skillneurons.tasks.task import Task
-from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.results import Result, as_text, drawn_by
 
 PROBE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -99,7 +99,7 @@ class Existence(Result):
         return pd.DataFrame(columns)
 
     def __repr__(self) -> str:
-        return f"Existence({self.meta.get('task')})\n{self.to_dataframe().round(3)}"
+        return f"Existence({self.meta.get('task')})\n{as_text(self.to_dataframe())}"
 
 
 @dataclass(eq=False)

@@ -41,7 +41,7 @@ from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.intervals import mean_variance
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.results import Result, as_text, drawn_by
 
 Scope: TypeAlias = Literal["all", "single", "cumulative"]
 KINDS: tuple[Kind, ...] = ("mean", "resample", "zero", "gaussian")
@@ -106,12 +106,13 @@ class Necessity(Result):
         return pd.DataFrame(table)
 
     def _table(self) -> pd.DataFrame:
-        columns = ["group", "kind", "scope", "fraction", "accuracy", "random_accuracy", "accuracy_gap"]
+        numbers = [column for name in ("accuracy", "margin") for column in (name, f"random_{name}", f"{name}_gap")]
+        columns = ["group", "kind", "scope", "fraction", *numbers]
         return self.to_dataframe().loc[:, columns].round(3)
 
     def __repr__(self) -> str:
         where = f"{self.meta.get('positions')} positions; unperturbed {self.unperturbed.accuracy:.3f}"
-        return f"Necessity({where})\n{self._table()}"
+        return f"Necessity({where})\n{as_text(self._table())}"
 
 
 class NecessityOptions(SweepOptions, total=False):

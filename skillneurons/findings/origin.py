@@ -45,7 +45,7 @@ from skillneurons.neurons.agreement import spearman
 from skillneurons.neurons.scores import NeuronScores, find_skill_neurons
 from skillneurons.tasks.task import SPLITS, Task
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.results import Result, as_text, drawn_by
 
 CONDITIONS = ("tuned prompt", "random prompt", "written prompt", "random model", "shuffled labels")
 
@@ -105,7 +105,7 @@ class Origin(Result):
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
-        return f"Origin({self.meta.get('task')}, top {self.fraction})\n{self.to_dataframe().round(3)}"
+        return f"Origin({self.meta.get('task')}, top {self.fraction})\n{as_text(self.to_dataframe())}"
 
 
 class TuningOptions(TypedDict, total=False):

@@ -28,7 +28,7 @@ from skillneurons.neurons.neuron_set import top_neurons
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
-from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.results import Result, as_text, drawn_by
 
 PLACES: dict[str, tuple[str, Pool | None]] = {
     "soft prompt, best position": ("prompt", None),
@@ -90,7 +90,7 @@ class PromptComparison(Result):
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
-        return f"PromptComparison({self.meta.get('task')}, top {self.fraction})\n{self.to_dataframe().round(3)}"
+        return f"PromptComparison({self.meta.get('task')}, top {self.fraction})\n{as_text(self.to_dataframe())}"
 
 
 def compare_places(

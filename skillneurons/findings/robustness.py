@@ -27,7 +27,7 @@ from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.task import Task
-from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.types import Row
 
 
@@ -116,7 +116,7 @@ class Robustness(Result):
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
-        return f"Robustness({self.meta.get('task')}, top {self.fraction})\n{self.to_dataframe().round(3)}"
+        return f"Robustness({self.meta.get('task')}, top {self.fraction})\n{as_text(self.to_dataframe())}"
 
 
 def robustness(

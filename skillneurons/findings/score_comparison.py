@@ -27,7 +27,7 @@ from skillneurons.neurons.other_scores.table import RivalScores, rival_scores
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.results import Result, as_text, drawn_by
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -98,7 +98,7 @@ class ScoreComparison(Result):
 
     def __repr__(self) -> str:
         band = f"{self.random_area.min():.3f} to {self.random_area.max():.3f}"
-        return f"ScoreComparison({self.meta.get('kind')}; random rankings {band})\n{self.to_dataframe()}"
+        return f"ScoreComparison({self.meta.get('kind')}; random rankings {band})\n{as_text(self.to_dataframe())}"
 
 
 def compare_scores(

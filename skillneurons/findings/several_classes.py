@@ -26,7 +26,7 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores, find_skill_neurons, union_of_top
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.results import Result, as_text, drawn_by
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -183,7 +183,7 @@ class Serves(Result):
 
     def __repr__(self) -> str:
         how = f"{self.meta['task']}, top {self.meta['fraction']} perturbed by {self.meta['kind']}"
-        return f"Serves({how})\n{self.to_dataframe().round(3)}"
+        return f"Serves({how})\n{as_text(self.to_dataframe())}"
 
 
 def serves(

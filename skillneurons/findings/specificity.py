@@ -38,7 +38,7 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import union_of_top
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.results import Result, as_text, drawn_by
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,7 +87,7 @@ class TaskSimilarity(Result):
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
-        return f"TaskSimilarity\n{self.to_dataframe().round(3)}"
+        return f"TaskSimilarity\n{as_text(self.to_dataframe())}"
 
 
 def task_similarity(
@@ -193,7 +193,7 @@ class CrossPerturbation(Result):
 
     def __repr__(self) -> str:
         how = f"top {self.meta['fraction']} perturbed by {self.meta['kind']}, {self.meta['n_random']} random sets"
-        return f"CrossPerturbation({how})\n{self.to_dataframe().round(3)}"
+        return f"CrossPerturbation({how})\n{as_text(self.to_dataframe())}"
 
 
 def cross_perturbation(

@@ -18,7 +18,7 @@ from skillneurons.findings.record import Claims, Finding, Measured, Record, Repr
 from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import top_neurons
 from skillneurons.neurons.scores import NeuronScores
-from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.results import Result, as_text, drawn_by
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,7 +59,7 @@ class Stability(Result):
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
-        return f"Stability({self.meta.get('task')}, top {self.meta.get('fraction')})\n{self.to_dataframe().round(4)}"
+        return f"Stability({self.meta.get('task')}, top {self.meta.get('fraction')})\n{as_text(self.to_dataframe())}"
 
 
 def stability(scores: NeuronScores, fraction: float = 0.01, *, per_layer: bool = True) -> Stability:

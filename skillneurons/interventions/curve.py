@@ -17,7 +17,7 @@ from skillneurons.interventions.sweep import SweepOptions, SweepSettings, sweep
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.options import check_options
-from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.results import Result, as_text, drawn_by
 
 FRACTIONS = (0.03, 0.1, 0.3)
 
@@ -89,8 +89,30 @@ class PerturbationCurve(Result):
             "margin": (self.skill_margin < self.random_margin.amin(0)).numpy(),
         }
 
+    def in_short(self) -> pd.DataFrame:
+        """The curve as a table of text that fits a terminal, from no neuron perturbed on.
+
+        Random sets by their lowest and highest; `below`, which of accuracy and margin fell below those of all of them.
+        """
+        before, below = self.unperturbed, self.below_random
+        rows: list[tuple[str, ...]] = [("0 %", f"{before.accuracy:.3f}", "", f"{before.margin:.3f}", "", "")]
+        for i, row in enumerate(self.to_dataframe().to_dict("records")):
+            names = [name for name, lower in below.items() if lower[i]]
+            numbers = [
+                number
+                for name in ("accuracy", "margin")
+                for number in (
+                    f"{row[f'skill_{name}']:.3f}",
+                    f"{row[f'random_{name}_low']:.3f}–{row[f'random_{name}_high']:.3f}",
+                )
+            ]
+            share = f"{100 * row['fraction']:.3g} %"
+            rows.append((share, *numbers, "both" if len(names) == 2 else "".join(names) or "neither"))
+        return pd.DataFrame(rows, columns=["share", "accuracy", "random", "margin", "random margin", "below"])
+
     def __repr__(self) -> str:
-        return f"PerturbationCurve({self.meta.get('kind')}, {len(self.random)} random sets)\n{self.to_dataframe()}"
+        where = f"{self.meta.get('kind')} at {self.meta.get('positions')} positions, {self.unperturbed.n:,} rows"
+        return f"PerturbationCurve({where}, {len(self.random)} random sets)\n{as_text(self.in_short())}"
 
 
 def perturbation_curve(

@@ -39,6 +39,7 @@ from transformers import AutoTokenizer
 from skillneurons.models.bridge_blocks import WORD_EMBEDDINGS, block_names, decoder_start_of, run, spread_over_positions
 from skillneurons.models.checkpoints import ARCHITECTURES
 from skillneurons.models.encoder import HookedEncoder
+from skillneurons.models.encoder_parts.described import ShownModel
 from skillneurons.models.tokenization import as_in_file
 from skillneurons.utilities.fingerprints import behaviour_of, fingerprint_of
 from skillneurons.utilities.threads import changing, running
@@ -86,7 +87,7 @@ class BridgedConfig:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class BridgedModel:
+class BridgedModel(ShownModel):
     """A checked TransformerBridge; make one with `as_classifiable`. Other attributes are the bridge's own."""
 
     bridge: TransformerBridge
@@ -198,9 +199,6 @@ class BridgedModel:
         if name.startswith("__") or name == "bridge":
             raise AttributeError(name)
         return getattr(self.bridge, name)
-
-    def __repr__(self) -> str:
-        return f"BridgedModel({self.cfg.source}, {self.cfg.n_layers} layers of {self.cfg.d_mlp} neurons)"
 
 
 Model: TypeAlias = HookedEncoder | BridgedModel

@@ -26,6 +26,7 @@ from skillneurons.models.checkpoints import convert, export, read_checkpoint
 from skillneurons.models.compiled import check_hooks_when_compiled
 from skillneurons.models.config import EncoderConfig
 from skillneurons.models.conversion_check import check_conversion
+from skillneurons.models.encoder_parts.described import ShownModel
 from skillneurons.models.encoder_parts.files import is_saved_encoder, read_encoder, write_encoder
 from skillneurons.models.encoder_parts.input_checks import check_mask, check_segments, check_tokens
 from skillneurons.models.encoder_parts.text import EncoderText, predictions, settle_tokenizer
@@ -51,7 +52,7 @@ BEHAVIOUR = (
 )
 
 
-class HookedEncoder(EncoderText):
+class HookedEncoder(ShownModel, EncoderText):
     """A BERT-family encoder with TransformerLens hook names.
 
     Make one with `HookedEncoder.from_pretrained` or `HookedEncoder.from_hf`. It satisfies TransformerLens's

@@ -28,12 +28,13 @@ from skillneurons.neurons.luck import Search, searched
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.plots import plot_activation_histogram, plot_perturbation, plot_predictivity_by_layer, save_figure
-from skillneurons.runs._verdict import tuning_warnings, verdict
+from skillneurons.runs._verdict import SHOWN, best_of_all, tuning_warnings, verdict
 from skillneurons.runs.folder import RunFolder, as_json, score_names
 from skillneurons.runs.folder import RunFolderError as RunFolderError
 from skillneurons.runs.trials import Progress, Trial, run_trials
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.results import Shown, as_text
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ DEFAULTS = FindSettings()
 
 
 @dataclass(frozen=True, eq=False)
-class FindResult:
+class FindResult(Shown):
     """Everything a run found. `scores` has one entry for each subtask (one where the task has two classes).
 
     Example:
@@ -125,6 +126,27 @@ class FindResult:
     def warnings(self) -> tuple[str, ...]:
         """Of tuning, also where it was done in an earlier run."""
         return tuple(tuning_warnings(self.classifiers, self.task))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The ten best neurons of each subtask; see `best`."""
+        return best_of_all(self.best, [one.task for one in self.searches])
+
+    def _table(self) -> pd.DataFrame:
+        return self.to_dataframe().loc[:, list(SHOWN)]
+
+    def __repr__(self) -> str:
+        prompts = pd.concat([one.to_dataframe() for one in self.evaluations], ignore_index=True)
+        prompts.insert(0, "seed", [one.prompt.seed for one in self.classifiers])
+        return "\n".join(
+            [
+                f"FindResult({self.task.name}, {len(self.classifiers)} prompts, {self.skill}; {self.folder})",
+                *self.verdict,
+                *(f"Warning: {line}" for line in self.warnings),
+                as_text(prompts.loc[:, ["seed", "accuracy", "low", "high", "majority", "margin", "n"]]),
+                as_text(self._table()),
+                *map(repr, self.curves.values()),
+            ]
+        )
 
 
 def find(

@@ -4,20 +4,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.models._load_model import load_model
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable
+from skillneurons.neurons.controls import claims
+from skillneurons.neurons.luck import searched
 from skillneurons.neurons.scores import NeuronScores
+from skillneurons.runs._verdict import SHOWN, best_of_all
 from skillneurons.runs.folder import RunFolder, read_settings
 from skillneurons.runs.trials import load_classifier
 from skillneurons.tasks._load_task import HUB_TASKS, load_task
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.devices import DTYPES
+from skillneurons.utilities.results import Shown, as_text
 
 
 @dataclass(frozen=True, eq=False)
-class OpenedRun:
+class OpenedRun(Shown):
     """What a run was made of and what it found; `scores` has one entry for each binary subtask.
 
     Args:
@@ -40,6 +46,8 @@ class OpenedRun:
         ...     run = open_run(folder)
         >>> run.classifier(seed=0).prompt, run.task()
         (SoftPrompt(2 vectors of 192, tuned, seed 0), Task('movies', negative / positive, 32 / 32 / 32 rows))
+        >>> len(run.to_dataframe())
+        10
     """
 
     folder: Path
@@ -47,6 +55,18 @@ class OpenedRun:
     model: Model
     classifiers: tuple[Classifier, ...]
     scores: tuple[NeuronScores, ...]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The ten best neurons of each subtask, with all that it takes to judge them; see `claims`."""
+        return best_of_all([claims(one, 10) for one in self.scores], [one.meta["task"] for one in self.scores])
+
+    def _table(self) -> pd.DataFrame:
+        return self.to_dataframe().loc[:, list(SHOWN)]
+
+    def __repr__(self) -> str:
+        seeds = [classifier.prompt.seed for classifier in self.classifiers]
+        title = f"OpenedRun({self.settings['task']['name']} on {self.model.cfg.source}, seeds {seeds}; {self.folder})"
+        return "\n".join([title, *(str(searched(one)) for one in self.scores), as_text(self._table())])
 
     def classifier(self, seed: int) -> Classifier:
         """The classifier whose prompt was tuned with `seed`.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import pandas as pd
 import torch
 
 from skillneurons.classifiers.classifier import Classifier
@@ -9,6 +10,9 @@ from skillneurons.classifiers.evaluation import Evaluation
 from skillneurons.classifiers.tuning import collapsed
 from skillneurons.neurons.luck import Search
 from skillneurons.tasks.task import Task
+
+SHOWN = ("subtask", "layer", "neuron", "predictivity", "luck", "held_out", "low", "high", "p_adjusted")
+"""Columns of `best_of_all` that a reader needs first."""
 
 
 def verdict(
@@ -48,6 +52,13 @@ def tuning_warnings(classifiers: Sequence[Classifier], task: Task) -> Iterator[s
     for one in classifiers:
         if (message := collapsed(one.history, labels, task.name, one.prompt.seed)) is not None:
             yield message
+
+
+def best_of_all(best: Sequence[pd.DataFrame], subtasks: Sequence[str]) -> pd.DataFrame:
+    """One table of the subtasks' best neurons, each with the name of its subtask in front."""
+    tables = [table.assign(subtask=name) for table, name in zip(best, subtasks, strict=True)]
+    joined = pd.concat(tables, ignore_index=True)
+    return joined.loc[:, ["subtask", *joined.columns.drop("subtask")]]
 
 
 def stands_at_majority(evaluation: Evaluation) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from skillneurons.utilities.devices import to_device
 from skillneurons.utilities.row_groups import RowGroups, row_groups
-from skillneurons.utilities.types import Row
+from skillneurons.utilities.types import Row, Texts
 
 TOKENS_PER_BATCH = 2048
 ROWS_PER_CHUNK = 1024
@@ -69,19 +69,15 @@ class Batch:
         return Batch(self.tokens[:, positions], self.token_types[:, positions], mask, self.labels, self.index)
 
 
-def encode(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoded:
+def encode(tokenizer: Any, rows: Texts, max_length: int) -> Encoded:
     """Tokenize rows with the tokenizer's special tokens; pairs by its pair encoding.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
-        rows: `text`, or `text_a` and `text_b`; `label` and `group` may be absent.
+        rows: `text`, or `text_a` and `text_b`; `label` and `group` may be absent. Or texts; see `as_rows`.
         max_length: Longer texts are cut to this many tokens, special tokens included.
     """
-    if isinstance(rows, str) or not all(isinstance(row, Mapping) for row in rows):
-        one = rows if isinstance(rows, str) else next(row for row in rows if not isinstance(row, Mapping))
-        raise TypeError(
-            f"`rows` are examples like {{'text': …}}, or with 'text_a' and 'text_b' for pairs, but there is {one!r}."
-        )
+    rows = as_rows(rows)
     if not rows:
         raise ValueError("`rows` is empty; pass at least one example.")
     if max_length < 8:
@@ -109,6 +105,40 @@ def encode(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoded:
         n_truncated=n_truncated,
         max_length=max_length,
         groups=row_groups(rows),
+    )
+
+
+def as_rows(rows: Texts) -> Sequence[Row]:
+    """Rows without labels from texts, or from pairs of texts; rows are returned as they are.
+
+    Raises:
+        TypeError: One is none of these, or all are one text.
+        ValueError: Some are texts and others pairs.
+
+    Example:
+        >>> as_rows(["a great film", {"text": "dull", "label": 0}])
+        [{'text': 'a great film'}, {'text': 'dull', 'label': 0}]
+    """
+    if isinstance(rows, str):
+        raise TypeError(f"`rows` are several texts or examples, but it is one text, {rows!r}. Pass [{rows!r}].")
+    if all(isinstance(row, Mapping) for row in rows):
+        return rows  # type: ignore[return-value]
+    made = [_as_row(row) for row in rows]
+    if len({"text_a" in row for row in made}) > 1:
+        raise ValueError("`rows` are texts, or all pairs of texts, but both are there. Pass them in two calls.")
+    return made
+
+
+def _as_row(row: Any) -> Row:
+    if isinstance(row, Mapping):
+        return row
+    if isinstance(row, str):
+        return {"text": row}
+    if isinstance(row, tuple | list) and len(row) == 2 and all(isinstance(one, str) for one in row):
+        return {"text_a": row[0], "text_b": row[1]}
+    raise TypeError(
+        "`rows` are texts, pairs of texts, or examples like {'text': …}, or with 'text_a' and 'text_b', but there is "
+        f"{row!r}."
     )
 
 

@@ -20,6 +20,7 @@ from skillneurons.utilities import store
 from skillneurons.utilities.lazy import FIGURES
 
 ROWS_SHOWN = 8
+ROWS_PRINTED, WIDTH_PRINTED = 24, 100
 
 
 class Shown:
@@ -35,8 +36,11 @@ class Shown:
     def _table(self) -> pd.DataFrame:
         return self.to_dataframe()
 
+    def _title(self) -> str:
+        return repr(self).partition("\n")[0]
+
     def _repr_html_(self) -> str:
-        return as_html(repr(self).partition("\n")[0], self._table())
+        return as_html(self._title(), self._table())
 
 
 R = TypeVar("R", bound="Result")
@@ -147,6 +151,36 @@ class drawn_by:
     def __get__(self, result: Any, owner: type | None = None) -> Callable[..., Any]:
         plot = FIGURES[self.name]
         return plot if result is None else MethodType(plot, result)
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """A table with all of its columns, in blocks where they are too wide, and its first rows.
+
+    Example:
+        >>> print(as_text(pd.DataFrame({"accuracy": [0.75, 0.8]})))
+         accuracy
+            0.750
+            0.800
+    """
+    shown = table.head(ROWS_PRINTED)
+    text = shown.to_string(
+        index=not isinstance(table.index, pd.RangeIndex),
+        line_width=WIDTH_PRINTED,
+        max_colwidth=60,
+        na_rep="–",
+        float_format=as_short,
+    )
+    return text if len(shown) == len(table) else f"{text}\n{len(shown)} of {len(table):,} rows; all: .to_dataframe()"
+
+
+def as_short(value: float | np.floating[Any]) -> str:
+    """A number as tables print it: three decimals, and more only where there would be nothing but zeros.
+
+    Example:
+        >>> as_short(0.12345), as_short(2.5e-7), as_short(0.0)
+        ('0.123', '2.5e-07', '0.000')
+    """
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 or not math.isfinite(value) else f"{value:.2g}"
 
 
 def as_html(title: str, table: pd.DataFrame) -> str:

@@ -25,6 +25,9 @@ PerPrompt: TypeAlias = Float[Tensor, "prompt layer neuron"]
 Row: TypeAlias = Mapping[str, Any]
 """One example: `text`, or `text_a` and `text_b`, and an integer `label`."""
 
+Texts: TypeAlias = Sequence[Row | str | tuple[str, str]]
+"""What a classifier answers: examples, or texts alone, or pairs of texts."""
+
 Hook: TypeAlias = tuple[str, Callable[..., Tensor | None]]
 """A hook name and a function `(activation, hook) -> activation`, as TransformerLens takes them."""
 

@@ -370,7 +370,7 @@ def test_the_fingerprint_is_that_of_the_weights_and_of_their_use(gpt2, monkeypat
 def test_what_is_checked_once_is_not_checked_again(gpt2, tiny_model):
     assert as_classifiable(gpt2) is gpt2 and as_classifiable(tiny_model) is tiny_model
     assert isinstance(make_classifier(gpt2.bridge).model, BridgedModel)
-    assert repr(gpt2).endswith("2 layers of 29 neurons)") and gpt2.cfg.source in repr(make_classifier(gpt2))
+    assert "neurons: 2 layers of 29\n" in repr(gpt2) and gpt2.cfg.source in repr(make_classifier(gpt2))
 
 
 def test_anything_else_is_refused_by_its_type(unchecked_types):

@@ -151,8 +151,8 @@ def test_a_mask_that_someone_wrote_is_text():
     assert tokenizer.decode(written, skip_special_tokens=True).strip() == "a <mask> film</s>"
 
 
-@pytest.mark.parametrize("rows", ["a fine film", ["a fine film", "a dull one"], [{"text": "one"}, 3]])
+@pytest.mark.parametrize("rows", ["a fine film", ["a fine film", 3], [{"text": "one"}, 3]])
 def test_rows_that_are_no_examples_are_named(rows, unchecked_types):
     tokenizer = HookedEncoder.from_pretrained("bundled").tokenizer
-    with pytest.raises(TypeError, match=r"examples like \{'text': …\}.* but there is ('a fine film'|3)"):
+    with pytest.raises(TypeError, match=r"one text, 'a fine film'|examples like \{'text': …\}.* but there is 3"):
         encode(tokenizer, rows, 32)

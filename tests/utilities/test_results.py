@@ -13,7 +13,7 @@ from planted import planted_classifier
 import skillneurons
 from skillneurons import SoftPrompt, Task, evaluate, find_skill_neurons, findings, perturbation_curve, plots, rivals
 from skillneurons.neurons import controls
-from skillneurons.utilities.results import ROWS_SHOWN, Result, Shown, as_html
+from skillneurons.utilities.results import ROWS_SHOWN, Result, Shown, as_html, as_text
 
 matplotlib.use("Agg")
 PACKAGES = (skillneurons, findings, rivals, plots)
@@ -158,6 +158,34 @@ def test_plot_draws_the_result_and_passes_options_on(results):
     assert given.get_ylabel() == "logit margin of the right label"
     assert results["scores"].plot().get_ylabel() == "layer"
     plt.close("all")
+
+
+def test_what_is_printed_hides_no_column(results):
+    """Whatever pandas is set to."""
+    assert max(map(len, repr(results["curve"]).splitlines())) <= 80
+    line = repr(results["curve"]).splitlines()[-1]
+    row = results["curve"].to_dataframe().iloc[-1]
+    for column in ("skill_accuracy", "skill_margin", "random_accuracy_low", "random_margin_high"):
+        assert f"{row[column]:.3f}" in line
+    assert line.split()[-1] in ("both", "accuracy", "margin", "neither")
+    wide = pd.DataFrame({f"column {i}": [i + 0.5, i * 1e-7] for i in range(25)})
+    text = as_text(wide)
+    assert all(f"column {i}" in text and f"{i + 0.5:.3f}" in text for i in range(25)) and "..." not in text
+    assert max(map(len, text.splitlines())) <= 100
+    long = as_text(pd.DataFrame({"a": range(1000)}))
+    assert "24 of 1,000 rows" in long and len(long.splitlines()) == 26
+
+
+def test_a_curve_in_short_begins_where_nothing_is_perturbed(results):
+    curve, short = results["curve"], results["curve"].in_short()
+    assert short.share.tolist() == ["0 %", "10 %", "20 %"]
+    assert short.accuracy[0] == f"{curve.unperturbed.accuracy:.3f}" and short["random margin"][0] == ""
+    for i, below in enumerate(short.below[1:]):
+        lower = [
+            bool((skill[i] < random[:, i]).all())
+            for skill, random in ((curve.skill, curve.random), (curve.skill_margin, curve.random_margin))
+        ]
+        assert below == {(1, 1): "both", (1, 0): "accuracy", (0, 1): "margin", (0, 0): "neither"}[tuple(lower)]
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
