@@ -1,4 +1,4 @@
-"""Weights of sparse linear probes over all neurons at once (scikit-learn).
+"""Weights of linear probes over all neurons at once, sparse or dense (scikit-learn).
 
 Memory: each row's activations averaged over the prompt's positions, in float32, and again scaled in float64: 12 bytes
 for each row and neuron, of train and of validation.
@@ -40,7 +40,7 @@ def probe_weights(
         train_labels: 0 or 1.
         validation: Chooses the penalty.
         validation_labels: 0 or 1.
-        l1_ratio: 1 for lasso, between 0 and 1 for elastic net.
+        l1_ratio: 1 for lasso, between 0 and 1 for elastic net, 0 for ridge.
         strengths: Inverse penalties to choose from (scikit-learn's `C`); of equals the strongest penalty.
         max_iter: Of the solver.
         seed: Of its order of rows.
@@ -78,9 +78,11 @@ def probe_weights(
 
 def _penalty(l1_ratio: float) -> dict[str, Any]:
     """What scikit-learn calls the penalty: `penalty` up to 1.7, only `l1_ratio` from 1.8 on."""
-    if not 0 < l1_ratio <= 1:
-        raise ValueError(f"`l1_ratio` is 1 for lasso or between 0 and 1 for elastic net, not {l1_ratio}.")
-    solver = {"solver": "liblinear"} if l1_ratio == 1 else {"solver": "saga"}
+    if not 0 <= l1_ratio <= 1:
+        raise ValueError(f"`l1_ratio` is 1 for lasso, 0 for ridge, or between for elastic net, not {l1_ratio}.")
+    solver = {"solver": {0.0: "lbfgs", 1.0: "liblinear"}.get(l1_ratio, "saga")}
     if LogisticRegression().penalty == "deprecated":
         return solver | {"l1_ratio": l1_ratio}
-    return solver | ({"penalty": "l1"} if l1_ratio == 1 else {"penalty": "elasticnet", "l1_ratio": l1_ratio})
+    if l1_ratio in (0, 1):
+        return solver | {"penalty": ("l2", "l1")[int(l1_ratio)]}
+    return solver | {"penalty": "elasticnet", "l1_ratio": l1_ratio}

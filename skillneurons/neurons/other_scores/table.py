@@ -3,7 +3,7 @@
 Costs, for each classifier, one pass over train and one over validation, and more for some scores. Predictivity, mean
 difference, point-biserial correlation and the Gaussian probe are sums: nothing more. Balanced accuracy at the best
 threshold, AUROC, average precision and mutual information need the order of the rows: as many layers are held at once
-as fit `max_bytes`, at least one, and validation is passed over again for the rest. Sparse probes pass over
+as fit `max_bytes`, at least one, and validation is passed over again for the rest. Probes pass over
 `n_probe_rows` of train again and hold one number for each row and neuron, see `probes`. Attributions take backward
 passes over `n_gradient_rows` and hold one batch.
 """
@@ -67,6 +67,7 @@ SCORES: dict[str, Score] = {
     "mean_difference": Score("moments", lambda m: streams.mean_difference(m).amax(0), "mean difference"),
     "gaussian_probe": Score("fit", lambda fit: fit.accuracy.amax(0), "Gaussian probe"),
     "l1_probe": Score("probe", partial(probe_weights, l1_ratio=1.0), "lasso weight"),
+    "l2_probe": Score("probe", partial(probe_weights, l1_ratio=0.0), "ridge weight"),
     "elastic_net_probe": Score("probe", partial(probe_weights, l1_ratio=0.5), "elastic-net weight"),
     "gradient_attribution": Score("gradients", gradient_attribution, "gradient x activation"),
     "integrated_gradients": Score("gradients", integrated_gradients, "integrated gradients"),
