@@ -102,10 +102,12 @@ def collect(
     return merged(
         statistic,
         len(encoded),
-        model=classifier.prompt.model,
-        prompt=classifier.prompt.vectors,
-        rows=(encoded.tokens, encoded.token_types, encoded.offsets, encoded.labels),
-        hook=hook,
-        positions=positions,
-        tokens_per_batch=tokens_per_batch,
+        {
+            "model": classifier.prompt.model,
+            "prompt": classifier.prompt.vectors,
+            "rows": (encoded.tokens, encoded.token_types, encoded.offsets, encoded.labels),
+            "hook": hook,
+            "positions": positions,
+            "tokens_per_batch": tokens_per_batch,
+        },
     )

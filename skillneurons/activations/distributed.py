@@ -11,6 +11,7 @@ with as many of them. Against another number of processes they differ by the ord
 """
 
 import hashlib
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -49,7 +50,7 @@ def check_mergeable(statistic: Any) -> None:
         )
 
 
-def merged(statistic: S, n_rows: int, **work: Any) -> S:
+def merged(statistic: S, n_rows: int, work: Mapping[str, Any]) -> S:
     """The statistic over the shares of all processes, on each of them.
 
     Args:
@@ -61,7 +62,7 @@ def merged(statistic: S, n_rows: int, **work: Any) -> S:
     Raises:
         ValueError: They were not; or rows were counted twice, or not at all.
     """
-    work |= {"statistic": type(statistic), **settings_of(statistic)}
+    work = {**work, "statistic": type(statistic), **settings_of(statistic)}
     digests = {name: _digest(value) for name, value in work.items()}
     sums = {name: getattr(statistic, name) for name in statistic.summed}
     gathered = gather_object([(digests, sums)])

@@ -193,13 +193,7 @@ def pruning_report(
     model = prunable(classifier)
     n_layers = model.cfg.n_layers
     chosen_layers = list(range(n_layers // 4, n_layers)) if layers is None else list(layers)
-    if fold not in ("prompt", "everywhere"):
-        raise ValueError(f"`fold` is 'prompt' or 'everywhere', not {fold!r}.")
-    if not fractions or not chosen_layers:
-        raise ValueError(
-            f"A report needs shares to keep and layers to prune, but `fractions` are {tuple(fractions)} and `layers` "
-            f"{chosen_layers}."
-        )
+    _check(fractions, chosen_layers, fold)
     check_answers(classifier, task)
     ranked = [scores] if isinstance(scores, NeuronScores) else list(scores)
     kept = [union_of_top(ranked, fraction) for fraction in fractions]
@@ -253,6 +247,16 @@ def pruning_report(
     )
 
 
+def _check(fractions: Sequence[float], layers: Sequence[int], fold: str) -> None:
+    if fold not in ("prompt", "everywhere"):
+        raise ValueError(f"`fold` is 'prompt' or 'everywhere', not {fold!r}.")
+    if not fractions or not layers:
+        raise ValueError(
+            f"A report needs shares to keep and layers to prune, but `fractions` are {tuple(fractions)} and `layers` "
+            f"{layers}."
+        )
+
+
 def _rankings(
     classifier: Classifier, sd: Tensor, more: Mapping[str, Tensor], n_random: int, seed: int
 ) -> list[tuple[str, Tensor]]:
@@ -286,18 +290,20 @@ def _mean_flops(classifier: Classifier, lengths: Sequence[int]) -> float:
 _KEPT = (0.02, 0.1, 0.3)
 
 
-def _of_study(study: Study, settings: ReproduceSettings, **options: Any) -> Measured:
-    return Measured(
-        pruning_report(study.classifiers[0], study.smaller(settings), study.scores, **options), study.task.name
-    )
+def _of_study(
+    study: Study, settings: ReproduceSettings, fractions: Sequence[float], **options: Unpack[ComparedOptions]
+) -> Measured:
+    smaller = study.smaller(settings)
+    report = pruning_report(study.classifiers[0], smaller, study.scores, fractions=fractions, **options)
+    return Measured(report, study.task.name)
 
 
 def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> list[Measured]:
-    return [_of_study(one, settings, fractions=_KEPT) for one in studies]
+    return [_of_study(one, settings, _KEPT) for one in studies]
 
 
 def _measure_retuned(studies: Sequence[Study], settings: ReproduceSettings) -> list[Measured]:
-    return [_of_study(studies[0], settings, fractions=_KEPT[:2], n_random=1, retune=settings.tuning)]
+    return [_of_study(studies[0], settings, _KEPT[:2], n_random=1, retune=settings.tuning)]
 
 
 def _claims(records: Sequence[Record]) -> Claims:

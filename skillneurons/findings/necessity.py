@@ -303,18 +303,15 @@ def check_rivals(rivals: Mapping[str, Tensor], shape: tuple[int, ...]) -> None:
             )
 
 
-def _of_study(study: Study, settings: ReproduceSettings, **options: Any) -> Necessity:
-    return necessity(
-        study.classifiers[0],
-        study.task,
-        study.scores,
-        **{"kinds": settings.kinds, "fractions": settings.fractions} | options,
-        n_random=settings.n_random,
-        width=settings.width,
-        sigma=settings.sigma,
-        rows=study.sweep_rows(settings),
-        resume_in=study.folder / "sweeps",
-    )
+def _options(study: Study, settings: ReproduceSettings, positions: str = "prompt") -> NecessityOptions:
+    return {
+        "positions": positions,
+        "n_random": settings.n_random,
+        "width": settings.width,
+        "sigma": settings.sigma,
+        "rows": study.sweep_rows(settings),
+        "resume_in": study.folder / "sweeps",
+    }
 
 
 def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[Measured]:
@@ -323,13 +320,30 @@ def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[
         if isinstance(first.model, HookedEncoder):
             rivals["label words"] = label_word_selectivity(first.model, first.verbalizer)
         for positions in ("prompt", "all"):
-            yield Measured(_of_study(study, settings, positions=positions, rivals=rivals), study.task.name)
+            result = necessity(
+                first,
+                study.task,
+                study.scores,
+                kinds=settings.kinds,
+                fractions=settings.fractions,
+                rivals=rivals,
+                **_options(study, settings, positions),
+            )
+            yield Measured(result, study.task.name)
 
 
 def _measure_layers(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[Measured]:
     for study in studies:
         for scope in ("single", "cumulative"):
-            result = _of_study(study, settings, scope=scope, kinds=("mean",), fractions=settings.fractions[-1:])
+            result = necessity(
+                study.classifiers[0],
+                study.task,
+                study.scores,
+                kinds=("mean",),
+                fractions=settings.fractions[-1:],
+                scope=scope,
+                **_options(study, settings),
+            )
             yield Measured(result, study.task.name, figure="plot_necessity_by_layer")
 
 

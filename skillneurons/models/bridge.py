@@ -28,7 +28,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 import torch
 from jaxtyping import Float, Int
@@ -40,8 +40,10 @@ from skillneurons.models.bridge_blocks import WORD_EMBEDDINGS, block_names, deco
 from skillneurons.models.checkpoints import ARCHITECTURES
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.models.encoder_parts.described import ShownModel
+from skillneurons.models.encoder_parts.input_checks import Shortcuts
 from skillneurons.models.tokenization import as_in_file
 from skillneurons.utilities.fingerprints import behaviour_of, fingerprint_of
+from skillneurons.utilities.options import check_options
 from skillneurons.utilities.threads import changing, running
 from skillneurons.utilities.types import FwdHooks
 
@@ -105,8 +107,7 @@ class BridgedModel(ShownModel):
         logits_at: int | None = None,
         logits_for: Sequence[int] | None = None,
         start_at_layer: int | None = None,
-        last_block_to: int | None = None,
-        check_input: bool = True,
+        **shortcuts: Unpack[Shortcuts],
     ) -> Float[Tensor, "*batch d_vocab_out"]:
         """Logits, of all tokens at all positions unless fewer are asked for; see `HookedEncoder.forward`.
 
@@ -117,9 +118,9 @@ class BridgedModel(ShownModel):
             logits_at: One position; may count from the end.
             logits_for: Token ids.
             start_at_layer: Not possible with a bridge: None.
-            last_block_to: Has no effect: a bridge computes all positions.
-            check_input: Has no effect: the bridge checks what it checks.
+            shortcuts: Have no effect: a bridge computes all positions, and checks what it checks.
         """
+        check_options(shortcuts, Shortcuts)
         if start_at_layer is not None:
             raise ValueError(f"`start_at_layer` is {start_at_layer}, but a bridge starts at the tokens. Leave it out.")
         mask = torch.ones_like(input) if attention_mask is None else attention_mask
@@ -127,7 +128,7 @@ class BridgedModel(ShownModel):
         if logits_at == -1 and self.takes_logits_to_keep:
             extra["logits_to_keep"] = 1
         with running(self.bridge):
-            logits = run(self.bridge, input, self.cfg.decoder_start, attention_mask=mask, **extra)
+            logits = run(self.bridge, input, self.cfg.decoder_start, {"attention_mask": mask, **extra})
         if logits_at is not None:
             logits = logits[:, logits_at]
         if logits_for is None:
@@ -362,7 +363,7 @@ def _probe(
 
     tokens = torch.full((1, 2), token, device=next(bridge.parameters()).device)
     with bridge.hooks(fwd_hooks=[look(hook_name) for hook_name in seen]):
-        logits = run(bridge, tokens, decoder_start, attention_mask=torch.ones_like(tokens))
+        logits = run(bridge, tokens, decoder_start, {"attention_mask": torch.ones_like(tokens)})
     for hook_name, parts in seen.items():
         shapes, n = [tuple(part.shape) for part in parts], 1 if hook_name.startswith("decoder_blocks.") else 2
         if len(parts) != 1 or parts[0].ndim != 3 or shapes[0][:2] != (1, n):

@@ -1,6 +1,6 @@
 """Where a TransformerBridge has its embeddings and blocks, and how an encoder-decoder is run as one stack of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from einops import repeat
@@ -15,7 +15,9 @@ from skillneurons.utilities.types import Hook
 WORD_EMBEDDINGS = "embed.hook_out"
 
 
-def run(bridge: TransformerBridge, tokens: Tensor, decoder_start: int | None, **options: Any) -> Any:
+def run(
+    bridge: TransformerBridge, tokens: Tensor, decoder_start: int | None, options: Mapping[str, Tensor | int]
+) -> Any:
     """Logits. An encoder-decoder is entered at the embeddings: T5's stacks read their table past the hook on it."""
     if decoder_start is None:
         return bridge(tokens, **options)

@@ -12,7 +12,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -28,10 +28,11 @@ from skillneurons.models.config import EncoderConfig
 from skillneurons.models.conversion_check import check_conversion
 from skillneurons.models.encoder_parts.described import ShownModel
 from skillneurons.models.encoder_parts.files import is_saved_encoder, read_encoder, write_encoder
-from skillneurons.models.encoder_parts.input_checks import check_mask, check_segments, check_tokens
+from skillneurons.models.encoder_parts.input_checks import Shortcuts, check_mask, check_segments, check_tokens
 from skillneurons.models.encoder_parts.text import EncoderText, predictions, settle_tokenizer
 from skillneurons.utilities.devices import check_device, to_device
 from skillneurons.utilities.fingerprints import fingerprint_of
+from skillneurons.utilities.options import check_options
 from skillneurons.utilities.threads import running
 from skillneurons.utilities.types import AttentionMask
 
@@ -245,8 +246,7 @@ class HookedEncoder(ShownModel, EncoderText):
         logits_for: Sequence[int] | Int[Tensor, " label"] | None = None,
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
-        last_block_to: int | None = None,
-        check_input: bool = True,
+        **shortcuts: Unpack[Shortcuts],
     ) -> Tensor:
         """Logits, `[batch pos d_vocab]` unless asked for less.
 
@@ -259,11 +259,10 @@ class HookedEncoder(ShownModel, EncoderText):
             logits_for: Token ids: the last axis holds their logits, in this order, instead of the vocabulary's.
             start_at_layer: First block to run.
             stop_at_layer: First block not to run: the result is the residual stream that would enter it.
-            last_block_to: Number of leading positions for which the last block is computed (its keys and values
-                always cover all). Default: up to `logits_at` where that is a number and the last block carries
-                no hooks, else all. Hooks of the last block see these positions only.
-            check_input: False where ids, mask and indices are known to be good: on a GPU, looking at them waits for
-                the device.
+            shortcuts: `last_block_to`: number of leading positions for which the last block is computed (its keys and
+                values always cover all). Default: up to `logits_at` where that is a number and the last block carries
+                no hooks, else all. Hooks of the last block see these positions only. `check_input`: False where ids,
+                mask and indices are known to be good: on a GPU, looking at them waits for the device.
 
         Returns:
             Logits, or with `stop_at_layer` the residual stream `[batch pos d_model]`.
@@ -281,7 +280,9 @@ class HookedEncoder(ShownModel, EncoderText):
             >>> torch.equal(model(resid, start_at_layer=1), model("a dull film"))
             True
         """
+        check_options(shortcuts, Shortcuts)
         check_hooks_when_compiled()
+        check_input = shortcuts.get("check_input", True)
         n_layers = self.cfg.n_layers
         start = 0 if start_at_layer is None else self._layer(start_at_layer, "start_at_layer", n_layers)
         stop = n_layers if stop_at_layer is None else self._layer(stop_at_layer, "stop_at_layer", n_layers + 1)
@@ -317,7 +318,7 @@ class HookedEncoder(ShownModel, EncoderText):
             mask = rearrange(to_device(attention_mask, self.device).bool(), "batch pos -> batch 1 1 pos")
         if self.relative_bias is not None:
             mask = self.relative_bias.scores(n_pos, mask)
-        last_block_to = self._last_block_to(last_block_to, logits_at, n_pos)
+        last_block_to = self._last_block_to(shortcuts.get("last_block_to"), logits_at, n_pos)
 
         for layer in range(start, stop):
             resid = self.blocks[layer](resid, mask, last_block_to if layer == n_layers - 1 else None)

@@ -74,9 +74,9 @@ def styled(plot: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def axes_or_new(ax: Axes | None, **figure: Any) -> Axes:
+def axes_or_new(ax: Axes | None, figsize: tuple[float, float] | None = None) -> Axes:
     """The given axes, or those of a new figure."""
-    return plt.subplots(layout="constrained", **figure)[1] if ax is None else ax
+    return plt.subplots(layout="constrained", figsize=figsize)[1] if ax is None else ax
 
 
 def legend_below(ax: Axes) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -35,6 +35,18 @@ from skillneurons.tasks._load_task import load_task
 from skillneurons.tasks.class_words import pairing
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.options import check_options
+
+
+class WorkOptions(TypedDict, total=False):
+    """Keywords of `reproduce` that say where tasks and models come from, and how the work is shared out."""
+
+    source: str | Path | None
+    on_event: Callable[[str], None] | None
+    jobs: int
+    executor: Any
+    device: str | None
+    dtype: torch.dtype | str
 
 
 def reproduce(
@@ -43,14 +55,9 @@ def reproduce(
     model: str | Path | AnyModel,
     seeds: int | Sequence[int],
     out: str | Path,
-    source: str | Path | None = None,
     settings: ReproduceSettings | None = None,
     findings: Sequence[str] | None = None,
-    on_event: Callable[[str], None] | None = None,
-    jobs: int = 1,
-    executor: Any = None,
-    device: str | None = None,
-    dtype: torch.dtype | str = torch.float32,
+    **options: Unpack[WorkOptions],
 ) -> dict[str, pd.DataFrame]:
     """Tune and score every task with every seed, then run the findings.
 
@@ -59,15 +66,13 @@ def reproduce(
         model: An encoder, a TransformerBridge, or a name for `load_model`.
         seeds: How many (0, 1, …), or which.
         out: A folder; what is finished there is not computed again.
-        source: Folder with local data, see `load_task`.
         settings: Prompt length, tuning, sweeps.
         findings: Their names; by default all that are registered (`findings.record`), save those only on request, and
             of a bridge those that read and replace no weights.
-        on_event: Called with a line of text at each step.
-        jobs: Trials (task and seed) at a time, in processes that load the model anew.
-        executor: Of submitit, for other machines; see `jobs.slurm_executor`.
-        device: For a model given by name; default: the CPU.
-        dtype: Likewise, or its name.
+        options: `source`: folder with local data, see `load_task`. `on_event`: called with a line of text at each step.
+            `jobs`: trials (task and seed) at a time, in processes that load the model anew (1). `executor`: of
+            submitit, for other machines; see `jobs.slurm_executor`. `device`: for a model given by name (the CPU).
+            `dtype`: likewise, or its name (float32).
 
     Returns:
         The table of each finding that had something to measure, as written to `out`.
@@ -93,7 +98,9 @@ def reproduce(
              task  seed  majority
         0  movies     0       0.5
     """
-    settings, tell = settings or ReproduceSettings(), on_event or (lambda line: None)
+    check_options(options, WorkOptions)
+    settings, tell = settings or ReproduceSettings(), options.get("on_event") or (lambda line: None)
+    source, device = options.get("source"), options.get("device")
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     chosen = _choose(findings)
     _check(chosen, tasks, seeds)
@@ -105,7 +112,9 @@ def reproduce(
     by_name = isinstance(model, str | Path)
     if by_name:  # before a model is loaded for them
         check_label_words(load_tokenizer(model), loaded)
-    ours = load_model(model, device=device, dtype=dtype) if by_name else as_classifiable(model)
+        ours = load_model(model, device=device, dtype=options.get("dtype", torch.float32))
+    else:
+        ours = as_classifiable(model)
     check_label_words(ours.tokenizer, loaded)
     if isinstance(ours, BridgedModel):
         chosen = _without_weights(chosen, ours, named=findings is not None)
@@ -130,16 +139,12 @@ def reproduce(
         for seed in seeds
     ]
     where = model if by_name else None
+    jobs, executor = options.get("jobs", 1), options.get("executor")
     results = run_trials(trials, ours, source=where, jobs=jobs, executor=executor, device=device, tell=tell)
     studies = [_study(task, results[i * len(seeds) :][: len(seeds)], folder) for i, task in enumerate(loaded)]
     tables = {}
     for finding in chosen:
-        path = folder / f"{finding.name}.csv"
-        if (table := _finished(path)) is not None:
-            tell(f"{finding.name}: read from {path}")
-        else:
-            tell(f"{finding.name}: computing")
-            table = _compute(finding, studies, settings, path)
+        table = _read_or_compute(finding, studies, settings, folder, tell)
         if table is None:
             tell(f"{finding.name}: none of these tasks has what it needs")
         else:
@@ -148,6 +153,18 @@ def reproduce(
     everything = {name: done for name in registered() if (done := _finished(folder / f"{name}.csv")) is not None}
     store.write_atomically(folder / "summary.csv", summary(everything).to_csv(index=False).encode())
     return tables
+
+
+def _read_or_compute(
+    finding: Finding, studies: Sequence[Study], settings: ReproduceSettings, folder: Path, tell: Callable[[str], None]
+) -> pd.DataFrame | None:
+    """A finding's table, as it lies in the folder, or else computed and written there."""
+    path = folder / f"{finding.name}.csv"
+    if (table := _finished(path)) is not None:
+        tell(f"{finding.name}: read from {path}")
+        return table
+    tell(f"{finding.name}: computing")
+    return _compute(finding, studies, settings, path)
 
 
 def _compute(
@@ -244,7 +261,7 @@ def _claim(
     }
     wanted, path = as_json(wanted), folder / REPRODUCTION
     more = {"versions": store.versions(), "classes": _classes(tasks)}
-    found = claimed(path, wanted, {"settings": dict}, "Choose a new folder.", **more)
+    found = claimed(path, wanted, {"settings": dict}, "Choose a new folder.", more)
     for key, value in wanted.items():
         if found.get(key) != value:
             raise RunFolderError(

@@ -171,7 +171,9 @@ def name_of_run(path: Path) -> str:
     return store.read_sealed(path, {}, "Choose a new folder for a new run.").get(NAME, "")
 
 
-def claimed(path: Path, wanted: Mapping[str, Any], needed: Mapping[str, Any], remedy: str, **more: Any) -> Any:
+def claimed(
+    path: Path, wanted: Mapping[str, Any], needed: Mapping[str, Any], remedy: str, more: Mapping[str, Any] | None = None
+) -> Any:
     """What a folder was claimed for by an earlier run, or else by this one.
 
     Args:
@@ -182,7 +184,7 @@ def claimed(path: Path, wanted: Mapping[str, Any], needed: Mapping[str, Any], re
         more: Written there too, but not compared.
     """
     if not path.exists():
-        store.write_sealed(path, dict(wanted) | more | {NAME: store.json_digest(wanted)})
+        store.write_sealed(path, dict(wanted) | dict(more or {}) | {NAME: store.json_digest(wanted)})
     found = store.read_sealed(path, needed, remedy)
     return found | {"settings": with_added_settings(found["settings"])}
 

@@ -79,10 +79,8 @@ def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, 
         assert len(table) and (tmp_path / f"{name}.csv").exists()
         assert (tmp_path / f"{name}.png").stat().st_size > 1000
     assert any("signal0" in event and event.endswith("bad → no0, good → yes0") for event in events)
-    assert json.loads((tmp_path / "reproduction.json").read_text())["classes"]["signal0"] == {
-        "bad": "no0",
-        "good": "yes0",
-    }
+    classes = json.loads((tmp_path / "reproduction.json").read_text())["classes"]
+    assert classes["signal0"] == {"bad": "no0", "good": "yes0"}
     assert sum(event.endswith(": tuning") for event in events) == 4
     assert set(tables["F4-necessity"]["positions"]) == {"prompt", "all"}
     assert set(tables["F4-necessity"]["group"]) == {"skill", "label words"}

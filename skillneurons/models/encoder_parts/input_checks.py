@@ -1,10 +1,18 @@
 """What an encoder asks of its input."""
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 from torch import Tensor
 
 from skillneurons.models.config import EncoderConfig
+
+
+class Shortcuts(TypedDict, total=False):
+    """Keywords of a pass that spare it work; see `HookedEncoder.forward`."""
+
+    last_block_to: int | None
+    check_input: bool
 
 
 def check_tokens(tokens: Tensor, mask: Tensor | None, cfg: EncoderConfig) -> None:

@@ -1,0 +1,70 @@
+"""No function takes more than eight parameters or runs past sixty lines, and none hides what it takes behind `Any`."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MOST_PARAMETERS, MOST_LINES = 8, 60
+# TransformerLens's own methods, which take whatever its version at hand takes, and pass it on.
+UPSTREAM = {"__call__", "add_hook", "run_with_cache", "logit_lens"}
+UPSTREAM |= {"compute_ssm_effective_attention", "compute_ssm_state"}
+
+
+def offences(text):
+    """What is too much of each function of a file: its name, and what."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            own, last = node.args, node.args.kwarg
+            named = [
+                one.arg for one in (*own.posonlyargs, *own.args, *own.kwonlyargs) if one.arg not in ("self", "cls")
+            ]
+            n = len(named) + (own.vararg is not None) + (last is not None)
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            if n > MOST_PARAMETERS:
+                yield node.name, f"{n} parameters"
+            if lines > MOST_LINES:
+                yield node.name, f"{lines} lines"
+            if last is not None and node.name not in UPSTREAM:
+                if last.annotation is None or "Any" in ast.unparse(last.annotation) or "object" in ast.unparse(last):
+                    yield node.name, f"keywords of any name (`**{last.arg}`)"
+
+
+def files(*folders):
+    """Of the package without its command line, whose options are parameters, and scripts."""
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if not {"cli", "scripts"} & set(path.parts):
+                yield path
+
+
+def test_no_function_takes_or_does_too_much():
+    assert [(path.name, *one) for path in files("skillneurons") for one in offences(path.read_text())] == []
+
+
+def test_no_test_is_too_long():
+    found = [(path.name, *one) for path in files("tests") for one in offences(path.read_text())]
+    assert [one for one in found if one[2].endswith("lines")] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("def f(a, b, c, d, e, *, f, g, h, i): ...", "9 parameters"),
+        ("def f(self, a, b, c, d, e, f, g, *h, **i: Unpack[More]): ...", "9 parameters"),
+        ("async def f(a, /, b, c, d, e, f, g, h, i): ...", "9 parameters"),
+        ("class A:\n    def f(self):\n" + "        x = 1\n" * 61, "61 lines"),
+        ("def g():\n    def f(**more): ...", "keywords of any name (`**more`)"),
+        ("def f(**more: dict[str, Any]): ...", "keywords of any name (`**more`)"),
+    ],
+)
+def test_what_is_too_much_is_seen(text, what):
+    assert list(offences(text)) == [("f", what)]
+
+
+def test_what_is_just_enough_is_left_alone():
+    text = "class A:\n    def f(self, a, b, c, d, *, e, f, g, **h: Unpack[More]):\n"
+    text += '        """Not counted.\n\n' + "        x\n" * 9 + '        """\n' + "        x = 1\n" * 60
+    assert list(offences(text)) == []
