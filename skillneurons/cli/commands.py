@@ -337,23 +337,33 @@ def perturb(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders that `skillneurons find` wrote, on one model.")],
     fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of neurons in the compared sets.")] = 0.02,
+    draws: Annotated[int, typer.Option(min=19, help="Shuffles of the labels, and resamples of the rows.")] = 199,
+    source: Annotated[Path | None, typer.Option(help="Folder with the tasks' files, if the runs had one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for table and figure; compare-RUN1-RUN2 by default.")] = None,
+    device: Device = "cpu",
 ) -> None:
-    """Do two or more runs rely on the same neurons? Rank correlation of predictivities, and overlap of top sets."""
-    from itertools import combinations
+    """Do two or more runs rely on the same neurons? Rank correlation and overlap of top sets, against chance."""
+    quiet_libraries()
+    from skillneurons.plots import plot_run_comparison, save_figure
+    from skillneurons.runs import compare_runs
 
-    from scipy.stats import spearmanr
-
-    from skillneurons.neurons.scores import NeuronScores
-
-    if len(runs) < 2:
-        raise ValueError(f"`runs` needs at least two folders to compare, but is {[str(run) for run in runs]}.")
-    scores = {run: NeuronScores.load(run / "scores") for run in runs}
-    rows = []
-    for a, b in combinations(runs, 2):
-        first, second = scores[a].top(fraction), scores[b].top(fraction)
-        rho, _ = spearmanr(scores[a].predictivity.flatten(), scores[b].predictivity.flatten())
-        rows.append((str(a), str(b), f"{rho:.3f}", f"{first.overlap(second):.3f}", f"{fraction:.3f}"))
-    print_table("Skill neurons of two runs", ("run", "other run", "Spearman", "overlap", "by chance"), rows)
+    with reported_errors():
+        with progress_bars() as bars:
+            result = compare_runs(
+                runs, fraction=fraction, n_draws=draws, source=source, device=device, progress=bar_updater(bars)
+            )
+        folder = out or Path(f"compare-{'-'.join(Path(run).name for run in result.runs)}")
+        result.save(folder / "comparison")
+        result.to_dataframe().to_csv(folder / "comparison.csv", index=False)
+        save_figure(plot_run_comparison(result), folder / "comparison")
+        for runs_of_pair, table in result.in_short().groupby("runs", sort=False):
+            print_table(
+                f"{runs_of_pair}: rank correlation, and overlap of the top {100 * fraction:.3g} %, with 95 % "
+                "intervals; beside each what 95 of 100 shuffles of the labels stay below",
+                tuple(table.columns[1:]),
+                [tuple(map(str, row)) for row in table.iloc[:, 1:].itertuples(index=False)],
+            )
+        console.print(f"Table and figure: {folder}/comparison.csv, {folder}/comparison.svg")
 
 
 @app.command()

@@ -9,6 +9,7 @@ from skillneurons.plots.causal import plot_cross_perturbation as plot_cross_pert
 from skillneurons.plots.causal import plot_necessity as plot_necessity
 from skillneurons.plots.causal import plot_necessity_by_layer as plot_necessity_by_layer
 from skillneurons.plots.causal import plot_serves as plot_serves
+from skillneurons.plots.comparison import plot_run_comparison as plot_run_comparison
 from skillneurons.plots.explorer import Explorer as Explorer
 from skillneurons.plots.explorer import ExplorerSettings as ExplorerSettings
 from skillneurons.plots.explorer import explore_scores as explore_scores

@@ -1,12 +1,13 @@
 """Figures of the main job: the best neuron by class, predictivity by layer, the perturbation curve."""
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from skillneurons.interventions.curve import PerturbationCurve
@@ -22,6 +23,8 @@ from skillneurons.plots.style import (
     style,
     styled,
 )
+
+FORMATS = ("png", "svg", "pdf")
 
 
 @styled
@@ -169,21 +172,34 @@ def plot_perturbation(curve: PerturbationCurve, *, quantity: str = "accuracy", a
     return ax
 
 
-def save_figure(ax: Axes, stem: Any) -> None:
-    """Write the figure that holds `ax` as PNG and SVG, and close it.
+def save_figure(ax: Axes | Figure, stem: str | Path, *, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write the figure that is or holds `ax` in each format, and close it.
+
+    Args:
+        ax: What a `plot_…` function gave.
+        stem: Path without an ending; its folder is made.
+        formats: Endings: vectors for a paper (`pdf`), vectors for a page (`svg`), pixels (`png`).
+
+    Returns:
+        The files.
 
     Example:
-        >>> import os, tempfile
+        >>> import tempfile
         >>> from skillneurons import plots
         >>> ax = plots.plot_false_positives({"permutations": (3, 50)})
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     plots.save_figure(ax, f"{folder}/rates")
-        ...     sorted(os.listdir(folder))
-        ['rates.png', 'rates.svg']
+        ...     [path.name for path in plots.save_figure(ax, f"{folder}/rates")]
+        ['rates.png', 'rates.svg', 'rates.pdf']
     """
-    figure = ax.get_figure(root=True)
-    assert figure is not None, "axes belong to a figure"
+    figure = ax if isinstance(ax, Figure) else ax.get_figure(root=True)
+    if figure is None:
+        raise ValueError("`ax` belongs to no figure, as after `ax.remove()`. Draw it again.")
+    if isinstance(formats, str) or not set(formats) <= set(FORMATS):
+        raise ValueError(f"`formats` are some of {', '.join(map(repr, FORMATS))}, but are {formats!r}.")
+    paths = [Path(f"{stem}.{ending}") for ending in formats]
     with style():
-        for ending in (".png", ".svg"):
-            figure.savefig(f"{stem}{ending}")
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path)
     plt.close(figure)
+    return paths

@@ -1,6 +1,8 @@
 """The main job and the findings as runs in folders: resumable, in many processes, reported."""
 
 from skillneurons.findings.record import ReproduceSettings as ReproduceSettings
+from skillneurons.findings.run_agreement import RunComparison as RunComparison
+from skillneurons.runs._compare import compare_runs as compare_runs
 from skillneurons.runs._explore import explore as explore
 from skillneurons.runs._find import DEFAULTS as DEFAULTS
 from skillneurons.runs._find import FindResult as FindResult

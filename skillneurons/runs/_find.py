@@ -29,7 +29,7 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.plots import plot_activation_histogram, plot_perturbation, plot_predictivity_by_layer, save_figure
 from skillneurons.runs._verdict import SHOWN, best_of_all, tuning_warnings, verdict
-from skillneurons.runs.folder import RunFolder, as_json, score_names
+from skillneurons.runs.folder import FORMATS, RunFolder, as_json, score_names
 from skillneurons.runs.folder import RunFolderError as RunFolderError
 from skillneurons.runs.trials import Progress, Trial, run_trials
 from skillneurons.tasks.task import Task
@@ -283,11 +283,12 @@ def _draw(result: FindResult) -> None:
             subtask.labels,
             title=f"{subtask.name}, test: layer {layer}, neuron {neuron}, prompt position {position}, seed {seed}",
         )
-        save_figure(axes, figures / f"top-neuron{suffix}")
-        save_figure(plot_predictivity_by_layer(scores), figures / f"predictivity{suffix}")
+        save_figure(axes, figures / f"top-neuron{suffix}", formats=FORMATS)
+        save_figure(plot_predictivity_by_layer(scores), figures / f"predictivity{suffix}", formats=FORMATS)
     for kind, curve in result.curves.items():
         for quantity in ("accuracy", "margin"):
-            save_figure(plot_perturbation(curve, quantity=quantity), figures / f"perturbation-{kind}-{quantity}")
+            figure = plot_perturbation(curve, quantity=quantity)
+            save_figure(figure, figures / f"perturbation-{kind}-{quantity}", formats=FORMATS)
 
 
 def _numbers(result: FindResult) -> dict[str, Any]:

@@ -29,7 +29,16 @@ from skillneurons.neurons.scores import NeuronScores
 from skillneurons.plots import save_figure
 from skillneurons.plots.style import style
 from skillneurons.runs._summary import registered, summary
-from skillneurons.runs.folder import REPRODUCTION, RunFolderError, as_json, claimed, name_of_run, note_table, read_table
+from skillneurons.runs.folder import (
+    FORMATS,
+    REPRODUCTION,
+    RunFolderError,
+    as_json,
+    claimed,
+    name_of_run,
+    note_table,
+    read_table,
+)
 from skillneurons.runs.trials import Trial, TrialResult, run_trials
 from skillneurons.tasks._load_task import load_task
 from skillneurons.tasks.class_words import pairing
@@ -300,4 +309,4 @@ def _draw(panels: Sequence[Measured], stem: Path) -> None:
                 panels[i].draw(ax)
             else:
                 figure.delaxes(ax)
-        save_figure(axes[0, 0], stem)
+        save_figure(axes[0, 0], stem, formats=FORMATS)

@@ -21,6 +21,9 @@ NAME = "run"
 """In a claimed folder's file: the digest of what it was first claimed for, which stays when the run grows."""
 
 GROUPS = {"model": dict, "task": dict, "settings": dict}
+FORMATS = ("png", "svg")
+"""Of a run's figures."""
+
 FIGURE = re.compile(r"[\w-]+\.(svg|png)")
 
 

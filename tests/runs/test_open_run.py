@@ -164,12 +164,3 @@ def test_prune_saves_a_classifier_that_answers_as_it_says(finished, task, tmp_pa
     assert "with 10 random sets of as many" in done.output and "with no neuron kept" in done.output
     beside = PruningControls.load(tmp_path / "controls")
     assert beside.pruned.accuracy == accuracy and f"{beside.nothing.accuracy:.3f} with no neuron kept" in done.output
-
-
-def test_compare_of_a_run_with_itself_finds_the_same_neurons(finished, copied):
-    done = run_command("compare", finished.folder, copied)
-    assert done.exit_code == 0, done.output
-    assert "1.000" in done.output
-    alone = run_command("compare", finished.folder)
-    assert alone.exit_code == 1
-    assert "at least two folders" in alone.output
