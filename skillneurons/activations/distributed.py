@@ -16,10 +16,10 @@ from functools import reduce
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from skillneurons.activations.statistic import Summed, settings_of
+from skillneurons.utilities.lazy import needed
 
 S = TypeVar("S", bound=Summed)
 
@@ -65,6 +65,7 @@ def merged(statistic: S, n_rows: int, work: Mapping[str, Any]) -> S:
     work = {**work, "statistic": type(statistic), **settings_of(statistic)}
     digests = {name: _digest(value) for name, value in work.items()}
     sums = {name: getattr(statistic, name) for name in statistic.summed}
+    gather_object = needed("accelerate.utils", "distributed", "One pass over several processes").gather_object
     gathered = gather_object([(digests, sums)])
     first, _ = gathered[0]
     different = [{name for name in first if other.get(name) != first[name]} for other, _ in gathered]

@@ -97,12 +97,11 @@ def print_table(
 def quiet_libraries() -> None:
     """Only our own messages: loading bars of the libraries below say nothing about the run."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import datasets
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from skillneurons.tasks.task import TaskWarning
 
     # Of each task, not only of the first one with as many rows.

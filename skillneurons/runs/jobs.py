@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from skillneurons.utilities.lazy import needed
+
 
 @dataclass(frozen=True)
 class Job:
@@ -164,7 +166,8 @@ def slurm_executor(folder: str | Path, options: str = "", *, n_at_once: int | No
         n_at_once: Most jobs at a time.
 
     Raises:
-        ValueError: submitit is not installed, an option is not one of its, or there is no Slurm here.
+        MissingPackageError: submitit is not installed.
+        ValueError: An option is not one of its, or there is no Slurm here.
 
     Example:
         >>> from skillneurons.runs.jobs import slurm_executor
@@ -172,10 +175,7 @@ def slurm_executor(folder: str | Path, options: str = "", *, n_at_once: int | No
         Traceback (most recent call last):
         ValueError: Options for Slurm are name=value, comma-separated, but one is 'timeout_min'.
     """
-    try:
-        import submitit
-    except ImportError as error:
-        raise ValueError('Slurm needs submitit. Install it: pip install "skillneurons[slurm]"') from error
+    submitit = needed("submitit", "slurm", "Slurm")
     pairs = [option.partition("=") for option in options.split(",") if option.strip()]
     if unclear := [name for name, sign, value in pairs if not (name.strip() and sign and value.strip())]:
         raise ValueError(f"Options for Slurm are name=value, comma-separated, but one is {unclear[0]!r}.")

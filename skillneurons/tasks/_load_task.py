@@ -18,6 +18,7 @@ from skillneurons.tasks.columns import Columns, Text, class_names, find_columns,
 from skillneurons.tasks.readers import FORMATS, Table, ending_of, read_saved, read_table, tables_of
 from skillneurons.tasks.splits import fill_splits
 from skillneurons.tasks.task import SPLITS, Task, TaskWarning
+from skillneurons.utilities.lazy import needed
 from skillneurons.utilities.options import check_options
 
 Words: TypeAlias = Sequence[str] | Mapping[str, str]
@@ -164,9 +165,8 @@ def load_task(
 
 
 def _load_hub(name: str, spec: HubTask, options: TaskOptions) -> Task:
-    import datasets
-
-    data: Any = datasets.load_dataset(spec.path, spec.config)
+    datasets = needed("datasets", "datasets", f"The hub's data set {spec.path!r}")
+    data = datasets.load_dataset(spec.path, spec.config)
     splits = {ours: theirs for ours, theirs in zip(SPLITS, spec.splits, strict=True) if theirs is not None}
     tables = tables_of({ours: data[theirs] for ours, theirs in splits.items()}, named=False)
     source = {"hub": spec.path, "config": spec.config, "fingerprint": data["train"]._fingerprint}
@@ -175,9 +175,8 @@ def _load_hub(name: str, spec: HubTask, options: TaskOptions) -> Task:
 
 
 def _load_any_hub(name: str, config: str | None, options: TaskOptions) -> Task:
-    import datasets
-
-    data: Any = datasets.load_dataset(name, config)
+    datasets = needed("datasets", "datasets", f"The hub's data set {name!r}")
+    data = datasets.load_dataset(name, config)
     tables = _by_split(tables_of(data), name)
     return _task_of(name.split("/")[-1], tables, options, {}, {"hub": name, "config": config})
 

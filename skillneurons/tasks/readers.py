@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from skillneurons.tasks.task import TaskWarning
+from skillneurons.utilities.lazy import needed
 
 DELIMITERS = (",", ";", "\t", "|")
 MANY_LINES = 20
@@ -174,12 +175,10 @@ def _read_json(path: Path) -> Table:
 
 
 def _read_parquet(path: Path) -> Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    parquet = needed("pyarrow.parquet", "datasets", f"{path}, a Parquet file,")
     try:
-        rows = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+        rows = parquet.read_table(path).to_pylist()
+    except (needed("pyarrow", "datasets", str(path)).ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
     return Table(path.name, rows, [f"row {i}" for i in range(len(rows))])
 
@@ -203,10 +202,9 @@ FORMATS: dict[str, Callable[[Path], Table]] = {
 
 def read_saved(folder: Path) -> dict[str, Table]:
     """The splits of a folder that `datasets` saved; a single `Dataset` is all train."""
-    import datasets
-
+    datasets = needed("datasets", "datasets", f"{folder}, which `datasets` saved,")
     try:
-        data: Any = datasets.load_from_disk(str(folder))
+        data = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder} cannot be read as a data set that `datasets` saved: {error}") from error
     return tables_of(data)

@@ -1,4 +1,4 @@
-"""Names that a package offers and imports when they are first asked for, so that a package costs what is used of it."""
+"""What is imported when it is first asked for: names that a package offers, and packages that few functions need."""
 
 import ast
 from collections.abc import Callable, Mapping
@@ -6,6 +6,37 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+
+class MissingPackageError(ImportError, ValueError):
+    """A package that one of the package's extras installs is not there."""
+
+
+def needed(module: str, extra: str, what: str) -> ModuleType:
+    """The module, where it is installed; else an error that names the extra that brings it.
+
+    Args:
+        module: For example `"pyarrow.parquet"`.
+        extra: As in `pip install "skillneurons[extra]"`.
+        what: That needs it; the error's first words.
+
+    Raises:
+        MissingPackageError: Its package is not installed. One that is there and fails to import raises its own error.
+
+    Example:
+        >>> needed("no_such_package.part", "some", "A table of no such kind")
+        Traceback (most recent call last):
+        skillneurons.utilities.lazy.MissingPackageError: A table of no such kind needs the package no_such_package, ...
+    """
+    package = module.split(".")[0]
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != package:
+            raise
+        raise MissingPackageError(
+            f'{what} needs the package {package}, which is not installed. Run: pip install "skillneurons[{extra}]"'
+        ) from error
 
 
 class Figures(dict[str, Callable[..., Any]]):
