@@ -186,46 +186,58 @@ def sweep(
     stops = {intervention.stop for intervention, _ in points}
     last_block_to = stops.pop() if len(stops) == 1 else None
 
-    def compute() -> Tensor:
+    hooks = [*([[]] if plain else []), *(intervention(neurons) for intervention, neurons in points)]
+
+    def compute(which: Sequence[int]) -> Tensor:
         return logits_many(
             classifier,
             rows,
-            [*([[]] if plain else []), *(intervention(neurons) for intervention, neurons in points)],
+            [hooks[i] for i in which],
             last_block_to=last_block_to,
             tokens_per_batch=settings.tokens_per_batch,
             on_batch=settings.on_batch,
         )
 
     if settings.resume_in is None:
-        return Swept(compute(), rows.labels)
-    identity = {"interventions": [dict(intervention.identity) for intervention, _ in points], "plain": plain}
-    digest = _digest(classifier, rows, [neurons for _, neurons in points], identity)
-    return Swept(_kept(Path(settings.resume_in) / f"{name}-{digest[:16]}", identity, compute), rows.labels)
+        return Swept(compute(range(len(hooks))), rows.labels)
+    path = Path(settings.resume_in) / f"{name}-{_digest(classifier, rows)[:16]}"
+    keys = [*(["plain"] if plain else []), *(_key(intervention, neurons) for intervention, neurons in points)]
+    return Swept(_kept(path, keys, compute), rows.labels)
 
 
-def _digest(classifier: Classifier, rows: Encoded, sets: Sequence[NeuronSet], identity: dict[str, Any]) -> str:
-    """Of all that the logits of a sweep depend on, up to rounding between batch shapes."""
+def _digest(classifier: Classifier, rows: Encoded) -> str:
+    """Of what all logits of a sweep depend on, up to rounding between batch shapes: the prompt, its model, the rows."""
     if classifier.extra_hooks:
         raise ValueError(
             f"`resume_in` needs a classifier made of a prompt, but this one has {len(classifier.extra_hooks)} hooks of "
             "its own, which no file can identify. Leave `resume_in` out."
         )
-    identity = identity | {"model": classifier.prompt.model, "answers": classifier.verbalizer.token_ids}
+    identity: dict[str, Any] = {"model": classifier.prompt.model, "answers": classifier.verbalizer.token_ids}
     if classifier.prompt.in_front:
         identity["in_front"] = True
+    return _hashed(identity, (classifier.prompt.vectors, rows.tokens, rows.offsets, rows.labels))
+
+
+def _key(intervention: Intervention, neurons: NeuronSet) -> str:
+    """Of what the logits of one intervention depend on besides."""
+    return _hashed(dict(intervention.identity), (neurons.mask,))[:24]
+
+
+def _hashed(identity: dict[str, Any], parts: Sequence[Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-    for part in (classifier.prompt.vectors, rows.tokens, rows.offsets, rows.labels, *(one.mask for one in sets)):
+    for part in parts:
         digest.update(f"{tuple(part.shape)}".encode())
         digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _kept(path: Path, identity: dict[str, Any], compute: Callable[[], Tensor]) -> Tensor:
-    """The logits that an interrupted sweep left there, or else those that `compute` gives, which are left there."""
+def _kept(path: Path, keys: Sequence[str], compute: Callable[[Sequence[int]], Tensor]) -> Tensor:
+    """The logits of each intervention: those that an earlier sweep left there; others are computed, and left there too."""
     try:
-        return store.load(path, "SweepPoint")[0]["logits"]
+        known = store.load(path, "SweepPoints")[0]
     except (FileNotFoundError, store.StoreError):
-        # Absent, or damaged: computed anew.
-        logits = compute()
-        store.save(path, "SweepPoint", {"logits": logits}, identity)
-        return logits
+        known = {}  # absent, or damaged: computed anew
+    if missing := [i for i, key in enumerate(keys) if key not in known]:
+        known |= dict(zip([keys[i] for i in missing], compute(missing), strict=True))
+        store.save(path, "SweepPoints", known, {})
+    return torch.stack([known[key] for key in keys])

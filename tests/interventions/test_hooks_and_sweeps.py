@@ -318,14 +318,38 @@ def test_an_interrupted_curve_goes_on_at_the_fraction_where_it_stopped(planted, 
     assert torch.equal(curve_of(planted, scores, resume_in=tmp_path).skill_margin, whole.skill_margin)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"sigma": 0.2}, {"kind": "zero"}, {"n_random": 3}, {"rows": slice(9)}])
-def test_a_curve_with_other_settings_finds_nothing_to_go_on_with(planted, tmp_path, change):
+@pytest.mark.parametrize(
+    ("change", "n_new"),
+    [
+        # Of the classifier as it is, skill neurons and two random sets.
+        ({"seed": 1}, 3),
+        ({"sigma": 0.2}, 3),
+        ({"kind": "zero"}, 4),
+        ({"rows": slice(9)}, 4),
+        ({"positions": "all"}, 3),
+        ({"n_random": 3}, 1),
+        ({"n_random": 1}, 0),
+        ({}, 0),
+    ],
+)
+def test_a_curve_computes_what_is_not_there(planted, tmp_path, change, n_new, monkeypatch):
     scores = find_skill_neurons(planted.classifier, planted.task)
     curve_of(planted, scores, fractions=(0.1,), resume_in=tmp_path)
     change = {key: planted.task.test[value] if key == "rows" else value for key, value in change.items()}
+    expected, computed = curve_of(planted, scores, fractions=(0.1,), **change), []
+
+    def counted(classifier, rows, hooks, **options):
+        computed.extend(hooks)
+        return logits_many(classifier, rows, hooks, **options)
+
+    monkeypatch.setattr("skillneurons.interventions.sweep.logits_many", counted)
     other = curve_of(planted, scores, fractions=(0.1,), resume_in=tmp_path, **change)
-    assert len(list(tmp_path.glob("*.json"))) == 2
-    assert torch.equal(other.random_margin, curve_of(planted, scores, fractions=(0.1,), **change).random_margin)
+    assert len(computed) == n_new
+    assert torch.equal(other.random, expected.random) and torch.equal(other.skill, expected.skill)
+    torch.testing.assert_close(other.random_margin, expected.random_margin, atol=1e-6, rtol=1e-5)
+    computed.clear()
+    assert torch.equal(curve_of(planted, scores, fractions=(0.1,), resume_in=tmp_path, **change).skill, other.skill)
+    assert not computed
 
 
 def test_another_prompt_finds_nothing_and_hooks_of_its_own_are_refused(planted, tmp_path):
