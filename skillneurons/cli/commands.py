@@ -1,6 +1,5 @@
 """The command line: `skillneurons find` and its siblings. Thin: it parses, calls the library and prints."""
 
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from skillneurons.cli.terminal import (
     console,
     print_curves,
     print_find,
+    print_over_seeds,
     print_summary,
     print_table,
     progress_bars,
@@ -103,6 +103,8 @@ def find(
     positions: Positions = "all",
     n_random: NRandom = 10,
     sigma: Sigma = 0.1,
+    sweep_rows: Annotated[int, typer.Option(min=8, help="Most test rows to perturb on.")] = 150,
+    sweep_seeds: Annotated[bool, typer.Option("--sweep-seeds", help="Perturb every prompt, not the first.")] = False,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     tune_dtype: TuneDtype = None,
@@ -111,7 +113,8 @@ def find(
 ) -> None:
     """Tune prompts, find the skill neurons, test them causally, and write tables and figures.
 
-    Run again with the same arguments, it reuses what is finished.
+    Run again with the same arguments, it reuses what is finished; with more seeds, kinds, fractions, random sets or
+    rows of the sweep, it extends the run.
     """
     quiet_libraries()
     from skillneurons import runs
@@ -271,6 +274,8 @@ def prune(
     from skillneurons.models.bridge import as_encoder
     from skillneurons.runs._open_run import open_run
 
+    if out.resolve() == run.resolve() or run.resolve() in out.resolve().parents:
+        raise ValueError(f"`--out` needs a folder outside the run's, which stays as it is, but is {out} in {run}.")
     opened = open_run(run, device=device)
     classifier, scores, rows = opened.classifier(seed), opened.binary_scores(), opened.task(source).test
     n_layers = opened.model.cfg.n_layers
@@ -290,47 +295,38 @@ def prune(
 @app.command()
 def perturb(
     run: Annotated[Path, typer.Argument(help="A folder that `skillneurons find` wrote.")],
-    kinds: Kinds = "mean,zero,gaussian,resample",
-    positions: Positions = "prompt",
-    fractions: Fractions = "0.03,0.1,0.3",
-    n_random: NRandom = 10,
-    sigma: Sigma = 0.1,
-    rows: Annotated[int, typer.Option(min=8, help="Most test rows to evaluate on.")] = 300,
-    seed: Annotated[int, typer.Option(help="Which of the run's prompts.")] = 0,
-    source: Annotated[Path | None, typer.Option(help="Folder with the task's files, if the run had one.")] = None,
+    kinds: Annotated[str | None, typer.Option(help="Interventions, comma-separated; the run's by default.")] = None,
+    positions: Annotated[str | None, typer.Option(help="Where to intervene; as the run did by default.")] = None,
+    fractions: Annotated[str | None, typer.Option(help="Shares of neurons; the run's by default.")] = None,
+    n_random: Annotated[int | None, typer.Option(min=1, help="Random sets; as many as the run by default.")] = None,
+    sigma: Annotated[float | None, typer.Option(help="Of Gaussian noise; the run's by default.")] = None,
+    rows: Annotated[int | None, typer.Option(min=8, help="Most test rows; as many as the run by default.")] = None,
+    seed: Annotated[
+        str | None, typer.Option(help="Which of the run's prompts, comma-separated; all by default.")
+    ] = None,
+    source: Annotated[Path | None, typer.Option(help="Where the task's rows are now, if they were moved.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for curves and figures; RUN/perturb by default.")] = None,
     device: Device = "cpu",
 ) -> None:
-    """Perturb a finished run's skill neurons in other ways, at other positions, in other shares."""
+    """Perturb the skill neurons of a finished run's prompts: as the run did, or in other ways, places and shares."""
     quiet_libraries()
-    from skillneurons import perturbation_curve
-    from skillneurons.plots import plot_perturbation, save_figure
-    from skillneurons.runs._open_run import open_run
+    from skillneurons.runs.finished_runs._perturb import perturb_run
 
-    opened, folder = open_run(run, device=device), out or run / "perturb"
-    classifier, task, curves = opened.classifier(seed), opened.task(source), {}
-    test = task.subset(rows, splits=("test",)).test
+    asked = {
+        "kinds": kinds and tuple(kinds.split(",")),
+        "positions": positions,
+        "fractions": fractions and _numbers(fractions),
+        "n_random": n_random,
+        "sigma": sigma,
+        "n_perturb_rows": rows,
+        "seeds": seed and tuple(int(one) for one in seed.split(",")),
+    }
     with progress_bars() as bars:
-        for kind in kinds.split(","):
-            curve = perturbation_curve(
-                classifier,
-                task,
-                opened.scores,
-                kind=kind,  # type: ignore[arg-type]
-                fractions=_numbers(fractions),
-                n_random=n_random,
-                positions=positions,
-                sigma=sigma,
-                rows=test,
-                on_batch=partial(bar_updater(bars), f"perturb ({kind})"),
-            )
-            name = f"{kind}-{positions}-seed-{seed}"
-            curve.save(folder / f"curve-{name}")
-            for quantity in ("accuracy", "margin"):
-                save_figure(plot_perturbation(curve, quantity=quantity), folder / f"{name}-{quantity}")
-            curves[kind] = curve
-    print_curves(curves)
-    console.print(f"Curves and figures: {folder}")
+        found = perturb_run(run, out, source=source, device=device, progress=bar_updater(bars), **asked)
+    for curves in zip(*found.curves.values(), strict=True):
+        print_curves(dict(zip(found.curves, curves, strict=True)))
+    print_over_seeds(found.over_seeds)
+    console.print(f"Curves and figures: {found.folder}")
 
 
 @app.command()
@@ -347,23 +343,22 @@ def compare(
     from skillneurons.plots import plot_run_comparison, save_figure
     from skillneurons.runs import compare_runs
 
-    with reported_errors():
-        with progress_bars() as bars:
-            result = compare_runs(
-                runs, fraction=fraction, n_draws=draws, source=source, device=device, progress=bar_updater(bars)
-            )
-        folder = out or Path(f"compare-{'-'.join(Path(run).name for run in result.runs)}")
-        result.save(folder / "comparison")
-        result.to_dataframe().to_csv(folder / "comparison.csv", index=False)
-        save_figure(plot_run_comparison(result), folder / "comparison")
-        for runs_of_pair, table in result.in_short().groupby("runs", sort=False):
-            print_table(
-                f"{runs_of_pair}: rank correlation, and overlap of the top {100 * fraction:.3g} %, with 95 % "
-                "intervals; beside each what 95 of 100 shuffles of the labels stay below",
-                tuple(table.columns[1:]),
-                [tuple(map(str, row)) for row in table.iloc[:, 1:].itertuples(index=False)],
-            )
-        console.print(f"Table and figure: {folder}/comparison.csv, {folder}/comparison.svg")
+    with progress_bars() as bars:
+        result = compare_runs(
+            runs, fraction=fraction, n_draws=draws, source=source, device=device, progress=bar_updater(bars)
+        )
+    folder = out or Path(f"compare-{'-'.join(Path(run).name for run in result.runs)}")
+    result.save(folder / "comparison")
+    result.to_dataframe().to_csv(folder / "comparison.csv", index=False)
+    save_figure(plot_run_comparison(result), folder / "comparison")
+    for runs_of_pair, table in result.in_short().groupby("runs", sort=False):
+        print_table(
+            f"{runs_of_pair}: rank correlation, and overlap of the top {100 * fraction:.3g} %, with 95 % "
+            "intervals; beside each what 95 of 100 shuffles of the labels stay below",
+            tuple(table.columns[1:]),
+            [tuple(map(str, row)) for row in table.iloc[:, 1:].itertuples(index=False)],
+        )
+    console.print(f"Table and figure: {folder}/comparison.csv, {folder}/comparison.svg")
 
 
 @app.command()
@@ -394,6 +389,12 @@ def fetch(
     from skillneurons.runs.hub import pull_run
 
     console.print(f"Downloaded: {pull_run(repo, out, revision=revision)}")
+
+
+def _default_folder(model: str, fingerprint: str, task: str) -> Path:
+    """`runs/MODEL-TASK`; a folder's name tells no models apart, so that some digits of the weights' digest go along."""
+    name = f"{Path(model).resolve().name}-{fingerprint[:6]}" if Path(model).is_dir() else Path(model).name
+    return Path("runs") / f"{name}-{task.replace('/', '-')}"
 
 
 def _tuning(steps: int | None, lr: float | None, batch_size: int | None, tune_dtype: str | None) -> Any:

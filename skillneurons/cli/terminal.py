@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -17,6 +17,8 @@ errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 def print_find(result: Any) -> None:
+    from skillneurons.interventions.curve import over_seeds
+
     for line in result.verdict:
         console.print(line)
     for line in result.warnings:
@@ -50,6 +52,10 @@ def print_find(result: Any) -> None:
             ],
         )
     print_curves(result.curves)
+    swept = {kind: over_seeds(curves) for kind, curves in result.seed_curves.items() if len(curves) > 1}
+    print_over_seeds(swept)
+    if not swept and len(result.classifiers) > 1:
+        console.print("Only the first prompt was perturbed; --sweep-seeds perturbs every one.")
     console.print(f"Figures and numbers: {result.folder}/figures, {result.folder}/run.json")
 
 
@@ -64,6 +70,27 @@ def print_curves(curves: dict[str, Any]) -> None:
         ("perturbed", *next(iter(tables.values())).columns),
         rows,
     )
+
+
+def print_over_seeds(tables: Mapping[str, Any]) -> None:
+    """Of `over_seeds`, for each kind; nothing where there is one seed."""
+    rows = [
+        (
+            kind,
+            f"{100 * row['fraction']:.3g} %",
+            *(
+                f"{row[f'{name}_gap']:+.3f} ({row[f'{name}_gap_low']:+.3f} to {row[f'{name}_gap_high']:+.3f})"
+                for name in ("accuracy", "margin")
+            ),
+        )
+        for kind, table in tables.items()
+        for row in table.to_dict("records")
+        if row["n_seeds"] > 1
+    ]
+    if rows:
+        n = next(iter(tables.values()))["n_seeds"].iloc[0]
+        title = f"Skill less random neurons, mean of {n} seeds with 95 % intervals over them"
+        print_table(title, ("perturbed", "share", "accuracy", "margin"), rows)
 
 
 def _range(low: float, high: float) -> str:

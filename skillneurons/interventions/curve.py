@@ -12,6 +12,7 @@ from torch import Tensor
 
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import Evaluation, evaluation_of
+from skillneurons.interventions.gaps import half_width
 from skillneurons.interventions.perturbation import Kind
 from skillneurons.interventions.sweep import SweepOptions, SweepSettings, sweep
 from skillneurons.neurons.scores import NeuronScores, union_of_top
@@ -190,10 +191,49 @@ def perturbation_curve(
     )
     meta = {"kind": kind} | {key: getattr(settings, key) for key in ("positions", "per_layer", "n_random", "seed")}
     meta |= {"task": task.name, "classifier_seed": classifier.prompt.seed, "n_rows": len(encoded)}
+    meta["seeds"] = list(ranked[0].seeds)
     meta["n_neurons"] = [len(chosen) for chosen in skill]
     if kind == "gaussian":
         meta["sigma"] = settings.sigma
     return PerturbationCurve(tuple(fractions), accuracy[0], accuracy[1:], margin[0], margin[1:], before, meta)
+
+
+def over_seeds(curves: Sequence[PerturbationCurve], level: float = 0.95) -> pd.DataFrame:
+    """How far skill neurons fall below random ones, over the classifiers of several seeds.
+
+    Args:
+        curves: One for each seed, alike in all else.
+        level: Of the intervals: Student's, over seeds, of the mean gap. Infinite for a single seed.
+
+    Returns:
+        One row for each fraction: `accuracy_gap` and `margin_gap` (skill less the mean of random sets; below 0 where
+        skill neurons matter more) with `_low` and `_high`, and `n_seeds`.
+
+    Raises:
+        ValueError: There is no curve, or they differ in more than their seeds.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example, perturbation_curve
+        >>> from skillneurons.interventions.curve import over_seeds
+        >>> (one, task), (other, _) = load_example(), load_example(seed=1)
+        >>> scores = find_skill_neurons([one, other], task)
+        >>> curves = [perturbation_curve(each, task, scores, fractions=(0.1,), n_random=2) for each in (one, other)]
+        >>> over_seeds(curves).columns[:4].tolist()
+        ['fraction', 'accuracy_gap', 'accuracy_gap_low', 'accuracy_gap_high']
+    """
+    alike = {(one.meta.get("kind"), one.meta.get("positions"), one.meta.get("n_rows"), one.fractions) for one in curves}
+    if len(alike) != 1:
+        raise ValueError(
+            f"Curves of one kind, positions, rows and fractions are needed, one for each seed, but there are {alike}."
+        )
+    columns: dict[str, Any] = {"fraction": curves[0].fractions}
+    for name in ("accuracy", "margin"):
+        skill, random = {"accuracy": ("skill", "random"), "margin": ("skill_margin", "random_margin")}[name]
+        gaps = torch.stack([getattr(one, skill) - getattr(one, random).mean(0) for one in curves])
+        half = np.array([half_width(gap, level) for gap in gaps.T])
+        middle = gaps.mean(0).numpy()
+        columns |= {f"{name}_gap": middle, f"{name}_gap_low": middle - half, f"{name}_gap_high": middle + half}
+    return pd.DataFrame(columns | {"n_seeds": len(curves)})
 
 
 def _counted(settings: SweepSettings, i: int, n: int) -> SweepSettings:

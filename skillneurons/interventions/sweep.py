@@ -232,7 +232,7 @@ def _hashed(identity: dict[str, Any], parts: Sequence[Tensor]) -> str:
 
 
 def _kept(path: Path, keys: Sequence[str], compute: Callable[[Sequence[int]], Tensor]) -> Tensor:
-    """The logits of each intervention: those that an earlier sweep left there; others are computed, and left there too."""
+    """The logits of each intervention: those that are there; the others are computed, and left there."""
     try:
         known = store.load(path, "SweepPoints")[0]
     except (FileNotFoundError, store.StoreError):

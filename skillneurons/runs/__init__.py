@@ -2,8 +2,6 @@
 
 from skillneurons.findings.record import ReproduceSettings as ReproduceSettings
 from skillneurons.findings.run_agreement import RunComparison as RunComparison
-from skillneurons.runs._compare import compare_runs as compare_runs
-from skillneurons.runs._explore import explore as explore
 from skillneurons.runs._find import DEFAULTS as DEFAULTS
 from skillneurons.runs._find import FindResult as FindResult
 from skillneurons.runs._find import FindSettings as FindSettings
@@ -12,6 +10,10 @@ from skillneurons.runs._open_run import OpenedRun as OpenedRun
 from skillneurons.runs._open_run import open_run as open_run
 from skillneurons.runs._reproduce import reproduce as reproduce
 from skillneurons.runs._summary import summary as summary
+from skillneurons.runs.finished_runs._compare import compare_runs as compare_runs
+from skillneurons.runs.finished_runs._explore import explore as explore
+from skillneurons.runs.finished_runs._perturb import PerturbedRun as PerturbedRun
+from skillneurons.runs.finished_runs._perturb import perturb_run as perturb_run
 from skillneurons.runs.folder import RunFolder as RunFolder
 from skillneurons.runs.folder import RunFolderError as RunFolderError
 from skillneurons.runs.folder import read_settings as read_settings

@@ -5,7 +5,6 @@ curves, figures, and `run.json` with settings, numbers and provenance. A part is
 of an interrupted curve, the fractions that were finished stay.
 """
 
-import shutil
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,7 @@ from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import Evaluation, evaluate
 from skillneurons.classifiers.prompts import Layout, Verbalizer
 from skillneurons.classifiers.tuning import TuningConfig, check_tune_dtype
-from skillneurons.interventions.curve import PerturbationCurve, check_fractions, perturbation_curve
+from skillneurons.interventions.curve import PerturbationCurve, check_fractions, over_seeds, perturbation_curve
 from skillneurons.interventions.perturbation import Kind, check_kinds
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable
 from skillneurons.neurons.controls import claims
@@ -29,7 +28,7 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.plots import plot_activation_histogram, plot_perturbation, plot_predictivity_by_layer, save_figure
 from skillneurons.runs._verdict import SHOWN, best_of_all, tuning_warnings, verdict
-from skillneurons.runs.folder import FORMATS, RunFolder, as_json, score_names
+from skillneurons.runs.folder import FORMATS, RunFolder, as_json, curve_name, score_names
 from skillneurons.runs.folder import RunFolderError as RunFolderError
 from skillneurons.runs.trials import Progress, Trial, run_trials
 from skillneurons.tasks.task import Task
@@ -52,6 +51,7 @@ class FindSettings:
         n_random: Random sets for each fraction.
         sigma: Of Gaussian noise.
         n_perturb_rows: Test rows (drawn by seed 0) on which perturbations are evaluated.
+        sweep_seeds: Perturb every prompt's classifier, instead of the first one's.
 
     Example:
         >>> from skillneurons.runs._find import FindSettings
@@ -72,6 +72,7 @@ class FindSettings:
     n_random: int = 10
     sigma: float = 0.1
     n_perturb_rows: int = 150
+    sweep_seeds: bool = False
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -85,11 +86,15 @@ class FindSettings:
 
 
 DEFAULTS = FindSettings()
+GROWING = ("seeds", "kinds", "fractions", "fraction", "n_random", "n_perturb_rows", "sweep_seeds")
+"""Settings with which a finished run is extended; what they leave as it was is not computed again."""
 
 
 @dataclass(frozen=True, eq=False)
 class FindResult(Shown):
     """Everything a run found. `scores` has one entry for each subtask (one where the task has two classes).
+
+    `curves` are of the first prompt, and `seed_curves` of all that were perturbed.
 
     Example:
         See `find`, which makes it.
@@ -104,6 +109,7 @@ class FindResult(Shown):
     curves: dict[str, PerturbationCurve]
     reused: tuple[str, ...]
     folder: Path
+    seed_curves: dict[str, tuple[PerturbationCurve, ...]] = field(default_factory=dict)
 
     @cached_property
     def searches(self) -> tuple[Search, ...]:
@@ -165,7 +171,8 @@ def find(
     Args:
         model: In eval mode.
         task: Two classes or more; several are scored by their binary subtasks.
-        out: A folder. What an earlier run with the same arguments finished there is read, not computed again.
+        out: A folder. What an earlier run finished there is read, not computed again, and a finished run is extended:
+            by seeds, kinds, fractions, random sets, rows of the sweep, every prompt's sweep, another `fraction`.
         settings: Seeds, prompt length and so on.
         progress: Called with (what is being done, steps done, steps).
         jobs: Seeds that are tuned and scored at a time, in processes that load the model anew.
@@ -174,7 +181,8 @@ def find(
 
     Raises:
         ChildProcessError: One of several processes was killed or failed; what the others did is kept.
-        RunFolderError: `out` holds a run of another model, task or settings.
+        RunFolderError: `out` holds a run of another model or task, one whose numbers other settings would change, or
+            a finished one with more seeds, kinds and so on than are asked for.
         ValueError: A label word is not one token of the model.
         StoreError: `settings.json` there is damaged.
 
@@ -198,7 +206,9 @@ def find(
     Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)
     check_tune_dtype(model, settings.tuning)
     identity = _identity(model, task, settings)
-    run.claim(identity)
+    before = run.claim(identity, GROWING)["settings"]
+    _check_grows(run, before, identity["settings"])
+    run.note_origin(task.origin)
     trials = [Trial(task, seed, run.seed(seed), settings.n_prompt, settings.tuning, run.run) for seed in settings.seeds]
     results = run_trials(trials, model, jobs=jobs, executor=executor, device=device, progress=progress)
     reused = [trial.folder / name for trial, result in zip(trials, results, strict=True) for name in result.reused]
@@ -206,41 +216,90 @@ def find(
     evaluations = [evaluate(classifier, task.test) for classifier in classifiers]
     by_subtask = zip(*(result.scores for result in results), strict=True)
     scores = tuple(NeuronScores.merge_seeds(parts) for parts in by_subtask)
+    skill = union_of_top(scores, settings.fraction)
+    swept = _Sweeps(run, settings, task, scores, before["seeds"], progress)
+    seed_curves = {
+        kind: tuple(
+            swept.curve(classifier, kind, reused)
+            for classifier in (classifiers if settings.sweep_seeds else classifiers[:1])
+        )
+        for kind in settings.kinds
+    }
+    # Only now: until here a finished run that grows is whole as it was.
     for name, merged in zip(score_names(len(scores)), scores, strict=True):
         run.write(name, merged)
-    skill = union_of_top(scores, settings.fraction)
     run.write("skill", skill)
+    run.grow(identity)
+    names = tuple(path.relative_to(folder).as_posix() for path in reused)
+    found = tuple(classifiers), tuple(evaluations), scores, skill
+    curves = {kind: first for kind, (first, *_) in seed_curves.items()}
+    result = FindResult(task, settings, *found, curves, names, folder, seed_curves)
+    _draw(result)
+    run.finish({"verdict": result.verdict, "warnings": result.warnings} | identity | _numbers(result))
+    return result
 
-    rows = task.subset(settings.n_perturb_rows, splits=("test",)).test
-    curves = {
-        kind: store.read_or_compute(
-            folder / f"curve-{kind}",
-            PerturbationCurve.load,
-            lambda kind=kind: perturbation_curve(
-                classifiers[0],
-                task,
-                scores,
+
+def _check_grows(run: RunFolder, before: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise where a finished run has something that is not asked for: it would be lost."""
+    if not run.run_file.exists():
+        return
+    lost = [key for key in ("seeds", "kinds", "fractions") if set(before[key]) - set(wanted[key])]
+    lost += [key for key in ("n_random", "n_perturb_rows", "sweep_seeds") if before.get(key, False) > wanted[key]]
+    if lost:
+        different = "; ".join(f"{key}: {before[key]!r} there, {wanted[key]!r} asked for" for key in lost)
+        raise RunFolderError(
+            f"{run.path} holds a finished run with more than is asked for ({different}). Ask for as much or more, "
+            "which extends it, or choose another folder (`--out`)."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Sweeps:
+    """What a run's perturbation curves share."""
+
+    run: RunFolder
+    settings: FindSettings
+    task: Task
+    scores: tuple[NeuronScores, ...]
+    seeds_before: list[int]
+    progress: Progress
+
+    def curve(self, classifier: Classifier, kind: Kind, reused: list[Path]) -> PerturbationCurve:
+        """Of one prompt's classifier: read, extended from the points that are there, or computed."""
+        seed, settings = classifier.prompt.seed, self.settings
+        name = curve_name(kind, None if seed == settings.seeds[0] else seed)
+        rows = self.task.subset(settings.n_perturb_rows, splits=("test",)).test
+        described = f"perturb ({kind})" if not settings.sweep_seeds else f"perturb ({kind}, seed {seed})"
+        return store.read_or_compute(
+            self.run.path / name,
+            lambda path: self._load(path, seed, len(rows)),
+            lambda: perturbation_curve(
+                classifier,
+                self.task,
+                self.scores,
                 kind=kind,
                 fractions=settings.fractions,
                 n_random=settings.n_random,
                 positions=settings.positions,
                 sigma=settings.sigma,
                 rows=rows,
-                resume_in=run.points,
-                on_batch=lambda done, total: progress(f"perturb ({kind})", done, total),
+                resume_in=self.run.points,
+                on_batch=lambda done, total: self.progress(described, done, total),
             ),
             reused,
-            (run.run, f"curve-{kind}"),
+            (self.run.run, name),
         )
-        for kind in settings.kinds
-    }
-    shutil.rmtree(run.points, ignore_errors=True)
-    names = tuple(path.relative_to(folder).as_posix() for path in reused)
-    result = FindResult(task, settings, tuple(classifiers), tuple(evaluations), scores, skill, curves, names, folder)
-    _draw(result)
-    found = {"verdict": result.verdict, "warnings": result.warnings}
-    run.finish(found | identity | _numbers(result))
-    return result
+
+    def _load(self, path: Path, seed: int | None, n_rows: int) -> PerturbationCurve:
+        """A curve that is there, unless the run has grown since, in what it depends on."""
+        curve = PerturbationCurve.load(path)
+        wanted = self.settings.fractions, self.settings.n_random, n_rows, seed, list(self.settings.seeds)
+        # Earlier versions did not note the seeds whose scores rank the neurons: those of the run as it was.
+        seeds = list(curve.meta.get("seeds", self.seeds_before))
+        found = curve.fractions, len(curve.random), curve.meta["n_rows"], curve.meta["classifier_seed"], seeds
+        if found != wanted:
+            raise FileNotFoundError(path)
+        return curve
 
 
 def _identity(model: Model, task: Task, settings: FindSettings) -> dict[str, Any]:
@@ -312,5 +371,10 @@ def _numbers(result: FindResult) -> dict[str, Any]:
                 "below_all_random_sets": curve.outside_band.tolist(),
             }
             for kind, curve in result.curves.items()
+        },
+        "perturbation_over_seeds": {
+            kind: over_seeds(curves).to_dict("records")
+            for kind, curves in result.seed_curves.items()
+            if len(curves) > 1
         },
     }

@@ -98,7 +98,8 @@ class OpenedRun(Shown):
         """The task's rows, loaded again.
 
         Args:
-            source: The file or folder with the task's rows, where the run's task came from one.
+            source: The file or folder with the task's rows, where the run's task came from one; by default the one
+                that the run read, if it is still there.
 
         Raises:
             ValueError: The rows are not those of the run.
@@ -109,7 +110,11 @@ class OpenedRun(Shown):
         origin = wanted.get("source", {})
         name = wanted["name"] if wanted["name"] in HUB_TASKS else origin.get("hub", wanted["name"])
         task = load_task(
-            name, source=source, config=origin.get("config"), label_words=words, **origin.get("columns", {})
+            name,
+            source=source or RunFolder(self.folder).origin(),
+            config=origin.get("config"),
+            label_words=words,
+            **origin.get("columns", {}),
         )
         most = max(wanted["rows"].values())
         # A run on a part of the rows took the same part that `subset` takes.

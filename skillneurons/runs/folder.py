@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +63,32 @@ class RunFolder:
         """Where an unfinished sweep keeps what is done."""
         return self.path / "points"
 
+    @property
+    def origin_file(self) -> Path:
+        """Where the task's rows lay on this machine; not part of what is shared."""
+        return self.path / "origin.json"
+
+    def note_origin(self, origin: str | None) -> None:
+        """Note the file or folder that the task's rows were read from."""
+        if origin is not None:
+            store.write_json(self.origin_file, {"source": origin})
+
+    def origin(self) -> str | None:
+        """The file or folder that the task's rows were read from, if that was noted.
+
+        Raises:
+            FileNotFoundError: It is gone.
+        """
+        if not self.origin_file.exists():
+            return None
+        source = store.read_json(self.origin_file, {"source": str}, "Remove it, and say where the rows are.")["source"]
+        if not Path(source).exists():
+            raise FileNotFoundError(
+                f"The run in {self.path} read its task's rows from {source}, which is gone. Say where they are now: "
+                "`source`, or `--source`."
+            )
+        return source
+
     def seed(self, seed: int) -> Path:
         return self.path / f"seed-{seed}"
 
@@ -71,8 +97,15 @@ class RunFolder:
         """What its parts call it; empty where it is of an earlier version."""
         return name_of_run(self.settings_file)
 
-    def claim(self, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    def claim(self, wanted: Mapping[str, Mapping[str, Any]], may_grow: Sequence[str] = ()) -> dict[str, Any]:
         """Note in the folder which run it is, or check that it is the same one.
+
+        Args:
+            wanted: `model`, `task` and `settings`.
+            may_grow: Settings that may differ; see `grow`.
+
+        Returns:
+            What was found there.
 
         Raises:
             RunFolderError: It is another one, or holds something else.
@@ -80,17 +113,23 @@ class RunFolder:
         if not self.settings_file.exists() and _holds_files(self.path, self.settings_file.name):
             raise RunFolderError(f"{self.path} holds files that are not a run's. Choose an empty or a new folder.")
         found = claimed(self.settings_file, wanted, GROUPS, "Choose a new folder for a new run.")
-        different = [
-            f"{group}.{key}: {found[group].get(key)!r} there, {value!r} asked for"
+        different = {
+            f"{group}.{key}: {found[group].get(key)!r} there, {value!r} asked for": key
             for group, values in wanted.items()
             for key, value in values.items()
-            if found[group].get(key) != value
-        ]
+            if found[group].get(key) != value and not (group == "settings" and key in may_grow)
+        }
         if different:
+            same = ", ".join(f"`{key}`" for key in dict.fromkeys(different.values()))
             raise RunFolderError(
-                f"{self.path} holds another run ({'; '.join(different[:3])}). Choose another folder, or the same "
-                "arguments."
+                f"{self.path} holds another run ({'; '.join(list(different)[:3])}), whose numbers would change. Choose "
+                f"another folder (`--out`), or the same {same}; {', '.join(may_grow) or 'nothing'} may grow."
             )
+        return found
+
+    def grow(self, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+        """Note that the run now is what was wanted, under the name that its parts have for it."""
+        store.write_sealed(self.settings_file, dict(wanted) | {NAME: self.run} if self.run else dict(wanted))
 
     def settings(self) -> dict[str, Any]:
         """Which run the folder holds: `model`, `task` and `settings`.
@@ -160,6 +199,16 @@ def score_names(n: int) -> list[str]:
         (['scores'], ['scores-0', 'scores-1', 'scores-2'])
     """
     return ["scores"] if n == 1 else [f"scores-{i}" for i in range(n)]
+
+
+def curve_name(kind: str, seed: int | None = None) -> str:
+    """Name of a perturbation curve: of the run's first prompt, or of another one's seed.
+
+    Example:
+        >>> curve_name("mean"), curve_name("mean", 1)
+        ('curve-mean', 'curve-mean-seed-1')
+    """
+    return f"curve-{kind}" if seed is None else f"curve-{kind}-seed-{seed}"
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from skillneurons.interventions.curve import PerturbationCurve
 from skillneurons.interventions.perturbation import PERTURBATIONS
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores
-from skillneurons.runs.folder import FIGURE, RunFolder, RunFolderError, score_names
+from skillneurons.runs.folder import FIGURE, RunFolder, RunFolderError, curve_name, score_names
 from skillneurons.utilities import store
 from skillneurons.utilities.results import Result
 
@@ -170,6 +170,7 @@ def run_files(folder: str | Path) -> list[str]:
     different = [key for key, value in settings.items() if run.get(key) != value]
     try:
         seeds, kinds = run["settings"]["seeds"], run["settings"]["kinds"]
+        also_swept = [None, *(seeds[1:] if run["settings"].get("sweep_seeds") else [])]
         n_scores = len(run["top_neurons"])
     except (KeyError, TypeError) as error:
         raise store.StoreError(f"{folder / 'run.json'} is damaged or of another release ({error!r}).") from error
@@ -184,7 +185,8 @@ def run_files(folder: str | Path) -> list[str]:
     parts: dict[str, Callable[[Path], Any]] = {"skill": NeuronSet.load}
     parts |= {f"seed-{seed}/classifier": lambda path: store.load(path, "Classifier") for seed in seeds}
     parts |= {f"seed-{seed}/{name}": NeuronScores.load for seed in seeds for name in scores}
-    parts |= dict.fromkeys(scores, NeuronScores.load) | {f"curve-{kind}": PerturbationCurve.load for kind in kinds}
+    parts |= dict.fromkeys(scores, NeuronScores.load)
+    parts |= {curve_name(kind, seed): PerturbationCurve.load for kind in kinds for seed in also_swept}
     for name, load in parts.items():
         part_of.read(name, load)
     # Links too: whoever shares is told of them.

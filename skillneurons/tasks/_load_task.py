@@ -144,7 +144,7 @@ def load_task(
     """
     check_options(options, TaskOptions)
     if source is not None:
-        task = _load_files(name, Path(source), options)
+        task = replace(_load_files(name, Path(source), options), origin=str(Path(source).resolve()))
     elif name in bundled_tasks():
         task = _load_files(name, Path(str(files("skillneurons") / "bundled" / "tasks" / name)), options)
     elif name in HUB_TASKS:
@@ -302,7 +302,7 @@ def _task_of(
     source = source | ({"splits": "; ".join(notes)} if notes else {})
     if given := {key: value for key, value in asked.items() if value is not None and "hub" not in source}:
         source["columns"] = given
-    return Task(name=name, labels=tuple(labels), label_words=tuple(words), source=source, **filled)
+    return Task(name=name, labels=tuple(labels), label_words=tuple(words), source=source, origin=None, **filled)
 
 
 def _unlabelled(table: Table, columns: Columns, split: str) -> bool:

@@ -73,6 +73,7 @@ class Task(Shown):
         labels: Names of the classes in the same order; the label words by default.
         adversarial: Rows built to mislead, where the task has them.
         source: Where the rows came from and how they were split, for provenance.
+        origin: The file or folder that they were read from on this machine; in no result.
 
     Raises:
         ValueError: A split is empty, has a single class, a label out of range, or rows without the needed fields; or
@@ -93,6 +94,7 @@ class Task(Shown):
     labels: Sequence[str] = ()
     adversarial: Sequence[Row] = ()
     source: dict[str, Any] = field(default_factory=dict)
+    origin: str | None = None
 
     def __post_init__(self) -> None:
         words, labels = _words_and_labels(self.name, self.label_words, self.labels)

@@ -94,7 +94,7 @@ def test_what_is_missing_or_changed_is_said(copied, tmp_path):
 
 
 def test_a_run_in_another_precision_is_opened_in_it(finished, task, tmp_path, monkeypatch):
-    monkeypatch.setattr(_find, "save_figure", lambda axes, path: None)
+    monkeypatch.setattr(_find, "save_figure", lambda *args, **options: None)
     model = HookedEncoder.from_pretrained("bundled", dtype=torch.bfloat16)
     run = find(model, task, tmp_path / "half", replace(QUICK, seeds=(0,)))
     opened = open_run(run.folder)
@@ -133,7 +133,7 @@ def test_parts_of_other_seeds_are_named(copied):
 def test_perturb_writes_the_curve_the_library_gives(finished, task, tmp_path):
     done = run_command(
         "perturb", finished.folder, "--kinds", "mean,zero", "--fractions", "0.2,0.4", "--n-random", 2, "--rows", 12,
-        "--seed", 3, "--out", tmp_path,
+        "--seed", 3, "--positions", "prompt", "--out", tmp_path,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     written = PerturbationCurve.load(tmp_path / "curve-mean-prompt-seed-3")

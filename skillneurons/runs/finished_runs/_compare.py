@@ -64,7 +64,7 @@ def compare_runs(
         tasks.append(task.name)
         found.append(ranked(opened.classifiers, task, opened.scores, fraction, n_draws=n_draws, seed=seed))
     progress("compare", len(runs), len(runs))
-    meta = {"fraction": fraction, "per_layer": True, "n_draws": n_draws, "seed": seed, "model": model.fingerprint()}
+    meta = {"fraction": fraction, "per_layer": True, "n_draws": n_draws, "seed": seed, "model": found[0].chosen.model}
     return compared(names, tasks, found, meta)
 
 

@@ -1,0 +1,1 @@
+"""What is done with finished runs: explored, compared, perturbed again."""
