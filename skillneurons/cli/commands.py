@@ -168,12 +168,13 @@ def find(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
-    out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file, or folder of CSV; RUN/report.… by default.")] = None,
+    format: Annotated[str, typer.Option(help="html, md (Markdown), latex (tables) or csv (a folder).")] = "html",
 ) -> None:
-    """Write one self-contained HTML page of a run: figures inline, tables sortable, no network."""
+    """Write a report of a run: one HTML page, no network; or its tables in Markdown, LaTeX or CSV."""
     from skillneurons.runs.report import write_report
 
-    console.print(f"Written: {write_report(run, path=out)}")
+    console.print(f"Written: {write_report(run, path=out, format=format)}")  # type: ignore[arg-type]
 
 
 @app.command()

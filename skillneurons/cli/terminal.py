@@ -1,5 +1,6 @@
 """What the command line shows: tables and progress bars. All text is shown as it is, `[brackets]` included."""
 
+import io
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -27,7 +29,7 @@ def print_find(result: Any) -> None:
         console.print(f"Reused from an earlier run: {', '.join(result.reused)}")
     print_table(
         f"Prompts on {result.task.name}, {result.evaluations[0].n} test rows",
-        ("seed", "accuracy", "95 % from", "to", "balanced", "majority"),
+        ("seed", "accuracy", "from", "to (95 %)", "balanced", "majority"),
         [
             (str(c.prompt.seed), *(f"{x:.3f}" for x in (e.accuracy, *e.interval, e.balanced_accuracy, e.majority)))
             for c, e in zip(result.classifiers, result.evaluations, strict=True)
@@ -35,9 +37,9 @@ def print_find(result: Any) -> None:
     )
     for search, best in zip(result.searches, result.best, strict=True):
         print_table(
-            f"Top neurons of {search.task}, mean of {len(result.classifiers)} seeds. Best by luck on validation: "
-            f"{search.luck:.3f}; majority on test: {search.majority:.3f}",
-            ("layer", "neuron", "validation", "95 %", "held out", "95 %", "p, adjusted"),
+            f"Top neurons of {search.task}, mean of {len(result.classifiers)} seeds, chosen on validation. Best by "
+            f"luck there: {search.luck:.3f}; majority on test: {search.majority:.3f}",
+            ("layer", "neuron", "chosen", "95 %", "held out", "95 %", "p, adj."),
             [
                 (
                     str(row.layer),
@@ -118,7 +120,14 @@ def print_table(
         table.add_column(column, justify="left" if words else "right", no_wrap=not words)
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    # Wider than the terminal, a table is left to wrap: nothing is cut out of it.
+    needed = Measurement.get(console, console.options.update(width=10_000), table).maximum
+    if wrapped or needed <= console.width:
+        console.print(table)
+    else:
+        wide = Console(file=io.StringIO(), width=needed, markup=False, emoji=False, highlight=False)
+        wide.print(table)
+        console.print(Text(wide.file.getvalue()), soft_wrap=True)  # type: ignore[attr-defined]
 
 
 def quiet_libraries() -> None:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run: numbers as sortable tables, figures inline, nothing loaded from anywhere.
+"""A report of a run: one self-contained HTML page with sortable tables and figures, or Markdown, LaTeX, CSV.
 
 Reads `run.json` and the figures that `runs.find` wrote; no model is needed. The page is about as large as its figures.
 """
@@ -6,12 +6,15 @@ Reads `run.json` and the figures that `runs.find` wrote; no model is needed. The
 import base64
 import html
 import json
+import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, Literal, TypeAlias
+from urllib.parse import quote
 
+from skillneurons.runs.finished_runs.report_sections import Section, latex, markdown, sections
 from skillneurons.runs.folder import RunFolder
 from skillneurons.tasks.class_words import pairing
 from skillneurons.utilities import store
@@ -27,19 +30,27 @@ CAPTIONS = {
 MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
-def write_report(folder: str | Path, *, path: str | Path | None = None) -> Path:
-    """Write one HTML page of a run that `runs.find` finished.
+Format: TypeAlias = Literal["html", "md", "latex", "csv"]
+FORMATS: dict[str, str] = {"html": "report.html", "md": "report.md", "latex": "report.tex", "csv": "report"}
+"""Where a report is written by default: a file, or for CSV a folder of them."""
+
+
+def write_report(folder: str | Path, *, path: str | Path | None = None, format: Format = "html") -> Path:
+    """Write a report of a run that `runs.find` finished.
 
     Args:
         folder: The run's folder.
-        path: Where to write; `report.html` in the folder by default.
+        path: Where to write; `report.html` (`.md`, `.tex`; `report` for CSV) in the folder by default.
+        format: `"html"`: one page with tables to sort and figures in it. `"md"`: Markdown, figures by their paths.
+            `"latex"`: tables to input into a paper. `"csv"`: a folder with a file for each table, numbers in full.
 
     Returns:
-        The page's path.
+        The file's or folder's path.
 
     Raises:
         FileNotFoundError: The folder has no `run.json`, as when the run was not finished.
         StoreError: `run.json` is damaged, or lacks what a run writes.
+        ValueError: There is no such format.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -53,121 +64,95 @@ def write_report(folder: str | Path, *, path: str | Path | None = None) -> Path:
         ...     result = find(classifier.model, task, folder, small)
         ...     page = write_report(folder)
         ...     print(page.name, "Top neurons of movies" in page.read_text())
+        ...     print(write_report(folder, format="latex").read_text().count("toprule"))
         report.html True
+        3
     """
+    if format not in FORMATS:
+        raise ValueError(f"`format` is one of {', '.join(map(repr, FORMATS))}, not {format!r}.")
     folder, run = Path(folder), RunFolder(Path(folder))
     numbers = run.finished("A report")
+    path = folder / FORMATS[format] if path is None else Path(path)
     try:
-        content = _page(numbers, run)
-    except (KeyError, TypeError, IndexError) as error:
+        title, lines = _title(numbers), [*_found(numbers), _lead(numbers)]
+        parts = sections(numbers)
+        if format == "csv":
+            content = {path / f"{part.stem}.csv": part.exact.to_csv(index=False) for part in parts}
+        elif format == "md":
+            drawn = {os.path.relpath(one, path.parent): _caption(one.stem) for one in _figures(run.drawn())}
+            content = {path: markdown(title, lines, parts, drawn)}
+        elif format == "latex":
+            content = {path: latex(title, lines, parts)}
+        else:
+            content = {path: _page(numbers, parts, run, path)}
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise store.StoreError(
             f"{run.run_file} is damaged or of another release ({type(error).__name__}: {error}). Run it again."
         ) from error
-    path = folder / "report.html" if path is None else Path(path)
-    store.write_atomically(path, content.encode())
+    for file, text in content.items():
+        store.write_atomically(file, text.encode())
     return path
 
 
-def _page(run: Mapping[str, Any], folder: RunFolder) -> str:
-    task, model, settings = run["task"], run["model"], run["settings"]
-    template = Template((files("skillneurons.runs") / "report_page.html").read_text())
-    prompts = list(run["prompts"].values())
-    lead = (
+def _title(run: Mapping[str, Any]) -> str:
+    return f"{run['task']['name']} on {run['model']['source']}"
+
+
+def _found(run: Mapping[str, Any]) -> list[str]:
+    return [*run.get("verdict", ()), *(f"Warning: {line}" for line in run.get("warnings", ()))]
+
+
+def _lead(run: Mapping[str, Any]) -> str:
+    task, model, n_prompt = run["task"], run["model"], run["settings"]["n_prompt"]
+    return (
         f"{model['source']} ({model['fingerprint']}) on {task['name']}: "
-        f"{pairing(task['labels'], task['label_words'])}. {len(prompts)} prompts of {settings['n_prompt']} vectors; "
+        f"{pairing(task['labels'], task['label_words'])}. {len(run['prompts'])} prompts of {n_prompt} vectors; "
         f"{task['rows']['train']:,} training, {task['rows']['validation']:,} validation and {task['rows']['test']:,} "
         "test rows."
     )
-    found = [*run.get("verdict", ()), *(f"Warning: {line}" for line in run.get("warnings", ()))]
-    sections = [
-        _prompts(run["prompts"]),
-        *(_top_neurons(name, best, run["majority"][name]) for name, best in run["top_neurons"].items()),
-        *(_perturbation(kind, curve) for kind, curve in run["perturbation"].items()),
-    ]
-    figures = "\n".join(_figure(path) for path in _figures(folder.drawn()))
+
+
+def _page(run: Mapping[str, Any], parts: Sequence[Section], folder: RunFolder, path: Path) -> str:
+    template = Template((files("skillneurons.runs") / "report_page.html").read_text())
+    figures = "\n".join(_figure(one) for one in _figures(folder.drawn()))
     details = {
         key: run[key] for key in ("settings", "versions", "threads", "truncated_rows", "skill_neurons") if key in run
     }
     return template.substitute(
-        title=html.escape(f"{task['name']} on {model['source']}"),
-        found=_lines(found),
-        lead=html.escape(lead),
-        sections="\n".join(sections),
+        title=html.escape(_title(run)),
+        found=_lines(_found(run)),
+        lead=html.escape(_lead(run)) + _explorer_link(folder.path, path),
+        sections="\n".join(_section(part) for part in parts),
         figures=figures or "<p>This run has no figures.</p>",
-        details=html.escape(json.dumps(details | {"task": task, "model": model}, indent=1)),
+        details=html.escape(json.dumps(details | {"task": run["task"], "model": run["model"]}, indent=1)),
     )
 
 
-def _prompts(prompts: Mapping[str, Any]) -> str:
-    columns = ("accuracy", "low", "high", "balanced", "majority", "margin", "rows")
-    rows = [
-        (
-            int(seed),
-            one["accuracy"],
-            *one["interval"],
-            one["balanced_accuracy"],
-            one["majority"],
-            one["margin"],
-            one["n"],
-        )
-        for seed, one in prompts.items()
-    ]
-    what = "Accuracy on test rows, with its 95 % interval over rows (Clopper-Pearson)."
-    return _section("Prompts", what, _table(("seed", *columns), rows))
-
-
-def _top_neurons(name: str, best: Sequence[Mapping[str, Any]], majority: float) -> str:
-    columns = tuple(best[0])
-    what = (
-        "Ranked by predictivity on validation rows, which flatters: its interval pays for the choice, and “luck” is "
-        "what the best of as many neurons reaches there in half of all cases where labels mean nothing. “Held out” is "
-        "accuracy on untouched test rows, at the position and in the direction chosen on validation, with its "
-        f"interval. Adjusted p-values pay for all neurons. The majority class has {majority:.3f} of the test rows."
-    )
-    rows = [tuple(row[column] for column in columns) for row in best]
-    return _section(f"Top neurons of {name}", what, _table(tuple(map(_spoken, columns)), rows))
-
-
-def _perturbation(kind: str, curve: Mapping[str, Any]) -> str:
-    before, columns = curve["unperturbed"], tuple(curve["rows"][0])
-    what = (
-        f"Unperturbed, on {before['n']:,} test rows: accuracy {before['accuracy']:.3f}, margin "
-        f"{before['margin']:.3f}. The last column says which of accuracy and margin fell below that of every random "
-        "set. With R random sets, chance alone brings that about for each once in R + 1 times or more."
-    )
-    rows = [(*(row[column] for column in columns), _below(row)) for row in curve["rows"]]
-    return _section(f"Perturbation: {kind}", what, _table((*map(_spoken, columns), "below all random sets"), rows))
-
-
-def _spoken(column: str) -> str:
-    return column.replace("_", " ")
+def _explorer_link(folder: Path, page: Path) -> str:
+    """To the explorer beside the page, where one was written; else how to write it."""
+    explorer = folder / "explorer.html"
+    if not explorer.exists():
+        return f" To look at single neurons: <code>skillneurons explore {html.escape(folder.name)}</code>."
+    where = quote(Path(os.path.relpath(explorer, page.parent)).as_posix())
+    return f' <a href="{where}">Explore the neurons</a>.'
 
 
 def _lines(sentences: Sequence[str]) -> str:
-    return "".join(
-        f"<p><b>{html.escape(one)}</b></p>" if not i else f"<p>{html.escape(one)}</p>"
-        for i, one in enumerate(sentences)
-    )
+    """The first in bold, warnings marked."""
+    kinds = ["warning" if one.startswith("Warning: ") else "also" for one in sentences]
+    kinds[:1] = ["verdict"] if kinds else []
+    return "".join(f'<p class="{kind}">{html.escape(one)}</p>' for kind, one in zip(kinds, sentences, strict=True))
 
 
-def _section(title: str, text: str, table: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>{table}</section>"
-
-
-def _below(row: Mapping[str, Any]) -> str:
-    below = [name for name in ("accuracy", "margin") if row[f"skill_{name}"] < row[f"random_{name}_low"]]
-    return " and ".join(below) or "neither"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def _section(part: Section) -> str:
     """A table whose cells carry the exact value to sort by, and show three decimals."""
-    head = "".join(f'<th scope="col"><button type="button">{html.escape(name)}</button></th>' for name in columns)
-    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    head = "".join(f'<th scope="col"><button type="button">{html.escape(name)}</button></th>' for name in part.columns)
+    body = "".join("<tr>" + "".join(_cell(*cell) for cell in row) + "</tr>" for row in part.rows)
+    table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f"<section><h2>{html.escape(part.title)}</h2><p>{html.escape(part.text)}</p>{table}</section>"
 
 
-def _cell(value: Any) -> str:
-    shown = f"{value:.3f}" if isinstance(value, float) else str(value)
+def _cell(value: Any, shown: str) -> str:
     kind = "" if isinstance(value, str) else ' class="number"'
     return f'<td{kind} data-value="{html.escape(str(value))}">{html.escape(shown)}</td>'
 
@@ -183,8 +168,12 @@ def _figures(drawn: Sequence[Path]) -> list[Path]:
     return [best[stem] for stem in sorted(best, key=lambda stem: (known[stem], stem))]
 
 
+def _caption(stem: str) -> str:
+    return next((text for name, text in CAPTIONS.items() if stem.startswith(name)), stem)
+
+
 def _figure(path: Path) -> str:
-    caption = next((text for name, text in CAPTIONS.items() if path.stem.startswith(name)), path.stem)
+    caption = _caption(path.stem)
     encoded = base64.b64encode(path.read_bytes()).decode()
     name = html.escape(path.stem)
     # As an image rather than inline SVG: the files share ids, which would get in each other's way on one page.

@@ -6,9 +6,11 @@ import json
 import re
 import shutil
 import subprocess
+from urllib.parse import unquote
 
 import matplotlib
 import matplotlib.image
+import pandas as pd
 import pytest
 from planted import planted_model, planted_task, unsealed
 
@@ -57,14 +59,73 @@ def test_tables_hold_the_numbers_of_run_json(folder, page):
     run = json.loads((folder / "run.json").read_text())
     cells = re.findall(r'data-value="([^"]*)"', page)
     (best,) = run["top_neurons"].values()
-    for row in (*best, *run["perturbation"]["mean"]["rows"]):
-        assert {str(value) for value in row.values()} <= set(cells)
+    for row in best:
+        shown = ("layer", "neuron", "predictivity", "luck", "held_out", "p_adjusted", "low", "predictivity_low")
+        assert {str(row[name]) for name in shown} <= set(cells)
+        assert f"{row['low']:.3f}–{row['high']:.3f}" in page
+    for row in run["perturbation"]["mean"]["rows"]:
+        assert {str(row[name]) for name in ("fraction", "skill_accuracy", "skill_margin")} <= set(cells)
+        assert f"{row['random_accuracy_low']:.3f}–{row['random_accuracy_high']:.3f}" in page
+    for line in (*run["verdict"], *run["warnings"], "bad → no0"):
+        assert html.escape(line) in page
     assert html.escape(run["model"]["fingerprint"]) in page
 
 
 def test_the_page_loads_nothing(page):
     without_data = re.sub(r'src="data:[^"]+"', "", page)
     assert not re.findall(r"(?:src|href)=|url\(|@import|https?:", without_data)
+
+
+def test_the_page_leads_to_the_explorer_where_there_is_one(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "a run")
+    assert "<code>skillneurons explore a run</code>" in write_report(copy).read_text()
+    (copy / "explorer.html").write_text("here")
+    assert '<a href="explorer.html">' in write_report(copy).read_text()
+    elsewhere = write_report(copy, path=tmp_path / "pages" / "page.html").read_text()
+    where = re.search('<a href="(.*?)">', elsewhere)[1]
+    assert (tmp_path / "pages" / unquote(where)).resolve().read_text() == "here"
+
+
+def test_csv_has_every_number_in_full(folder, tmp_path):
+    run = json.loads((folder / "run.json").read_text())
+    written = write_report(folder, format="csv", path=tmp_path / "tables")
+    assert sorted(path.name for path in written.iterdir()) == [
+        "perturbation.csv",
+        "prompts.csv",
+        "top-neurons-of-signal0.csv",
+    ]
+    top = pd.read_csv(written / "top-neurons-of-signal0.csv").to_dict("records")
+    assert top == run["top_neurons"]["signal0"]
+    curve = pd.read_csv(written / "perturbation.csv", float_precision="round_trip").to_dict("records")
+    for row, expected in zip(curve, run["perturbation"]["mean"]["rows"], strict=True):
+        assert {key: row[key] for key in expected} == expected and row["kind"] == "mean"
+
+
+def test_markdown_has_the_tables_and_finds_its_figures(folder, tmp_path):
+    for path in (None, tmp_path / "page.md"):
+        written = write_report(folder, format="md", path=path)
+        text = written.read_text()
+        figures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+        assert len(figures) >= 4 and all((written.parent / figure).resolve().exists() for figure in figures)
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        assert len(rows) == 3 * 2 + 1 + 10 + 3 and all(line.count("|") in (8, 10) for line in rows)
+    assert "| mean | 10 % |" in text
+
+
+def test_latex_tables_are_whole_and_escape_what_is_special(folder, tmp_path, unchecked_types):
+    copy = shutil.copytree(folder, tmp_path / "run")
+    run = unsealed(copy / "run.json")
+    run["top_neurons"] = {"50%_a&b": run["top_neurons"]["signal0"]}
+    run["majority"] = {"50%_a&b": 0.5}
+    (copy / "run.json").write_text(json.dumps(run))
+    text = write_report(copy, format="latex").read_text()
+    assert r"Top neurons of 50\%\_a\&b" in text and r"10 \%" in text
+    for table in re.findall(r"\\begin\{tabular\}\{([lr]+)\}(.*?)\\end\{tabular\}", text, flags=re.DOTALL):
+        rows = [line for line in table[1].splitlines() if line.endswith(r"\\")]
+        assert len(rows) >= 2 and all(len(re.findall(r"(?<!\\)&", row)) == len(table[0]) - 1 for row in rows)
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 3
+    with pytest.raises(ValueError, match="'docx'"):
+        write_report(copy, format="docx")
 
 
 def test_text_from_the_task_cannot_become_markup(folder, tmp_path):
@@ -80,7 +141,7 @@ def test_an_unfinished_run_is_refused_by_name(tmp_path):
         write_report(tmp_path)
 
 
-@pytest.mark.parametrize(("text", "what"), [("{", "not valid JSON"), ('{"task": {}}', "KeyError: 'model'")])
+@pytest.mark.parametrize(("text", "what"), [("{", "not valid JSON"), ('{"task": {"name": "a"}}', "KeyError: 'model'")])
 def test_a_damaged_run_is_refused_with_what_is_wrong(tmp_path, text, what):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(StoreError, match=what):
