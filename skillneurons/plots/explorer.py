@@ -26,6 +26,7 @@ from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Batch
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.results import as_page
 
 CROWD = 8  # neurons shown that go with a card's
 LONGEST = 600  # characters of a text on a card
@@ -141,7 +142,8 @@ def explorer(
         content = content.replace(mark, f"\\u{ord(mark):04x}")
     page = (files("skillneurons.plots") / "explorer_page.html").read_text(encoding="utf-8")
     before, _, after = page.partition("@DATA@")
-    return Explorer(before.replace("@TITLE@", html.escape(title)) + content + after, title)
+    before = as_page(f"skillneurons explorer: {title}", before.replace("@TITLE@", html.escape(title)))
+    return Explorer(before + content + after, title)
 
 
 def _subtask(

@@ -18,6 +18,7 @@ from skillneurons.runs.finished_runs.report_sections import Section, latex, mark
 from skillneurons.runs.folder import RunFolder
 from skillneurons.tasks.class_words import pairing
 from skillneurons.utilities import store
+from skillneurons.utilities.results import as_page
 
 # Figure file's stem -> what it shows. Others in the folder come last, under their names.
 CAPTIONS = {
@@ -118,7 +119,7 @@ def _page(run: Mapping[str, Any], parts: Sequence[Section], folder: RunFolder, p
     details = {
         key: run[key] for key in ("settings", "versions", "threads", "truncated_rows", "skill_neurons") if key in run
     }
-    return template.substitute(
+    rest = template.substitute(
         title=html.escape(_title(run)),
         found=_lines(_found(run)),
         lead=html.escape(_lead(run)) + _explorer_link(folder.path, path),
@@ -126,6 +127,7 @@ def _page(run: Mapping[str, Any], parts: Sequence[Section], folder: RunFolder, p
         figures=figures or "<p>This run has no figures.</p>",
         details=html.escape(json.dumps(details | {"task": run["task"], "model": run["model"]}, indent=1)),
     )
+    return as_page(f"skillneurons: {_title(run)}", rest)
 
 
 def _explorer_link(folder: Path, page: Path) -> str:

@@ -183,6 +183,32 @@ def as_short(value: float | np.floating[Any]) -> str:
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 or not math.isfinite(value) else f"{value:.2g}"
 
 
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<title>@TITLE@</title>
+<style>
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th[aria-sort=ascending] button::after { content: " \\25B2"; }
+th[aria-sort=descending] button::after { content: " \\25BC"; }
+</style>
+"""
+
+
+def as_page(title: str, rest: str) -> str:
+    """A page of its own, which loads nothing from anywhere: its head, then `rest`, from a style element on.
+
+    Example:
+        >>> "<title>movies &amp; more</title>" in as_page("movies & more", "</head><body></body></html>")
+        True
+    """
+    return PAGE.replace("@TITLE@", html.escape(title)) + rest
+
+
 def as_html(title: str, table: pd.DataFrame) -> str:
     """A line of text over the first rows of a table.
 
