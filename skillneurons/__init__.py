@@ -134,6 +134,7 @@ _MOVED = {
         "interventions.curve",
     ),
     "example": ("classifiers._load_example",),
+    "findings.selectivity": ("findings.words",),
     "finished": ("runs._open_run",),
     "identity": ("utilities.fingerprints",),
     "interop": (

@@ -20,7 +20,7 @@ from skillneurons.activations.examples import OneNeuron
 from skillneurons.activations.text import real_positions
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.findings.common import check_binary, check_same_model
-from skillneurons.findings.selectivity import nearest_words
+from skillneurons.findings.words import nearest_words
 from skillneurons.interventions.perturbation import Kind
 from skillneurons.interventions.sweep import ControlOptions, SweepSettings, sweep
 from skillneurons.models.encoder import HookedEncoder

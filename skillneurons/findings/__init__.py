@@ -28,10 +28,6 @@ from skillneurons.findings.robustness import Robustness as Robustness
 from skillneurons.findings.robustness import robustness as robustness
 from skillneurons.findings.score_comparison import ScoreComparison as ScoreComparison
 from skillneurons.findings.score_comparison import compare_scores as compare_scores
-from skillneurons.findings.selectivity import WordSelectivity as WordSelectivity
-from skillneurons.findings.selectivity import label_word_selectivity as label_word_selectivity
-from skillneurons.findings.selectivity import nearest_tokens as nearest_tokens
-from skillneurons.findings.selectivity import word_selectivity as word_selectivity
 from skillneurons.findings.several_classes import Serves as Serves
 from skillneurons.findings.several_classes import SeveralClasses as SeveralClasses
 from skillneurons.findings.several_classes import serves as serves
@@ -42,6 +38,10 @@ from skillneurons.findings.specificity import cross_perturbation as cross_pertur
 from skillneurons.findings.specificity import task_similarity as task_similarity
 from skillneurons.findings.stability import Stability as Stability
 from skillneurons.findings.stability import stability as stability
+from skillneurons.findings.words import WordSelectivity as WordSelectivity
+from skillneurons.findings.words import label_word_selectivity as label_word_selectivity
+from skillneurons.findings.words import nearest_tokens as nearest_tokens
+from skillneurons.findings.words import word_selectivity as word_selectivity
 from skillneurons.utilities.lazy import public_names as _public_names
 
 

@@ -29,7 +29,7 @@ from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import Evaluation, evaluation_of
 from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model, sweep_claims
 from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
-from skillneurons.findings.selectivity import label_word_selectivity
+from skillneurons.findings.words import label_word_selectivity
 from skillneurons.interventions.curve import check_fractions
 from skillneurons.interventions.gaps import half_width, paired_gap, spread
 from skillneurons.interventions.perturbation import Intervention, Kind, check_kinds
@@ -143,7 +143,7 @@ def necessity(
         fractions: Shares of neurons, below one half.
         scope: Perturb in `"all"` layers at once, in each `"single"` layer, or `"cumulative"`: layers 0 to l, for each
             l.
-        rivals: Other scores to choose neurons by, such as `selectivity.label_word_selectivity`, each perturbed as well:
+        rivals: Other scores to choose neurons by, such as `label_word_selectivity`, each perturbed as well:
             as many in each layer as skill neurons, so that the same random sets are their control.
         options: As `SweepSettings` has them: `n_random` (at most 20 sets for each cell, disjoint from the skill neurons
             and matched layer by layer), `positions`, `sigma`, `seed`, `per_layer`, `rows`, `tokens_per_batch`,

@@ -1,4 +1,4 @@
-"""Figures of the findings that measure: existence, stability, prompts, similarity, selectivity, origin, robustness."""
+"""Figures of the findings that measure: existence, stability, prompts, similarity, words, origin, robustness."""
 
 import math
 from typing import Any
@@ -14,10 +14,10 @@ from skillneurons.findings.existence import Existence
 from skillneurons.findings.origin import Origin
 from skillneurons.findings.prompts import PromptComparison
 from skillneurons.findings.robustness import Robustness
-from skillneurons.findings.selectivity import WordSelectivity
 from skillneurons.findings.several_classes import SeveralClasses
 from skillneurons.findings.specificity import TaskSimilarity
 from skillneurons.findings.stability import Stability
+from skillneurons.findings.words import WordSelectivity
 from skillneurons.plots.style import (
     COLOURS,
     DIVERGING,

@@ -1,4 +1,4 @@
-"""F6, selectivity: are skill neurons merely neurons that stand for certain words?
+"""F6, words: are skill neurons merely neurons that stand for certain words?
 
 Source: Wang et al. 2022 (cosine of a neuron's weights with word embeddings). Weights only; no text is run.
 A neuron's input weights say which residual directions excite it, its output weights which it writes; both are compared
