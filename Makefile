@@ -1,5 +1,5 @@
 # One name for each thing that is checked; .ci/run calls these.
-.PHONY: lint types tests notebooks docs bench
+.PHONY: lint types tests golden notebooks docs bench
 
 lint:
 	ruff check .
@@ -13,6 +13,10 @@ tests:
 
 notebooks:
 	pytest -q -m notebooks --durations=8
+
+# Numbers of whole runs, stored anew: where a change of them is meant.
+golden:
+	pytest -q -m "golden or not golden" --write-golden -k "numbers_that" tests/runs
 
 docs:
 	sphinx-build -W docs docs/_build

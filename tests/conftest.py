@@ -7,6 +7,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything that reads it is imported
 
+import golden
 import jaxtyping
 import pytest
 import torch
@@ -50,6 +51,10 @@ ARCHITECTURES = {
 SIGNALS = (("dreadful", "boring", "clumsy"), ("lovely", "moving", "clever"))
 FILLERS = ("the", "film", "a", "scene", "story", "and", "is", "of", "it", "was")
 CORPUS = [f" {word}" for word in (*SIGNALS[0], *SIGNALS[1], *FILLERS, "terrible", "great", "good", "bad")] * 3
+
+
+def pytest_addoption(parser):
+    parser.addoption("--write-golden", action="store_true", help="write tests/golden/ anew, from what is computed now")
 
 
 @contextmanager
@@ -175,6 +180,18 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: the real data sets are not part of the repository")
     return folder
+
+
+@pytest.fixture
+def compared_with_golden(request):
+    """Compares a run's numbers with those that are stored under a name, or stores them; see `golden`."""
+
+    def compare(name, numbers):
+        if request.config.getoption("--write-golden"):
+            golden.write(name, numbers)
+        assert golden.differences(golden.plain(numbers), golden.read(name)) == []
+
+    return compare
 
 
 @pytest.fixture

@@ -65,6 +65,23 @@ def test_a_run_writes_what_it_promises(finished, model):
     assert NeuronScores.load(finished.folder / "scores").seeds == [0, 1]
 
 
+NUMBERS = ("prompts", "top_neurons", "search", "majority", "truncated_rows", "skill_neurons", "perturbation")
+
+
+def test_a_run_gives_the_numbers_that_it_gave(finished, compared_with_golden):
+    run = json.loads((finished.folder / "run.json").read_text())
+    compared_with_golden("find-planted", {name: run[name] for name in NUMBERS})
+
+
+@pytest.mark.golden
+def test_find_without_arguments_gives_the_numbers_that_it_gave(tmp_path, monkeypatch, compared_with_golden):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["find"])
+    assert done.exit_code == 0, done.output
+    run = json.loads((tmp_path / "runs" / "bundled-movies" / "run.json").read_text())
+    compared_with_golden("find", {name: run[name] for name in NUMBERS})
+
+
 def test_a_run_says_first_what_it_found_and_what_luck_gives(finished):
     run = json.loads((finished.folder / "run.json").read_text())
     assert next(iter(run)) == "verdict" and run["verdict"][0].startswith("signal0: ")

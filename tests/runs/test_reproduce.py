@@ -1,8 +1,11 @@
 """All findings in one folder: what is written, what is read again, and what is refused."""
 
 import json
+import shutil
+import warnings
 from dataclasses import replace
 
+import golden
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
@@ -40,21 +43,25 @@ def model():
     return planted_model()
 
 
-@pytest.fixture(autouse=True)
-def _small_figures(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def _small_figures():
     """Figures are drawn as they are, and written small: encoding them would take most of the time."""
 
-    def save(ax, stem):
+    def save(ax, stem, formats):
         ax.figure.savefig(f"{stem}.png", dpi=25)
         plt.close(ax.figure)
 
-    monkeypatch.setattr("skillneurons.runs._reproduce.save_figure", save)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("skillneurons.runs._reproduce.save_figure", save)
+        yield
 
 
-@pytest.fixture
-def _saved_on_the_way(monkeypatch, tmp_path_factory):
-    """Each result goes through a file before its table is made."""
-    table = Measured.table
+@pytest.fixture(scope="module")
+def finished(tasks, model, tmp_path_factory):
+    """The folder of all findings, those on request too, their tables, and what was said on the way."""
+    folder, events, table = tmp_path_factory.mktemp("reproduce"), [], Measured.table
+    on_request = [name for name, finding in registered().items() if finding.on_request]
+    what = {"model": model, "seeds": 2, "out": folder, "settings": SETTINGS, "on_event": events.append}
 
     def through_a_file(self):
         path = self.result.save(tmp_path_factory.mktemp("result") / "result")
@@ -62,24 +69,25 @@ def _saved_on_the_way(monkeypatch, tmp_path_factory):
         pd.testing.assert_frame_equal(table(loaded), table(self))
         return table(loaded)
 
-    monkeypatch.setattr(Measured, "table", through_a_file)
+    # Each result goes through a file before its table is made.
+    with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
+        patched.setattr(Measured, "table", through_a_file)
+        warnings.filterwarnings("ignore", "Tuning on")
+        tables = reproduce(tasks, **what)
+        return folder, tables, reproduce(tasks, **what, findings=on_request), events
 
 
-@pytest.mark.usefixtures("_saved_on_the_way")
-@pytest.mark.filterwarnings("ignore:Tuning on")
-def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, tmp_path):
-    events = []
-    tables = reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS, on_event=events.append)
-    on_request = {name for name, finding in registered().items() if finding.on_request}
+def test_every_finding_has_a_table_and_a_figure(finished):
+    folder, tables, asked_for, events = finished
     claimed = {name for name, finding in registered().items() if finding.claims is not None}
-    assert set(tables) == set(registered()) - on_request - {"F9-indicators"}  # two tasks are too few for a correlation
-    asked_for = {"out": tmp_path, "settings": SETTINGS, "findings": sorted(on_request)}
-    tables |= reproduce(tasks, model=model, seeds=2, **asked_for)
+    assert set(tables) == set(registered()) - set(asked_for) - {"F9-indicators"}  # two tasks are too few to correlate
+    assert set(asked_for) == {name for name, finding in registered().items() if finding.on_request}
+    tables = tables | asked_for
     for name, table in tables.items():
-        assert len(table) and (tmp_path / f"{name}.csv").exists()
-        assert (tmp_path / f"{name}.png").stat().st_size > 1000
+        assert len(table) and (folder / f"{name}.csv").exists()
+        assert (folder / f"{name}.png").stat().st_size > 1000
     assert any("signal0" in event and event.endswith("bad → no0, good → yes0") for event in events)
-    classes = json.loads((tmp_path / "reproduction.json").read_text())["classes"]
+    classes = json.loads((folder / "reproduction.json").read_text())["classes"]
     assert classes["signal0"] == {"bad": "no0", "good": "yes0"}
     assert sum(event.endswith(": tuning") for event in events) == 4
     assert set(tables["F4-necessity"]["positions"]) == {"prompt", "all"}
@@ -87,14 +95,25 @@ def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, 
     assert set(tables["several-classes"]["task"]) == {"topics"} == set(tables["several-classes-serve"]["task"])
     assert "label_words_overlap" in tables["F6-selectivity"]
     assert set(tables["F1-existence"]["task"]) == {"signal0"}
-    claims = pd.read_csv(tmp_path / "summary.csv")
+    claims = pd.read_csv(folder / "summary.csv")
     assert set(claims["finding"]) == claimed & set(tables) and claims["effect"].notna().all()
     assert (claims["low"] <= claims["effect"]).all() and (claims["effect"] <= claims["high"]).all()
 
-    # A finished part is read; a lost or damaged one is computed anew.
+
+def test_findings_give_the_numbers_that_they_gave(finished, compared_with_golden):
+    folder, tables, asked_for, _ = finished
+    summary = {"summary": pd.read_csv(folder / "summary.csv")}
+    compared_with_golden(
+        "reproduce", {name: golden.columns(one) for name, one in (tables | asked_for | summary).items()}
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Tuning on")
+def test_a_finished_part_is_read_and_a_lost_or_damaged_one_computed_anew(finished, tasks, model, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    tables, events, claims = finished[1], [], pd.read_csv(tmp_path / "summary.csv")
     (tmp_path / "F2-stability.csv").unlink()
     (tmp_path / "signal0" / "seed-1" / "classifier.safetensors").write_bytes(b"damaged")
-    events.clear()
     with pytest.warns(UserWarning, match=r"classifier.safetensors is damaged"):
         again = reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS, on_event=events.append)
     assert [event for event in events if event.endswith(": tuning")] == ["signal0, seed 1: tuning"]
@@ -103,8 +122,6 @@ def test_every_finding_has_a_table_and_a_figure_and_is_read_again(tasks, model, 
         "F9-indicators: computing",  # nothing of it was there to read
     ]
     for name, table in tables.items():
-        if name in on_request:
-            continue
         assert again[name].shape == table.shape
         assert again[name]["task"].tolist() == table["task"].tolist() if "task" in table else True
     assert again["F2-stability"].equals(tables["F2-stability"])
