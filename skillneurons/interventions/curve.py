@@ -17,8 +17,10 @@ from skillneurons.interventions.perturbation import Kind
 from skillneurons.interventions.sweep import SweepOptions, SweepSettings, sweep
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.intervals import ONE_GROUP, mean_interval
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
+from skillneurons.utilities.row_groups import RowGroups
 
 FRACTIONS = (0.03, 0.1, 0.3)
 
@@ -44,6 +46,8 @@ class PerturbationCurve(Result):
         random_margin: The same for each random set.
         unperturbed: The classifier as it is.
         meta: The intervention and what it was applied to.
+        skill_ends: 95 % intervals of `skill` over rows, which pay for those that belong together.
+        skill_margin_ends: The same of `skill_margin`. Both are None in curves of earlier versions.
 
     Example:
         See `perturbation_curve`, which makes it.
@@ -56,6 +60,8 @@ class PerturbationCurve(Result):
     random_margin: Float[Tensor, "draw fraction"]
     unperturbed: Evaluation
     meta: dict[str, Any] = field(default_factory=dict)
+    skill_ends: Float[Tensor, "fraction 2"] | None = None
+    skill_margin_ends: Float[Tensor, "fraction 2"] | None = None
 
     plot = drawn_by("plot_perturbation")
 
@@ -173,7 +179,7 @@ def perturbation_curve(
     skill = [union_of_top(ranked, fraction, settings.per_layer) for fraction in fractions]
     sets = [[chosen, *chosen.random_sets(settings.n_random, seed=settings.seed)] for chosen in skill]
     perturb = settings.perturbation(kind).of(classifier, task)
-    evaluations = []
+    evaluations, margin_ends = [], []
     for i, (fraction, chosen) in enumerate(zip(fractions, sets, strict=True)):
         swept = sweep(
             classifier,
@@ -184,18 +190,21 @@ def perturbation_curve(
             name=f"{kind}-{fraction}",
         )
         evaluations += [evaluation_of(logits, encoded.labels, encoded.groups) for logits in swept.logits]
+        margin_ends.append(_ends(swept.margins[int(not i)], encoded.groups))
     before, *perturbed = evaluations
     accuracy, margin = (
         torch.tensor([getattr(one, name) for one in perturbed], dtype=torch.float64).unflatten(0, (len(sets), -1)).T
         for name in ("accuracy", "margin")
     )
+    skill_ends = torch.tensor([one.interval for one in perturbed[:: 1 + settings.n_random]], dtype=torch.float64)
+    ends = skill_ends, torch.tensor(margin_ends, dtype=torch.float64)
     meta = {"kind": kind} | {key: getattr(settings, key) for key in ("positions", "per_layer", "n_random", "seed")}
     meta |= {"task": task.name, "classifier_seed": classifier.prompt.seed, "n_rows": len(encoded)}
     meta["seeds"] = list(ranked[0].seeds)
     meta["n_neurons"] = [len(chosen) for chosen in skill]
     if kind == "gaussian":
         meta["sigma"] = settings.sigma
-    return PerturbationCurve(tuple(fractions), accuracy[0], accuracy[1:], margin[0], margin[1:], before, meta)
+    return PerturbationCurve(tuple(fractions), accuracy[0], accuracy[1:], margin[0], margin[1:], before, meta, *ends)
 
 
 def over_seeds(curves: Sequence[PerturbationCurve], level: float = 0.95) -> pd.DataFrame:
@@ -234,6 +243,14 @@ def over_seeds(curves: Sequence[PerturbationCurve], level: float = 0.95) -> pd.D
         middle = gaps.mean(0).numpy()
         columns |= {f"{name}_gap": middle, f"{name}_gap_low": middle - half, f"{name}_gap_high": middle + half}
     return pd.DataFrame(columns | {"n_seeds": len(curves)})
+
+
+def _ends(values: Float[Tensor, " batch"], groups: RowGroups | None) -> tuple[float, float]:
+    """Interval of a mean over rows; without bounds where rows are too few to tell how they differ."""
+    if len(values) < 2 or (groups is not None and groups.n_effective < ONE_GROUP):
+        return float("-inf"), float("inf")
+    _, low, high = mean_interval(values, groups)
+    return low, high
 
 
 def _counted(settings: SweepSettings, i: int, n: int) -> SweepSettings:

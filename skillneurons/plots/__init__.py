@@ -15,6 +15,7 @@ from skillneurons.plots.explorer import ExplorerSettings as ExplorerSettings
 from skillneurons.plots.explorer import explore_scores as explore_scores
 from skillneurons.plots.find import plot_activation_histogram as plot_activation_histogram
 from skillneurons.plots.find import plot_perturbation as plot_perturbation
+from skillneurons.plots.find import plot_perturbations as plot_perturbations
 from skillneurons.plots.find import plot_predictivity_by_layer as plot_predictivity_by_layer
 from skillneurons.plots.find import save_figure as save_figure
 from skillneurons.plots.findings import plot_existence as plot_existence

@@ -112,6 +112,15 @@ def plot_predictivity_by_layer(scores: NeuronScores, *, n_ranks: int = 200, ax: 
     return ax
 
 
+SPOKEN = {
+    "mean": "set to their means",
+    "zero": "set to zero",
+    "gaussian": "with Gaussian noise",
+    "resample": "taken from other texts",
+}
+"""What became of the neurons, for titles."""
+
+
 @styled
 def plot_perturbation(curve: PerturbationCurve, *, quantity: str = "accuracy", ax: Axes | None = None) -> Axes:
     """Accuracy (or the label's logit margin) against the share of neurons perturbed, with the band of random sets.
@@ -131,7 +140,7 @@ def plot_perturbation(curve: PerturbationCurve, *, quantity: str = "accuracy", a
         ... )
         >>> ax = plot_perturbation(curve, quantity="margin")
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
-        ['2 random sets, lowest to highest', 'random sets, mean', 'skill neurons', 'unperturbed']
+        ['2 random sets, lowest to highest', 'random sets, mean', 'skill neurons, 95 % over rows', 'unperturbed']
     """
     if quantity not in ("accuracy", "margin"):
         raise ValueError(f"`quantity` is 'accuracy' or 'margin', not {quantity!r}.")
@@ -139,37 +148,80 @@ def plot_perturbation(curve: PerturbationCurve, *, quantity: str = "accuracy", a
     margin = quantity == "margin"
     skill = (curve.skill_margin if margin else curve.skill).numpy()
     random = (curve.random_margin if margin else curve.random).numpy()
-    x = 100 * np.array(curve.fractions)
-    ax.fill_between(
-        x,
-        random.min(0),
-        random.max(0),
-        color=RANDOM,
-        alpha=0.3,
-        linewidth=0,
-        label=f"{len(random)} random sets, lowest to highest",
-    )
+    ends = curve.skill_margin_ends if margin else curve.skill_ends
+    before = curve.unperturbed.margin if margin else curve.unperturbed.accuracy
+    # From where nothing is perturbed, and in order.
+    order = np.argsort(curve.fractions)
+    x = np.concatenate([[0.0], 100 * np.array(curve.fractions)[order]])
+    random = np.concatenate([np.full((len(random), 1), before), random[:, order]], axis=1)
+    label = f"{len(random)} random sets, lowest to highest"
+    ax.fill_between(x, random.min(0), random.max(0), color=RANDOM, alpha=0.3, linewidth=0, label=label)
     ax.plot(x, random.mean(0), color=RANDOM, linestyle="--", label="random sets, mean")
-    ax.plot(x, skill, color=SKILL, marker="o", markersize=3.5, label="skill neurons")
-    ax.axhline(
-        curve.unperturbed.margin if margin else curve.unperturbed.accuracy,
-        color=REFERENCE,
-        linewidth=0.8,
-        linestyle=":",
-        label="unperturbed",
-    )
+    label = "skill neurons" + ("" if ends is None else ", 95 % over rows")
+    ax.plot(x, np.concatenate([[before], skill[order]]), color=SKILL, marker="o", markersize=3.5, label=label)
+    if ends is not None:
+        errors = np.nan_to_num(np.abs(ends.numpy().T - skill)[:, order], posinf=0.0)
+        ax.errorbar(x[1:], skill[order], errors, fmt="none", ecolor=SKILL, elinewidth=0.8, capsize=2, alpha=0.7)
+    ax.axhline(before, color=REFERENCE, linewidth=0.8, linestyle=":", label="unperturbed")
     if not margin and min(skill.min(), random.min()) < curve.unperturbed.majority + 0.05:
         ax.axhline(curve.unperturbed.majority, color=REFERENCE, linewidth=0.8, linestyle="-.", label="majority class")
-    kind = curve.meta["kind"] + (f", sigma {curve.meta['sigma']}" if "sigma" in curve.meta else "")
     if len(x) < 9:
-        ax.set_xticks(x)
+        ax.set_xticks(x, [f"{one:.3g}" for one in x])
+    where = f"at {curve.meta['positions'].replace('_', ' ')} positions, seed {curve.meta['classifier_seed']}"
     ax.set(
         xlabel=f"neurons perturbed in {'each layer' if curve.meta['per_layer'] else 'the model'} (%)",
         ylabel="logit margin of the right label" if margin else f"accuracy on {curve.meta['n_rows']} test rows",
-        title=f"{kind}, at {curve.meta['positions'].replace('_', ' ')} positions, seed {curve.meta['classifier_seed']}",
+        title=f"{_done_to(curve)[:1].upper()}{_done_to(curve)[1:]}, {where}",
     )
     legend_below(ax)
     return ax
+
+
+def _done_to(curve: PerturbationCurve) -> str:
+    kind = str(curve.meta["kind"])
+    return SPOKEN.get(kind, kind) + (f" of {curve.meta['sigma']:g}" if "sigma" in curve.meta else "")
+
+
+@styled
+def plot_perturbations(curves: Sequence[PerturbationCurve]) -> Figure:
+    """Several perturbations of one prompt's classifier in one figure: a column for each, accuracy above margin.
+
+    Axes are shared, so that columns compare, and each curve begins where nothing is perturbed.
+
+    Args:
+        curves: On the same rows.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example, perturbation_curve, plots
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> options = {"fractions": (0.1, 0.3), "n_random": 2}
+        >>> curves = [perturbation_curve(classifier, task, scores, kind=kind, **options) for kind in ("mean", "zero")]
+        >>> figure = plots.plot_perturbations(curves)
+        >>> [ax.get_title(loc="left") for ax in figure.axes]
+        ['set to their means', 'set to zero', '', '']
+    """
+    if not curves:
+        raise ValueError("`curves` is empty; pass one curve or more, from `perturbation_curve`.")
+    size = max(4.6, 1.2 + 2.1 * len(curves)), 4.6
+    figure, panels = plt.subplots(
+        2, len(curves), figsize=size, sharex=True, sharey="row", squeeze=False, layout="constrained"
+    )
+    for column, curve in zip(panels.T, curves, strict=True):
+        for ax, quantity in zip(column, ("accuracy", "margin"), strict=True):
+            plot_perturbation(curve, quantity=quantity, ax=ax)
+            ax.get_legend().remove()
+            ax.set(title=_done_to(curve) if quantity == "accuracy" else "", xlabel="", ylabel="")
+    first = curves[0].meta
+    panels[0, 0].set_ylabel(f"accuracy, {first['n_rows']} test rows")
+    panels[1, 0].set_ylabel("logit margin")
+    for ax in panels[1]:
+        ax.set_xlabel(f"neurons of {'each layer' if first['per_layer'] else 'the model'} (%)")
+    where = f"{first['positions'].replace('_', ' ')} positions"
+    figure.suptitle(f"Neurons perturbed at {where}, {first['task']}, seed {first['classifier_seed']}", fontsize=10)
+    entries = {text: one for ax in panels.flat for one, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2 if len(curves) < 3 else 3)
+    return figure
 
 
 def save_figure(ax: Axes | Figure, stem: str | Path, *, formats: Sequence[str] = FORMATS) -> list[Path]:

@@ -26,7 +26,7 @@ from skillneurons.neurons.controls import claims
 from skillneurons.neurons.luck import Search, searched
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores, union_of_top
-from skillneurons.plots import plot_activation_histogram, plot_perturbation, plot_predictivity_by_layer, save_figure
+from skillneurons.plots import plot_activation_histogram, plot_perturbations, plot_predictivity_by_layer, save_figure
 from skillneurons.runs._verdict import SHOWN, best_of_all, tuning_warnings, verdict
 from skillneurons.runs.folder import FORMATS, RunFolder, as_json, curve_name, score_names
 from skillneurons.runs.folder import RunFolderError as RunFolderError
@@ -340,14 +340,16 @@ def _draw(result: FindResult) -> None:
             encoded.labels,
             float(scores.baseline[0, position, layer, neuron]),
             subtask.labels,
-            title=f"{subtask.name}, test: layer {layer}, neuron {neuron}, prompt position {position}, seed {seed}",
+            title=f"{subtask.name}: neuron {neuron} of layer {layer}, prompt position {position}, seed {seed}",
         )
         save_figure(axes, figures / f"top-neuron{suffix}", formats=FORMATS)
         save_figure(plot_predictivity_by_layer(scores), figures / f"predictivity{suffix}", formats=FORMATS)
-    for kind, curve in result.curves.items():
-        for quantity in ("accuracy", "margin"):
-            figure = plot_perturbation(curve, quantity=quantity)
-            save_figure(figure, figures / f"perturbation-{kind}-{quantity}", formats=FORMATS)
+    for earlier in figures.glob("perturbation-*"):  # of an earlier version, which drew each by itself
+        earlier.unlink()
+    by_seed = list(zip(*result.seed_curves.values(), strict=True))
+    for i, curves in enumerate(by_seed):
+        suffix = f"-seed-{curves[0].meta['classifier_seed']}" if i else ""
+        save_figure(plot_perturbations(curves), figures / f"perturbation{suffix}", formats=FORMATS)
 
 
 def _numbers(result: FindResult) -> dict[str, Any]:

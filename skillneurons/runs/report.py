@@ -25,8 +25,9 @@ CAPTIONS = {
     "top-neuron": "Activation of the most predictive neuron on test rows, by class. The dotted line is its baseline, "
     "the mean over training rows.",
     "predictivity": "Predictivity of each layer's neurons on validation rows, in order of rank.",
-    "perturbation": "Skill neurons perturbed, beside random sets of the same size in each layer. The grey band holds "
-    "the random sets: a few, so that a point just below it may be chance.",
+    "perturbation": "Skill neurons perturbed, beside random sets of the same size in each layer; a column for each "
+    "way to perturb them. The grey band holds the random sets: a few, so that a point just below it may be chance. "
+    "Bars are 95 % intervals over rows.",
 }
 MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 

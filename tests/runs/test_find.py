@@ -54,7 +54,7 @@ def test_a_run_writes_what_it_promises(finished, model):
     written = {str(path.relative_to(finished.folder)) for path in finished.folder.rglob("*") if path.is_file()}
     parts = ["seed-0/classifier", "seed-1/scores", "scores", "skill", "curve-mean", "curve-gaussian"]
     assert {f"{part}{ending}" for part in parts for ending in (".json", ".safetensors")} <= written
-    figures = ["top-neuron", "predictivity", "perturbation-mean-accuracy", "perturbation-gaussian-margin"]
+    figures = ["top-neuron", "predictivity", "perturbation"]
     assert {f"figures/{figure}{ending}" for figure in figures for ending in (".png", ".svg")} <= written
     numbers = json.loads((finished.folder / "run.json").read_text())
     assert numbers["model"]["fingerprint"] == model.fingerprint()

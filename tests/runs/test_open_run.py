@@ -148,7 +148,7 @@ def test_perturb_writes_the_curve_the_library_gives(finished, task, tmp_path):
     )
     assert torch.equal(written.skill_margin, expected.skill_margin)
     assert torch.equal(written.random_margin, expected.random_margin)
-    assert (tmp_path / "zero-prompt-seed-3-margin.svg").stat().st_size > 1000
+    assert (tmp_path / "mean-zero-prompt-seed-3.svg").stat().st_size > 1000
     assert "Perturbed at prompt positions, seed 3, 12 test rows" in done.output
 
 

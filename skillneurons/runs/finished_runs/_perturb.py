@@ -10,7 +10,7 @@ import pandas as pd
 from skillneurons.interventions.curve import PerturbationCurve, check_fractions, over_seeds, perturbation_curve
 from skillneurons.interventions.perturbation import Kind, check_kinds
 from skillneurons.models.bridge import AnyModel
-from skillneurons.plots import plot_perturbation, save_figure
+from skillneurons.plots import plot_perturbations, save_figure
 from skillneurons.runs._open_run import open_run
 from skillneurons.runs.folder import FORMATS, RunFolder
 from skillneurons.runs.trials import Progress
@@ -107,10 +107,11 @@ def perturb_run(
             )
             name = f"{kind}-{settings['positions']}-seed-{classifier.prompt.seed}"
             curve.save(folder / f"curve-{name}")
-            for quantity in ("accuracy", "margin"):
-                save_figure(plot_perturbation(curve, quantity=quantity), folder / f"{name}-{quantity}", formats=FORMATS)
             of_kind.append(curve)
         curves[kind] = tuple(of_kind)
+    for of_seed in zip(*curves.values(), strict=True):
+        name = f"{'-'.join(curves)}-{settings['positions']}-seed-{of_seed[0].meta['classifier_seed']}"
+        save_figure(plot_perturbations(of_seed), folder / name, formats=FORMATS)
     tables = {kind: over_seeds(of_kind) for kind, of_kind in curves.items()}
     joined = pd.concat([table.assign(kind=kind) for kind, table in tables.items()], ignore_index=True)
     joined.to_csv(folder / "over-seeds.csv", index=False)
