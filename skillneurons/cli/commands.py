@@ -120,6 +120,7 @@ def find(
     from skillneurons import runs
     from skillneurons.classifiers.prompts import check_label_words
     from skillneurons.models._load_model import load_model, load_tokenizer
+    from skillneurons.runs.progress import cost
     from skillneurons.tasks._load_task import load_task
     from skillneurons.tasks.class_words import pairing
 
@@ -150,6 +151,8 @@ def find(
     console.print(Text(str(data), style="bold"))
     console.print(pairing(data.labels, data.label_words))
     console.print(f"model {model} ({loaded.fingerprint()}), results in {folder}")
+    if not runs.RunFolder(folder).run_file.exists():
+        console.print(cost(loaded, data, settings, jobs))
     executor = _executor(folder, slurm, jobs)
     with progress_bars() as bars:
         result = runs.find(

@@ -157,11 +157,16 @@ def progress_bars() -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=console,
+        disable=not console.is_terminal,
     )
 
 
 def bar_updater(bars: Progress) -> Any:
-    """A callback that keeps one bar for each thing being done."""
+    """A callback that keeps one bar for each thing being done; plain lines with times where output is no terminal."""
+    if not console.is_terminal:
+        from skillneurons.runs.progress import lines
+
+        return lines(console.print)
     tasks: dict[str, Any] = {}
 
     def update(what: str, done: int, total: int) -> None:

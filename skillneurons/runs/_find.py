@@ -30,6 +30,7 @@ from skillneurons.plots import plot_activation_histogram, plot_perturbations, pl
 from skillneurons.runs._verdict import SHOWN, best_of_all, tuning_warnings, verdict
 from skillneurons.runs.folder import FORMATS, RunFolder, as_json, curve_name, score_names
 from skillneurons.runs.folder import RunFolderError as RunFolderError
+from skillneurons.runs.progress import told
 from skillneurons.runs.trials import Progress, Trial, run_trials
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
@@ -161,7 +162,7 @@ def find(
     out: str | Path,
     settings: FindSettings = DEFAULTS,
     *,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress | bool = True,
     jobs: int = 1,
     executor: Any = None,
     device: str | None = None,
@@ -174,7 +175,8 @@ def find(
         out: A folder. What an earlier run finished there is read, not computed again, and a finished run is extended:
             by seeds, kinds, fractions, random sets, rows of the sweep, every prompt's sweep, another `fraction`.
         settings: Seeds, prompt length and so on.
-        progress: Called with (what is being done, steps done, steps).
+        progress: Bars in a terminal or notebook, plain lines with times where output goes to a file; False for neither,
+            or a function that is called with (what is being done, steps done, steps).
         jobs: Seeds that are tuned and scored at a time, in processes that load the model anew.
         executor: Of submitit, for other machines; see `jobs.slurm_executor`.
         device: Of the model in other processes; see `trials.run_trials`.
@@ -200,7 +202,7 @@ def find(
         >>> result.skill
         NeuronSet(60 of 3,072 neurons; per layer [15, 15, 15, 15])
     """
-    run, model = RunFolder(Path(out)), as_classifiable(model)
+    run, model, progress = RunFolder(Path(out)), as_classifiable(model), told(progress)
     folder = run.path
     # Before the folder is claimed for these settings: label words that are no tokens would leave it to nobody.
     Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)

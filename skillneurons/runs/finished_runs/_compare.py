@@ -1,12 +1,14 @@
 """Do runs rely on the same neurons? Rankings and top sets of runs of one model, against chance and other rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from skillneurons.findings.run_agreement import RunComparison, compared, ranked
 from skillneurons.models.bridge import AnyModel
 from skillneurons.runs._open_run import OpenedRun, open_run
 from skillneurons.runs.folder import RunFolder
+from skillneurons.runs.progress import told
+from skillneurons.runs.trials import Progress
 from skillneurons.utilities.checks import check_share, check_whole
 
 
@@ -19,7 +21,7 @@ def compare_runs(
     source: str | Path | None = None,
     model: AnyModel | None = None,
     device: str = "cpu",
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress | bool = True,
 ) -> RunComparison:
     """Do two or more runs of one model rely on the same neurons?
 
@@ -37,7 +39,7 @@ def compare_runs(
         source: The file or folder with the tasks' rows, where they came from one.
         model: The runs', where `load_model` does not find it.
         device: For the model that is loaded.
-        progress: Called with (what is being done, runs done, runs).
+        progress: Bars or lines, as of `find`; or called with (what is being done, runs done, runs).
 
     Raises:
         ValueError: There are fewer than two runs, or they are of different models or a top set is empty.
@@ -53,17 +55,17 @@ def compare_runs(
     check_share("fraction", fraction)
     check_whole("n_draws", n_draws, low=2)
     folders = [run.folder if isinstance(run, OpenedRun) else Path(run) for run in runs]
-    names = _names(folders)
+    names, tell = _names(folders), told(progress)
     _check_models(folders)
     found, tasks = [], []
     for i, run in enumerate(runs):
-        progress("compare", i, len(runs))
+        tell("compare", i, len(runs))
         opened = run if isinstance(run, OpenedRun) else open_run(run, model=model, device=device)
         model = opened.model
         task = opened.task(source)
         tasks.append(task.name)
         found.append(ranked(opened.classifiers, task, opened.scores, fraction, n_draws=n_draws, seed=seed))
-    progress("compare", len(runs), len(runs))
+    tell("compare", len(runs), len(runs))
     meta = {"fraction": fraction, "per_layer": True, "n_draws": n_draws, "seed": seed, "model": found[0].chosen.model}
     return compared(names, tasks, found, meta)
 

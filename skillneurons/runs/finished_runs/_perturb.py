@@ -13,6 +13,7 @@ from skillneurons.models.bridge import AnyModel
 from skillneurons.plots import plot_perturbations, save_figure
 from skillneurons.runs._open_run import open_run
 from skillneurons.runs.folder import FORMATS, RunFolder
+from skillneurons.runs.progress import told
 from skillneurons.runs.trials import Progress
 from skillneurons.utilities.options import check_options
 
@@ -51,7 +52,7 @@ def perturb_run(
     source: str | Path | None = None,
     model: AnyModel | None = None,
     device: str = "cpu",
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress | bool = True,
     **options: Unpack[PerturbRunOptions],
 ) -> PerturbedRun:
     """Perturb a finished run's skill neurons, for each of its prompts, and write curves, figures and tables.
@@ -64,7 +65,7 @@ def perturb_run(
         source: The file or folder with the task's rows, where they are no longer where the run read them.
         model: The run's, where `load_model` does not find it.
         device: For the model that is loaded.
-        progress: Called with (what is being done, rows done, rows).
+        progress: Bars or lines, as of `find`; or called with (what is being done, rows done, rows).
         options: `kinds`, `positions`, `fractions`, `n_random`, `sigma`, `n_perturb_rows`, `seeds`: as the run has
             them where they are None or left out.
 
@@ -78,6 +79,7 @@ def perturb_run(
         FileNotFoundError: runs/nothing needs to hold a finished run, but has no run.json. Run `skillneurons find`.
     """
     check_options(options, PerturbRunOptions)
+    tell = told(progress)
     opened = open_run(run, model=model, device=device)
     settings: dict[str, Any] = _with_tuples(opened.settings["settings"])
     settings |= {key: value for key, value in options.items() if value is not None}
@@ -103,7 +105,7 @@ def perturb_run(
                 sigma=settings["sigma"],
                 rows=rows,
                 resume_in=RunFolder(Path(run)).points if out is None else folder / "points",
-                on_batch=lambda done, total, what=what: progress(what, done, total),
+                on_batch=lambda done, total, what=what: tell(what, done, total),
             )
             name = f"{kind}-{settings['positions']}-seed-{classifier.prompt.seed}"
             curve.save(folder / f"curve-{name}")

@@ -1,0 +1,70 @@
+"""What runs tell while they work, and what they say beforehand that they will cost."""
+
+import re
+import time
+
+import pytest
+from planted import planted_classifier, planted_model, planted_task
+
+from skillneurons import TuningConfig, find_skill_neurons, perturbation_curve
+from skillneurons.interventions import sweep
+from skillneurons.runs import FindSettings, find
+from skillneurons.runs.progress import cost, lines, told
+
+SMALL = FindSettings(
+    (0,), 3, TuningConfig(steps=4, eval_every=2, lr=0.05), 0.1, (0.1,), ("mean",), n_random=2, n_perturb_rows=30
+)
+pytestmark = pytest.mark.filterwarnings("ignore::skillneurons.TuningWarning")
+
+
+def test_lines_come_at_the_start_the_end_and_every_so_often():
+    said, now = [], [0.0]
+    say = lines(said.append, every=10.0, clock=lambda: now[0])
+    for second in range(1, 101):
+        now[0] = float(second)
+        say("tune", second, 100)
+    now[0] = 101.0
+    say("score", 1, 3)
+    assert said[0] == "0:01  tune: 1 of 100" and "1:40  tune: 100 of 100" in said and said[-1] == "1:41  score: 1 of 3"
+    times = [int(line[0]) * 60 + int(line[2:4]) for line in said[:-2]]
+    assert all(later - earlier == 10 for earlier, later in zip(times, times[1:], strict=False))
+
+
+def test_a_run_tells_where_output_is_a_file_and_is_silent_where_asked(tmp_path, capfd):
+    model, task = planted_model(), planted_task(0, n_train=64, n_validation=32, n_test=40)
+    find(model, task, tmp_path / "a", SMALL)
+    err = capfd.readouterr().err
+    for what in ("tune prompt, seed 0: 4 of 4", "score neurons, seed 0: 3 of 3", "perturb"):
+        assert what in err
+    assert all(re.match(r"\d+:\d\d  ", line) for line in err.splitlines() if line)
+    find(model, task, tmp_path / "b", SMALL, progress=False)
+    assert capfd.readouterr().err == ""
+    steps = []
+    find(model, task, tmp_path / "c", SMALL, progress=lambda *step: steps.append(step))
+    assert ("tune prompt, seed 0", 4, 4) in steps and capfd.readouterr().err == ""
+    assert told(print) is print
+
+
+def test_a_sweep_shows_a_bar_unless_it_is_told_not_to(capfd, monkeypatch):
+    monkeypatch.setattr(sweep, "SHOW_AFTER", 0)
+    planted = planted_classifier()
+    scores = find_skill_neurons(planted.classifier, planted.task, progress=False)
+    options = {"fractions": (0.1,), "n_random": 2}
+    perturbation_curve(planted.classifier, planted.task, scores, **options)
+    assert re.search(r"sweep mean-0.1: 100%.* 107/107 ", capfd.readouterr().err)
+    perturbation_curve(planted.classifier, planted.task, scores, progress=False, **options)
+    perturbation_curve(planted.classifier, planted.task, scores, on_batch=lambda done, total: None, **options)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_a_run_will_cost_counts_what_it_does(tmp_path):
+    model, task = planted_model(), planted_task(0, n_train=64, n_validation=32, n_test=40)
+    settings = FindSettings(
+        (0, 1), 3, TuningConfig(steps=40, eval_every=20, lr=0.05), 0.1, (0.1, 0.2), ("mean", "zero"), n_random=2
+    )
+    said = cost(model, task, settings)
+    assert said.startswith("2 prompts of at most 40 steps, 2 x 3 passes to score, 14 perturbations of 40 rows: at most")
+    began = time.monotonic()
+    find(model, task, tmp_path / "run", settings, progress=False)
+    took, number = time.monotonic() - began, int(re.search(r"about (\d+) s", said)[1])
+    assert number < 20 * took + 5  # of the right order; figures and files are not in it
