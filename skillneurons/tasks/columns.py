@@ -1,11 +1,13 @@
 """From a table's columns to a task's rows: which columns hold texts, labels and groups, and which classes there are."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from skillneurons.tasks.readers import Table
+from skillneurons.utilities.checks import check_one_label
 
 PAIRS = (
     ("text_a", "text_b"),
@@ -17,6 +19,8 @@ PAIRS = (
 )
 TEXTS = ("text", "sentence", "review", "content", "tweet", "comment", "document", "body", "message", "utterance")
 LABELS = ("label", "labels", "class", "category", "target", "sentiment", "gold_label", "y")
+
+NUMBER = re.compile(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", re.IGNORECASE)
 
 Text: TypeAlias = str | Sequence[str]
 
@@ -108,6 +112,9 @@ def class_names(tables: Mapping[str, Table], label: str) -> list[str]:
             f"Labels must all be integers or all be names, but are {sorted(map(repr, seen))[:6]}: {name!r} in "
             f"{seen[name]}, {first!r} in {seen[first]}."
         )
+    if all(NUMBER.fullmatch(name) for name in seen):
+        for name, place in seen.items():
+            check_one_label(float(name), f"{place}: the row, in column {label!r},")
     spelt: dict[str, str] = {}
     for name, place in seen.items():
         other = spelt.setdefault(name.casefold(), name)
@@ -122,6 +129,7 @@ def class_names(tables: Mapping[str, Table], label: str) -> list[str]:
 def label_of(row: Mapping[str, Any], column: str, place: str) -> int | str:
     """A row's class as its table has it: a name without blanks around it, or a number."""
     value = row.get(column)
+    check_one_label(value, f"{place}: the row, in column {column!r},")
     if hasattr(value, "item"):
         value = value.item()  # type: ignore[union-attr]
     if isinstance(value, bool):
@@ -135,8 +143,6 @@ def label_of(row: Mapping[str, Any], column: str, place: str) -> int | str:
     if isinstance(value, int):
         return value
     came = "is missing" if column not in row else "is empty" if value is None or value == "" or _is_nan(value) else None
-    if came is None and isinstance(value, list | tuple | dict):
-        came = f"is a {type(value).__name__}, {value!r}: one class for each row is what this is for, not several"
     raise ValueError(f"{place}: the label in column {column!r} {came or f'is {value!r}, neither a name nor a number'}.")
 
 

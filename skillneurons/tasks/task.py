@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from skillneurons.tasks.class_words import class_words
-from skillneurons.utilities.checks import check_whole
+from skillneurons.utilities.checks import check_one_label, check_whole
 from skillneurons.utilities.results import Shown
 from skillneurons.utilities.types import Row
 
@@ -353,6 +353,7 @@ def _check_rows(where: str, rows: Rows, labels: Sequence[str]) -> None:
                     "'text_b' for pairs."
                 )
         label = row.get("label")
+        check_one_label(label, f"{where}, row {i}")
         if isinstance(label, bool) or not isinstance(label, int | np.integer) or not 0 <= label < len(labels):
             raise ValueError(
                 f"{where}, row {i} has label {label!r}; labels are integers from 0 to {len(labels) - 1}, "

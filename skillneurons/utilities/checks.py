@@ -47,3 +47,31 @@ def check_positive(name: str, value: object) -> None:
         raise TypeError(f"`{name}` is a number above 0, not {value!r} ({type(value).__name__}).")
     if not 0 < float(value) < math.inf:
         raise ValueError(f"`{name}` must be positive, not {value}.")
+
+
+# What this is not for, in the words of docs/not_for.md.
+SEVERAL_LABELS = (
+    "One row has several labels, but the paper's method, a word at the mask, gives each row one. Pass a task for each "
+    "label: yes or no."
+)
+REGRESSION = (
+    "Labels are numbers with fractions, and skill neurons tell classes apart: regression is not what this is for. Cut "
+    "the numbers into classes."
+)
+NO_MPS = "Sums here are in float64, which Apple's GPUs do not have. Pass 'cpu' or 'cuda'."
+
+
+def check_one_label(value: object, where: str) -> None:
+    """Raise where a row's label is several labels, or a number with a fraction.
+
+    Example:
+        >>> check_one_label(0.5, "train, row 3")
+        Traceback (most recent call last):
+        ValueError: train, row 3 has label 0.5. Labels are numbers with fractions, and skill neurons tell ...
+    """
+    if getattr(value, "ndim", 0) or isinstance(value, list | tuple | set | dict):
+        raise ValueError(f"{where} has labels {value!r}. {SEVERAL_LABELS}")
+    if hasattr(value, "item"):
+        value = value.item()  # type: ignore[attr-defined]
+    if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
+        raise ValueError(f"{where} has label {value!r}. {REGRESSION}")

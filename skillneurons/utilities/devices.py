@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from skillneurons.utilities.checks import NO_MPS
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -12,11 +14,10 @@ def check_device(device: str | torch.device | None) -> None:
         asked = torch.device("cpu" if device is None else device)
     except RuntimeError as error:
         raise ValueError(f"`device` is 'cpu', 'cuda', 'cuda:1' and the like, not {device!r}.") from error
-    if asked.type in ("mps", "meta"):
-        why = (
-            "sums here are in float64, which Apple's GPUs do not have" if asked.type == "mps" else "it holds no numbers"
-        )
-        raise ValueError(f"`device` is {str(device)!r}, but {why}. Pass 'cpu' or 'cuda'.")
+    if asked.type == "mps":
+        raise ValueError(f"`device` is {str(device)!r}. {NO_MPS}")
+    if asked.type == "meta":
+        raise ValueError(f"`device` is {str(device)!r}, but it holds no numbers. Pass 'cpu' or 'cuda'.")
     n_gpus = torch.cuda.device_count()
     if asked.type == "cuda" and (asked.index or 0) >= n_gpus:
         raise ValueError(

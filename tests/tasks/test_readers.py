@@ -120,8 +120,11 @@ def test_texts_of_several_lines_are_read_without_a_word(tmp_path):
         ('{"text": "a"}', "line 20: the label in column 'label' is missing"),
         ('{"text": "a", "label": ""}', "line 20: the label in column 'label' is empty"),
         ('{"text": "a", "label": null}', "line 20: the label in column 'label' is empty"),
-        ('{"text": "a", "label": ["pos", "neg"]}', "line 20: .* is a list, .* one class for each row"),
-        ('{"text": "a", "label": 0.5}', "line 20: the label in column 'label' is 0.5"),
+        (
+            '{"text": "a", "label": ["pos", "neg"]}',
+            r"line 20: .* has labels \['pos', 'neg'\]. One row has several",
+        ),
+        ('{"text": "a", "label": 0.5}', "line 20: the row, in column 'label', has label 0.5. .* regression is not"),
         ('{"text": "a", "label": "Pos"}', r"spells one class in two ways: 'pos' .*'Pos' \(train.jsonl, line 20\)"),
         ('{"text": "a", "label": 1}', "all be integers or all be names.*line 20"),
     ],
