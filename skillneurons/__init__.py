@@ -9,7 +9,7 @@ from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 
 from skillneurons.utilities import lazy as _lazy
-from skillneurons.utilities.moved import MovedModules as _MovedModules
+from skillneurons.utilities.lazy import MovedModules as _MovedModules
 
 if _typing.TYPE_CHECKING:
     from skillneurons.activations._collect import collect as collect

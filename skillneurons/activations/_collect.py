@@ -16,9 +16,11 @@ from skillneurons.activations.distributed import Ranks, check_mergeable, merged,
 from skillneurons.activations.statistic import S, Summed, check_n_labels, check_n_rows
 from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
 from skillneurons.tasks.batching import Encoded
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.types import Row
 
 
+@checked
 @torch.no_grad()
 def collect(
     classifier: Classifier,

@@ -14,11 +14,13 @@ from transformer_lens import ActivationCache
 
 from skillneurons.activations.statistic import S, check_n_labels
 from skillneurons.tasks.batching import Batch
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.devices import to_device
 
 Cache: TypeAlias = ActivationCache | Mapping[str, Tensor]
 
 
+@checked
 @torch.no_grad()
 def collect_cached(
     caches: Iterable[tuple[Cache, Int[Tensor, " batch"]]],

@@ -12,9 +12,11 @@ from torch import Tensor
 from skillneurons.activations.statistic import Summed, add_sum, check_activations, widened
 from skillneurons.activations.sums import _count as count_true
 from skillneurons.tasks.batching import Batch
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.row_groups import Ids, RowGroups, groups_of
 
 
+@checked
 @dataclass(eq=False)
 class Decisions:
     """Whether each neuron is above its baseline, for each row and position: one bit. Filled by `collect`.

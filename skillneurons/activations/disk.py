@@ -29,6 +29,7 @@ from skillneurons.activations.statistic import S, stack_layers
 from skillneurons.classifiers.classifier import Classifier, require_eval
 from skillneurons.tasks.batching import Batch, Encoded
 from skillneurons.utilities import store
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Shown
 from skillneurons.utilities.types import Row
 
@@ -38,6 +39,7 @@ OWN_FILES = re.compile(r"activations\.(json|safetensors)|shard-\d{5,}\.safetenso
 HEADER_BYTES = 256
 
 
+@checked
 @dataclass(frozen=True, eq=False, repr=False)
 class StoredActivations(Shown):
     """Activations that `write_activations` wrote; nothing is in memory but the labels.
@@ -196,6 +198,7 @@ class StoredActivations(Shown):
             raise store.StoreError(f"{path} {came}. Call `write_activations` with the same arguments, or delete it.")
 
 
+@checked
 def activations_size(classifier: Classifier, n_rows: int, *, positions: str = "prompt") -> int:
     """Bytes that `write_activations` takes: rows x positions x neurons x 2, and at most a few kB for each shard.
 
@@ -208,6 +211,7 @@ def activations_size(classifier: Classifier, n_rows: int, *, positions: str = "p
     return _n_bytes(n_rows, _n_positions(classifier, positions), classifier.model.cfg.d_mlps)
 
 
+@checked
 def write_activations(
     classifier: Classifier,
     rows: Sequence[Row] | Encoded,

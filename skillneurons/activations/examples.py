@@ -11,8 +11,11 @@ from torch import Tensor
 from skillneurons.activations.statistic import stack_layers
 from skillneurons.tasks.batching import Batch
 from skillneurons.utilities import store
+from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.checks import check_whole
 
 
+@checked
 @dataclass(eq=False)
 class OneNeuron:
     """Activations of a single neuron at a single prompt position, in the order of the rows.
@@ -40,6 +43,9 @@ class OneNeuron:
     position: int
     values: Float[Tensor, " batch"] = field(default_factory=lambda: torch.empty(0))
 
+    def __post_init__(self) -> None:
+        check_whole("neuron", self.neuron)
+
     def update(
         self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
     ) -> None:
@@ -52,6 +58,7 @@ class OneNeuron:
         store.check_finite("activations", self.values, "Check the model's weights and the prompt.")
 
 
+@checked
 @dataclass(eq=False)
 class Examples:
     """The activations themselves, in the order of the rows. Memory: rows x positions x neurons; for small sets.

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from skillneurons.activations.statistic import Summed, add_sum, check_activations, stack_layers, widened
 from skillneurons.tasks.batching import Batch
+from skillneurons.utilities.arguments import checked
 
 
+@checked
 @dataclass(eq=False)
 class LabelSums(Summed):
     """Sum of the activations over the examples of each class.
@@ -52,6 +54,7 @@ class LabelSums(Summed):
         return stack_layers(self.totals, dim=2) / self.n[:, None, None, None]
 
 
+@checked
 @dataclass(eq=False)
 class AboveCounts(Summed):
     """For each class, the number of examples on which a neuron is above its baseline.

@@ -26,6 +26,7 @@ from skillneurons.findings.record import Claims, Finding, Measured, Record, Repr
 from skillneurons.neurons.neuron_set import top_like
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.intervals import clopper_pearson
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
@@ -142,6 +143,7 @@ class ComparedOptions(TypedDict, total=False):
     seed: int
 
 
+@checked
 def pruning_report(
     classifier: Classifier,
     task: Task,

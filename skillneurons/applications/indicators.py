@@ -25,6 +25,7 @@ from skillneurons.classifiers.classifier import Classifier, label_logits
 from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import union_of_top
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.types import Hook
 
@@ -86,6 +87,7 @@ def activation_overlap(
     return (first & second).sum().item() / size if size else float("nan")
 
 
+@checked
 def transfer_indicators(
     classifiers: Mapping[str, Sequence[Classifier]], skill: Mapping[str, NeuronSet | Sequence[NeuronSet]]
 ) -> dict[str, Float[Tensor, "source target seed"]]:
@@ -190,6 +192,7 @@ class IndicatorTest(Result):
         return f"IndicatorTest({len(self.tasks)} tasks, {self.meta['n_seeds']} seeds)\n{as_text(self.to_dataframe())}"
 
 
+@checked
 def indicator_test(
     transfer: TransferMatrix,
     indicators: Mapping[str, Float[Tensor, "source target seed"]],

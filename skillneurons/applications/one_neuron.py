@@ -29,6 +29,7 @@ from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Batch
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, drawn_by
@@ -102,6 +103,7 @@ class NeuronCard(Result):
         )
 
 
+@checked
 def neuron_card(
     classifier: Classifier,
     task: Task,
@@ -304,6 +306,7 @@ class WordActivations:
             store.check_finite("activations", values, "Check the model's weights and the prompt.")
 
 
+@checked
 def text_heat(classifier: Classifier, texts: Sequence[str | Row], neuron: tuple[int, int]) -> TextHeat:
     """A neuron's activation at every word of some texts, with the classifier's prompt in place.
 
@@ -328,8 +331,8 @@ def text_heat(classifier: Classifier, texts: Sequence[str | Row], neuron: tuple[
         >>> heat.to_dataframe().columns.tolist()
         ['text', 'word', 'activation']
     """
-    if isinstance(texts, str) or not len(texts):
-        raise TypeError(f"`texts` is a list of strings or rows, not {texts!r}. Put the text in a list.")
+    if not len(texts):
+        raise ValueError("`texts` needs at least one text or row, but is empty.")
     layer, index = neuron
     cfg = classifier.model.cfg
     NeuronSet.from_pairs([neuron], n_layers=cfg.n_layers, d_mlp=cfg.d_mlps)  # raises where there is none

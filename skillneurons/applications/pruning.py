@@ -18,8 +18,10 @@ from skillneurons.models.config import EncoderConfig
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.tasks.batching import Batch
+from skillneurons.utilities.arguments import checked
 
 
+@checked
 def prune(
     classifier: Classifier,
     keep: NeuronSet,

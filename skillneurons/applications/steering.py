@@ -27,6 +27,7 @@ from skillneurons.interventions.sweep import ControlOptions, SweepSettings, swee
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.intervals import clopper_pearson
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
@@ -35,6 +36,7 @@ from skillneurons.utilities.types import Row
 STRENGTHS = (-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0)
 
 
+@checked
 def label_direction(
     classifier: Classifier, rows: Sequence[Row] | Encoded, label: int, *, positions: str = "prompt"
 ) -> Float[Tensor, "prompt layer neuron"]:
@@ -160,6 +162,7 @@ class SteerOptions(ControlOptions, total=False):
     rows: Sequence[Row] | Encoded | None
 
 
+@checked
 def steering_curve(
     classifier: Classifier,
     task: Task,

@@ -19,6 +19,7 @@ from skillneurons.classifiers.prompts import SoftPrompt, Verbalizer, random_prom
 from skillneurons.classifiers.tuning import TuningConfig, TuningWarning, tune_prompt
 from skillneurons.findings.record import Finding, Measured, ReproduceSettings, Study, register
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result, as_text, drawn_by
 
 RANDOM = "random start"
@@ -128,6 +129,7 @@ def transferred(source: Classifier, target: Task, labels: Mapping[str, str] | No
     return Classifier(source.model, source.prompt, verbalizer, tuple(target.labels), extra_hooks=source.extra_hooks)
 
 
+@checked
 def transfer_matrix(
     classifiers: Mapping[str, Sequence[Classifier]],
     tasks: Sequence[Task],
@@ -271,6 +273,7 @@ class WarmStart(Result):
         )
 
 
+@checked
 def warm_start(
     classifiers: Mapping[str, Sequence[Classifier]],
     task: Task,

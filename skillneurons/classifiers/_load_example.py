@@ -7,8 +7,10 @@ from skillneurons.classifiers.classifier import Classifier
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.tasks._load_task import bundled_tasks, load_task
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.arguments import checked
 
 
+@checked
 def load_example(name: str = "movies", seed: int = 0, *, n_rows: int | None = 32) -> tuple[Classifier, Task]:
     """The bundled model behind a prompt tuned for a bundled task, and rows of the task.
 

@@ -21,11 +21,13 @@ from skillneurons.classifiers.tuning import Moved, TuningConfig, train
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable, as_encoder
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.types import Hook
 
 DELTA_CONFIG = TuningConfig(lr=3e-3)
 
 
+@checked
 def tune_bitfit(
     model: AnyModel,
     task: Task,
@@ -81,6 +83,7 @@ def tune_bitfit(
     return _tune(encoder, task, added, prompt, seed=seed, config=config, progress=progress, on_step=on_step)
 
 
+@checked
 def tune_adapter(
     model: AnyModel,
     task: Task,

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import torch
@@ -20,6 +21,7 @@ from skillneurons.models.encoder_parts.input_checks import check_ids
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Batch, Encoded, as_rows, bucketed, by_length, collate, encode
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.draws import rows_in_pass
 from skillneurons.utilities.results import Shown
 from skillneurons.utilities.types import FwdHooks, Texts
@@ -27,6 +29,7 @@ from skillneurons.utilities.types import FwdHooks, Texts
 TEXTS = ("text", "text_a", "text_b")
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Classifier(Shown):
     """A model that answers a task through a soft prompt.
@@ -54,6 +57,8 @@ class Classifier(Shown):
         >>> tuned.predict(["A clever film.", "Dull and far too long."])
         tensor([1, 0])
     """
+
+    EXPLAINED: ClassVar[tuple[str, ...]] = ("rows",)
 
     model: AnyModel
     prompt: SoftPrompt

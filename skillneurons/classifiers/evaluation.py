@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Encoded
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.intervals import in_words, proportion
 from skillneurons.utilities.results import Result
 from skillneurons.utilities.row_groups import RowGroups
@@ -61,6 +62,7 @@ class Evaluation(Result):
         )
 
 
+@checked
 def evaluate(
     classifier: Classifier,
     rows: Sequence[Row] | Encoded,

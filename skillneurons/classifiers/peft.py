@@ -24,12 +24,14 @@ from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.prompts import SoftPrompt
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable
 from skillneurons.utilities import store
+from skillneurons.utilities.arguments import checked
 
 CONFIG, WEIGHTS, KEY = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
 PROVENANCE = {"model": str, "origin": str, "seed": int | None}
 REMEDY = "Save the adapter again."
 
 
+@checked
 def save_peft(classifier: Classifier, folder: str | Path, *, moved: bool = False) -> Path:
     """Write a classifier's soft prompt as an adapter that `peft.PeftModel.from_pretrained` loads.
 
@@ -97,6 +99,7 @@ def save_peft(classifier: Classifier, folder: str | Path, *, moved: bool = False
     return folder / CONFIG
 
 
+@checked
 def load_peft(folder: str | Path, model: AnyModel, *, moved: bool = False) -> SoftPrompt:
     """The soft prompt of a prompt-tuning adapter, from `save_peft` or from PEFT.
 

@@ -22,6 +22,7 @@ from skillneurons.models.bridge import AnyModel, as_classifiable
 from skillneurons.tasks.class_words import alike
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.devices import to_device
 from skillneurons.utilities.results import Result
@@ -49,6 +50,7 @@ COMMON_WORDS = (
 )
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class SoftPrompt(Result):
     """`prompt` vectors in the word-embedding space of one model.
@@ -106,6 +108,7 @@ class SoftPrompt(Result):
         return cls(tensors["vectors"], **meta)
 
 
+@checked
 def random_prompt(model: AnyModel, n_prompt: int = 16, seed: int = 0) -> SoftPrompt:
     """`n_prompt` word vectors of the model, drawn at random without replacement.
 
@@ -125,6 +128,7 @@ def random_prompt(model: AnyModel, n_prompt: int = 16, seed: int = 0) -> SoftPro
     return SoftPrompt(W_E[chosen.to(W_E.device)].clone(), model.fingerprint(), "random", seed)
 
 
+@checked
 def written_prompt(model: AnyModel, text: str) -> SoftPrompt:
     """The word vectors of `text` as a prompt (the paper's hand-written control, section 4.4).
 
@@ -141,6 +145,7 @@ def written_prompt(model: AnyModel, text: str) -> SoftPrompt:
     return SoftPrompt(vectors, model.fingerprint(), f"written: {text}")
 
 
+@checked
 @dataclass(frozen=True)
 class Layout:
     """Where mask, prompt and text go, for a prompt of `n_prompt` vectors.
@@ -252,6 +257,7 @@ def splice(vectors: Float[Tensor, "prompt d_model"], start: int = 1) -> Hook:
     return "hook_embed", replace
 
 
+@checked
 @dataclass(frozen=True)
 class Verbalizer:
     """Label words and the token each one is.

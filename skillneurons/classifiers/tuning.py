@@ -24,6 +24,7 @@ from skillneurons.models.blocks import has_hooks
 from skillneurons.models.bridge import AnyModel, BridgedModel, Model, as_classifiable
 from skillneurons.tasks.batching import Encoded, shuffled
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_positive, check_share, check_whole
 from skillneurons.utilities.devices import as_dtype
 from skillneurons.utilities.threads import changing
@@ -50,6 +51,7 @@ class TuningWarning(UserWarning):
     """
 
 
+@checked
 @dataclass(frozen=True)
 class TuningConfig:
     """How to tune.
@@ -102,6 +104,7 @@ class TuningConfig:
         return min((step + 1) / warm_up, max(0.0, (self.steps - step) / max(1, self.steps - warm_up)))
 
 
+@checked
 def tune_prompt(
     model: AnyModel,
     task: Task,

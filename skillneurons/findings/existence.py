@@ -32,6 +32,7 @@ from skillneurons.neurons._predictivity import accuracy_from_counts, best_positi
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Batch, Encoded
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result, as_text, drawn_by
 
 PROBE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -142,6 +143,7 @@ class ShuffledCounts:
         return torch.stack([accuracy_from_counts(torch.stack(pair), n) for pair in zip(zeros, ones, strict=True)])
 
 
+@checked
 def existence(
     classifiers: Sequence[Classifier],
     task: Task,

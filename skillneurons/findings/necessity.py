@@ -39,6 +39,7 @@ from skillneurons.neurons.neuron_set import NeuronSet, top_like
 from skillneurons.neurons.scores import union_of_top
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.intervals import mean_variance
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
@@ -121,6 +122,7 @@ class NecessityOptions(SweepOptions, total=False):
     width: float | None
 
 
+@checked
 def necessity(
     classifier: Classifier,
     task: Task,

@@ -44,6 +44,7 @@ from skillneurons.models.encoder import HookedEncoder
 from skillneurons.neurons.agreement import spearman
 from skillneurons.neurons.scores import NeuronScores, find_skill_neurons
 from skillneurons.tasks.task import SPLITS, Task
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
 
@@ -116,6 +117,7 @@ class TuningOptions(TypedDict, total=False):
     progress: bool
 
 
+@checked
 def origin(
     classifiers: Sequence[Classifier],
     task: Task,
@@ -208,6 +210,7 @@ def origin(
     )
 
 
+@checked
 @torch.no_grad()
 def random_model(model: HookedEncoder, seed: int = 0) -> HookedEncoder:
     """An encoder of the same shape and tokenizer with freshly initialised weights, as before pre-training.
@@ -234,6 +237,7 @@ def random_model(model: HookedEncoder, seed: int = 0) -> HookedEncoder:
     return fresh.to(device=model.device, dtype=model.dtype)
 
 
+@checked
 def shuffled_task(task: Task, seed: int = 0) -> Task:
     """The task with the labels of each split shuffled among its rows: nothing is left to learn.
 
@@ -258,6 +262,7 @@ class RetuningOptions(SweepOptions, total=False):
     progress: bool
 
 
+@checked
 def survives_retuning(
     model: HookedEncoder,
     task: Task,

@@ -28,6 +28,7 @@ from skillneurons.neurons.neuron_set import top_neurons
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result, as_text, drawn_by
 
 PLACES: dict[str, tuple[str, Pool | None]] = {
@@ -93,6 +94,7 @@ class PromptComparison(Result):
         return f"PromptComparison({self.meta.get('task')}, top {self.fraction})\n{as_text(self.to_dataframe())}"
 
 
+@checked
 def compare_places(
     classifiers: Classifier | Sequence[Classifier],
     task: Task,

@@ -18,6 +18,7 @@ from skillneurons.interventions.curve import check_fractions
 from skillneurons.interventions.perturbation import Kind, check_kinds
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.lazy import FIGURES
 from skillneurons.utilities.types import Row
 
@@ -29,6 +30,7 @@ Claims: TypeAlias = Iterator[tuple[str, str, Ends] | tuple[str, str, Ends, float
 """(task, claim, effect) for each, and the p-value where there is a test beside the interval."""
 
 
+@checked
 @dataclass(frozen=True)
 class ReproduceSettings:
     """What determines the numbers, besides model, tasks and seeds.

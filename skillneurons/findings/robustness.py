@@ -27,6 +27,7 @@ from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.types import Row
 
@@ -119,6 +120,7 @@ class Robustness(Result):
         return f"Robustness({self.meta.get('task')}, top {self.fraction})\n{as_text(self.to_dataframe())}"
 
 
+@checked
 def robustness(
     classifiers: Sequence[Classifier],
     task: Task,

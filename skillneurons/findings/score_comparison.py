@@ -25,6 +25,7 @@ from skillneurons.interventions.sweep import MOST_RANDOM_SETS, SweepOptions, Swe
 from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 from skillneurons.neurons.other_scores.table import RivalScores, rival_scores
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
@@ -101,6 +102,7 @@ class ScoreComparison(Result):
         return f"ScoreComparison({self.meta.get('kind')}; random rankings {band})\n{as_text(self.to_dataframe())}"
 
 
+@checked
 def compare_scores(
     classifier: Classifier,
     task: Task,

@@ -25,6 +25,7 @@ from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores, find_skill_neurons, union_of_top
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
 
@@ -80,6 +81,7 @@ class SeveralClasses(Result):
         return f"SeveralClasses({self.meta.get('task')}, {len(self.neurons)} neurons; serving {table})"
 
 
+@checked
 def several_classes(
     classifiers: Classifier | Sequence[Classifier],
     task: Task,
@@ -186,6 +188,7 @@ class Serves(Result):
         return f"Serves({how})\n{as_text(self.to_dataframe())}"
 
 
+@checked
 def serves(
     classifier: Classifier,
     task: Task,

@@ -37,6 +37,7 @@ from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import union_of_top
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
 
@@ -90,6 +91,7 @@ class TaskSimilarity(Result):
         return f"TaskSimilarity\n{as_text(self.to_dataframe())}"
 
 
+@checked
 def task_similarity(
     scores: Mapping[str, ScoresOfTask], fraction: float = 0.02, *, per_layer: bool = True
 ) -> TaskSimilarity:
@@ -196,6 +198,7 @@ class CrossPerturbation(Result):
         return f"CrossPerturbation({how})\n{as_text(self.to_dataframe())}"
 
 
+@checked
 def cross_perturbation(
     classifiers: Mapping[str, Classifier],
     tasks: Mapping[str, Task],

@@ -18,6 +18,7 @@ from skillneurons.findings.record import Claims, Finding, Measured, Record, Repr
 from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import top_neurons
 from skillneurons.neurons.scores import NeuronScores
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result, as_text, drawn_by
 
 
@@ -62,6 +63,7 @@ class Stability(Result):
         return f"Stability({self.meta.get('task')}, top {self.meta.get('fraction')})\n{as_text(self.to_dataframe())}"
 
 
+@checked
 def stability(scores: NeuronScores, fraction: float = 0.01, *, per_layer: bool = True) -> Stability:
     """Rank correlation and overlap of top neurons between every two seeds.
 

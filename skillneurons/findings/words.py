@@ -25,6 +25,8 @@ from skillneurons.models.encoder import HookedEncoder
 from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 from skillneurons.neurons.scores import NeuronScores
+from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.devices import to_device
 from skillneurons.utilities.results import Result, drawn_by
 
@@ -76,6 +78,7 @@ class WordSelectivity(Result):
         )
 
 
+@checked
 def word_selectivity(
     model: HookedEncoder, scores: NeuronScores, verbalizer: Verbalizer, *, fraction: float = 0.01, n_nearest: int = 5
 ) -> WordSelectivity:
@@ -128,6 +131,7 @@ def word_selectivity(
     )
 
 
+@checked
 @torch.no_grad()
 def nearest_tokens(
     model: HookedEncoder, neurons: NeuronSet, side: Side, n_nearest: int = 5
@@ -153,6 +157,7 @@ def nearest_tokens(
         >>> cosine.shape  # neuron, nearest
         torch.Size([2, 2])
     """
+    check_whole("n_nearest", n_nearest, 1, model.cfg.d_vocab)
     words = F.normalize(model.W_E, dim=1)
     weights = torch.cat([_weights(model, layer, side)[neurons.indices(layer)] for layer in range(model.cfg.n_layers)])
     cosine = F.normalize(weights, dim=1) @ words.T
@@ -171,6 +176,7 @@ def nearest_words(
     ]
 
 
+@checked
 @torch.no_grad()
 def label_word_selectivity(
     model: HookedEncoder, verbalizer: Verbalizer, side: Side = "output"

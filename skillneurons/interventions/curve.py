@@ -17,6 +17,7 @@ from skillneurons.interventions.perturbation import Kind
 from skillneurons.interventions.sweep import SweepOptions, SweepSettings, sweep
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.intervals import ONE_GROUP, mean_interval
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
@@ -122,6 +123,7 @@ class PerturbationCurve(Result):
         return f"PerturbationCurve({where}, {len(self.random)} random sets)\n{as_text(self.in_short())}"
 
 
+@checked
 def perturbation_curve(
     classifier: Classifier,
     task: Task,

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skillneurons.neurons.neuron_set import NeuronSet
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_positive, check_whole
 from skillneurons.utilities.devices import to_device
 from skillneurons.utilities.draws import current_rows, integers, normals
@@ -81,6 +82,7 @@ def _seed(seed: int, layer: int) -> int:
     return seed * 1009 + layer
 
 
+@checked
 def zero(neurons: NeuronSet, *, positions: Positions = None) -> list[Hook]:
     """Set the neurons to zero.
 
@@ -100,6 +102,7 @@ def zero(neurons: NeuronSet, *, positions: Positions = None) -> list[Hook]:
     return _intervene(neurons, positions, lambda values, layer, chosen: torch.zeros_like(values))
 
 
+@checked
 def mean(
     neurons: NeuronSet,
     values: Float[Tensor, "prompt layer neuron"] | Float[Tensor, "layer neuron"],
@@ -147,6 +150,7 @@ def mean(
     return _intervene(neurons, positions, change)
 
 
+@checked
 def gaussian(
     neurons: NeuronSet,
     sigma: float,
@@ -189,6 +193,7 @@ def gaussian(
     return _intervene(neurons, positions, change)
 
 
+@checked
 def resample(
     neurons: NeuronSet,
     source: Float[Tensor, "source prompt layer neuron"],
@@ -269,6 +274,7 @@ def resample_words(
     return _intervene(neurons, positions, change)
 
 
+@checked
 def steer(
     neurons: NeuronSet,
     direction: Float[Tensor, "layer neuron"] | Float[Tensor, "prompt layer neuron"],

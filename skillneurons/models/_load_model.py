@@ -15,11 +15,13 @@ from skillneurons.models.checkpoints import ARCHITECTURES
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.models.encoder_parts.files import is_saved_encoder
 from skillneurons.models.tokenization import read_tokenizer
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.devices import as_dtype, check_device
 
 BRIDGED = "A TransformerBridge is made of decoders (GPT-2, Llama, Qwen) and encoder-decoders (T5)."
 
 
+@checked
 def load_model(
     name_or_path: str | Path,
     *,

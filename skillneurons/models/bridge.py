@@ -42,6 +42,7 @@ from skillneurons.models.encoder import HookedEncoder
 from skillneurons.models.encoder_parts.described import ShownModel
 from skillneurons.models.encoder_parts.input_checks import Shortcuts
 from skillneurons.models.tokenization import as_in_file
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.fingerprints import behaviour_of, fingerprint_of
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.threads import changing, running
@@ -213,6 +214,7 @@ else:
 """What a user may pass."""
 
 
+@checked
 def as_classifiable(model: AnyModel) -> Model:
     """The model as it is, or, of a TransformerBridge, a `BridgedModel` around it. Nothing of the bridge is changed.
 

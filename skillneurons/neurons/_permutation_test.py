@@ -23,6 +23,7 @@ from skillneurons.activations.decisions import Decisions
 from skillneurons.neurons._sign_flips import flipped_margins, group_signs
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.p_values import adjusted, check_alpha
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result, drawn_by
 from skillneurons.utilities.row_groups import check_rows
 
@@ -102,6 +103,7 @@ class PermutationTest(Result):
         )
 
 
+@checked
 def permutation_test(
     decisions: Decisions | Sequence[Decisions],
     *,

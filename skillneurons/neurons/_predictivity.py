@@ -5,10 +5,13 @@ Source: Wang et al. 2022, section 3.1, equations 3 to 6.
 
 import torch
 from einops import reduce
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
+from skillneurons.utilities.arguments import checked
 
+
+@checked
 def baseline_activation(
     activations: Float[Tensor, "batch prompt layer neuron"],
 ) -> Float[Tensor, "prompt layer neuron"]:
@@ -31,10 +34,11 @@ def baseline_activation(
     return reduce(activations, "batch prompt layer neuron -> prompt layer neuron", "mean")
 
 
+@checked
 def accuracy(
-    activations: Float[Tensor, "batch prompt layer neuron"],
+    activations: Num[Tensor, "batch prompt layer neuron"],
     labels: Int[Tensor, " batch"],
-    baseline: Float[Tensor, "prompt layer neuron"],
+    baseline: Num[Tensor, "prompt layer neuron"],
 ) -> Float[Tensor, "prompt layer neuron"]:
     """Share of examples on which "above the baseline" agrees with the label.
 
@@ -102,6 +106,7 @@ def _check_counts(above: Tensor, n: Tensor) -> None:
         raise ValueError(f"Counts of two classes with examples in both are needed, but the classes hold {n.tolist()}.")
 
 
+@checked
 def predictivity(accuracy: Float[Tensor, "*axes prompt layer neuron"]) -> Float[Tensor, "*axes layer neuron"]:
     """Best accuracy over prompt positions and over the two directions of a neuron.
 

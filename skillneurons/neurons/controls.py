@@ -15,12 +15,14 @@ from skillneurons.neurons.luck import chosen_intervals, luck_of
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.p_values import Correction, OverSeeds, adjusted
 from skillneurons.neurons.scores import NeuronScores
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_share, check_whole
 from skillneurons.utilities.results import Result
 
 MOST_DRAWS = 1_000_000
 
 
+@checked
 def claims(
     scores: NeuronScores,
     n: int = 10,
@@ -145,6 +147,7 @@ class Selectivity(Result):
         return f"Selectivity({self.meta.get('task')} less {self.meta.get('control')}: at most {best:.3f})"
 
 
+@checked
 def selectivity(scores: NeuronScores, control: NeuronScores) -> Selectivity:
     """Compare scores on a task with scores on `control_task(task)`, from the same prompts.
 
@@ -206,6 +209,7 @@ class RandomComparison:
         return f"RandomComparison({self.chosen:.3f}; {band}, p {self.p:.3g})"
 
 
+@checked
 def against_random(
     score: Float[Tensor, "layer neuron"],
     chosen: NeuronSet,

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from skillneurons.neurons.matching import Nearness, Value
 from skillneurons.utilities import store
-from skillneurons.utilities.checks import check_share, check_whole
+from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.checks import check_share, check_some, check_whole
 from skillneurons.utilities.results import Result
 
 N_NEAREST = 10
@@ -33,6 +34,7 @@ class Drawing(TypedDict, total=False):
     disjoint: bool
 
 
+@checked
 @dataclass(frozen=True, eq=False, repr=False)
 class NeuronSet(Result):
     """A set of neurons.
@@ -119,7 +121,11 @@ class NeuronSet(Result):
             >>> NeuronSet.from_pairs([(1, 4), (0, 2)], n_layers=2, d_mlp=5, score=[0.7, 0.9]).ranked()
             [(0, 2), (1, 4)]
         """
+        check_whole("n_layers", n_layers, 1, 10_000)
         widths = (d_mlp,) * n_layers if isinstance(d_mlp, int) else tuple(d_mlp)
+        check_some("d_mlp", widths)
+        for width in widths:
+            check_whole("d_mlp", width, 1, 10_000_000)
         mask = torch.zeros(n_layers, max(widths), dtype=torch.bool)
         for layer, neuron in pairs:
             if not (0 <= layer < n_layers and 0 <= neuron < widths[layer]):
@@ -305,6 +311,7 @@ class NeuronSet(Result):
             >>> others == skill.random_sets(2, seed=0, start=1)
             True
         """
+        check_whole("n", n, 0, 100_000)
         return [self.random_like(seed=seed * 10_007 + draw, **how) for draw in range(start, start + n)]
 
     @staticmethod
@@ -350,6 +357,7 @@ def top_like(score: Float[Tensor, "layer neuron"], like: NeuronSet) -> NeuronSet
     return replace(like, mask=mask, meta={}, score=None)
 
 
+@checked
 def top_neurons(
     score: Float[Tensor, "layer neuron"], fraction: float, *, per_layer: bool = True, model: str | None = None
 ) -> NeuronSet:

@@ -40,6 +40,8 @@ from skillneurons.neurons.p_values import (
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Encoded
 from skillneurons.tasks.task import SPLITS, Task
 from skillneurons.utilities import store
+from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.intervals import in_words
 from skillneurons.utilities.results import Result, drawn_by
 
@@ -51,6 +53,7 @@ MOST_UNEQUAL = 0.6  # share of the larger class above which neurons are ranked b
 Measure: TypeAlias = Literal["predictivity", "balanced_accuracy"]
 
 
+@checked
 @dataclass(frozen=True, eq=False, repr=False)
 class NeuronScores(Result):
     """Counts of decisions for every neuron, and what follows from them.
@@ -236,6 +239,7 @@ class NeuronScores(Result):
 
     def best(self, n: int = 10) -> pd.DataFrame:
         """The `n` neurons that rank highest, with their held-out accuracy; see `ranking`."""
+        check_whole("n", n, 1)
         return self.ranked(self.to_dataframe()).head(n).reset_index(drop=True)
 
     def ranked(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -337,6 +341,7 @@ def union_of_top(scores: Sequence[NeuronScores], fraction: float, per_layer: boo
     return NeuronSet(union.mask, union.model, meta | {"seeds": scores[0].seeds})
 
 
+@checked
 def find_skill_neurons(
     classifiers: Classifier | Sequence[Classifier],
     task: Task,

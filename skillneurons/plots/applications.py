@@ -10,10 +10,12 @@ from skillneurons.applications.indicators import IndicatorTest
 from skillneurons.applications.steering import SteeringCurve
 from skillneurons.applications.transfer import TransferMatrix, WarmStart
 from skillneurons.plots.style import COLOURS, RANDOM, REFERENCE, SEQUENTIAL, SKILL, axes_or_new, styled
+from skillneurons.utilities.arguments import checked
 
 MARKERS = "sD^vP"
 
 
+@checked
 @styled
 def plot_pruning(
     report: PruningReport, *, when: Literal["pruned", "retuned"] | None = None, ax: Axes | None = None
@@ -80,6 +82,7 @@ def plot_pruning(
     return ax
 
 
+@checked
 @styled
 def plot_steering(
     curve: SteeringCurve, *, quantity: Literal["flips", "shift"] = "flips", ax: Axes | None = None
@@ -137,6 +140,7 @@ def plot_steering(
     return ax
 
 
+@checked
 @styled
 def plot_transfer(
     transfer: TransferMatrix, *, quantity: Literal["relative", "accuracy"] = "relative", ax: Axes | None = None
@@ -172,6 +176,7 @@ def plot_transfer(
     return ax
 
 
+@checked
 @styled
 def plot_indicators(test: IndicatorTest, *, ax: Axes | None = None) -> Axes:
     """Rank correlation of each indicator with transfer, with its bootstrap interval and p-value.
@@ -214,6 +219,7 @@ def plot_indicators(test: IndicatorTest, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 @styled
 def plot_warm_start(result: WarmStart, *, ax: Axes | None = None) -> Axes:
     """Validation accuracy while tuning from other tasks' prompts and from random ones: means over seeds, and range.

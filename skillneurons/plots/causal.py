@@ -8,10 +8,12 @@ from skillneurons.findings.several_classes import Serves
 from skillneurons.findings.specificity import CrossPerturbation
 from skillneurons.plots.findings import matrix
 from skillneurons.plots.style import COLOURS, REFERENCE, SKILL, axes_or_new, legend_below, styled
+from skillneurons.utilities.arguments import checked
 
 MARKERS = ("o", "s", "D", "^")
 
 
+@checked
 @styled
 def plot_necessity(
     result: Necessity,
@@ -71,6 +73,7 @@ def plot_necessity(
     return ax
 
 
+@checked
 @styled
 def plot_necessity_by_layer(
     result: Necessity, *, kind: str | None = None, quantity: str = "margin", ax: Axes | None = None
@@ -123,6 +126,7 @@ def plot_necessity_by_layer(
     return ax
 
 
+@checked
 @styled
 def plot_cross_perturbation(result: CrossPerturbation, *, quantity: str = "margin", ax: Axes | None = None) -> Axes:
     """What each task loses, beyond random neurons, under each task's perturbation (F5).
@@ -152,6 +156,7 @@ def plot_cross_perturbation(result: CrossPerturbation, *, quantity: str = "margi
     return ax
 
 
+@checked
 @styled
 def plot_serves(result: Serves, *, ax: Axes | None = None) -> Axes:
     """What each class's logit loses, beyond random neurons, when each subtask's neurons are perturbed.

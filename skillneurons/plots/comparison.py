@@ -9,10 +9,12 @@ from matplotlib.figure import Figure
 
 from skillneurons.findings.run_agreement import RunComparison
 from skillneurons.plots.style import COLOURS, RANDOM, REFERENCE, SKILL, styled
+from skillneurons.utilities.arguments import checked
 
 MOST_POINTS = 20_000
 
 
+@checked
 @styled
 def plot_run_comparison(result: RunComparison) -> Figure:
     """For every two runs: predictivity under both, and rank correlation and overlap in each layer.

@@ -26,6 +26,7 @@ from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Batch
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import as_page
 
 CROWD = 8  # neurons shown that go with a card's
@@ -33,6 +34,7 @@ LONGEST = 600  # characters of a text on a card
 HEIGHT = 760  # pixels in a notebook
 
 
+@checked
 @dataclass(frozen=True)
 class ExplorerSettings:
     """What the explorer shows.
@@ -93,6 +95,7 @@ class Explorer:
         return f"Explorer({self.title}, {len(self.page) / 1e6:.1f} MB; .save(path) writes the page)"
 
 
+@checked
 def explore_scores(
     scores: NeuronScores, classifier: Classifier, task: Task, settings: ExplorerSettings = DEFAULTS
 ) -> Explorer:

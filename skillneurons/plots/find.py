@@ -23,10 +23,12 @@ from skillneurons.plots.style import (
     style,
     styled,
 )
+from skillneurons.utilities.arguments import checked
 
 FORMATS = ("png", "svg", "pdf")
 
 
+@checked
 @styled
 def plot_activation_histogram(
     activations: Float[Tensor, " batch"],
@@ -83,6 +85,7 @@ def plot_activation_histogram(
     return ax
 
 
+@checked
 @styled
 def plot_predictivity_by_layer(scores: NeuronScores, *, n_ranks: int = 200, ax: Axes | None = None) -> Axes:
     """Predictivity of each layer's neurons in order of rank: where in the model the skill is.
@@ -121,6 +124,7 @@ SPOKEN = {
 """What became of the neurons, for titles."""
 
 
+@checked
 @styled
 def plot_perturbation(curve: PerturbationCurve, *, quantity: str = "accuracy", ax: Axes | None = None) -> Axes:
     """Accuracy (or the label's logit margin) against the share of neurons perturbed, with the band of random sets.
@@ -224,6 +228,7 @@ def plot_perturbations(curves: Sequence[PerturbationCurve]) -> Figure:
     return figure
 
 
+@checked
 def save_figure(ax: Axes | Figure, stem: str | Path, *, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write the figure that is or holds `ax` in each format, and close it.
 

@@ -29,8 +29,10 @@ from skillneurons.plots.style import (
     legend_below,
     styled,
 )
+from skillneurons.utilities.arguments import checked
 
 
+@checked
 @styled
 def plot_existence(result: Existence, *, ax: Axes | None = None) -> Axes:
     """The best neuron's held-out accuracy beside prompt tuning and a probe of all neurons, for each seed (F1).
@@ -67,6 +69,7 @@ def plot_existence(result: Existence, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 @styled
 def plot_existence_null(result: Existence, *, ax: Axes | None = None) -> Axes:
     """Predictivities of all neurons on validation, and the same under shuffled labels (F1).
@@ -97,6 +100,7 @@ def plot_existence_null(result: Existence, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 @styled
 def plot_stability(result: Stability, *, ax: Axes | None = None) -> Axes:
     """Overlap of top neurons between every two seeds, with the overlap of random sets (F2).
@@ -122,6 +126,7 @@ def plot_stability(result: Stability, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 @styled
 def plot_places(result: PromptComparison, *, ax: Axes | None = None) -> Axes:
     """Held-out accuracy of the best and of the top neurons, read at each place (F3).
@@ -139,6 +144,7 @@ def plot_places(result: PromptComparison, *, ax: Axes | None = None) -> Axes:
     return _dots(table, "place", result.fraction, title, axes_or_new(ax))
 
 
+@checked
 @styled
 def plot_origin(result: Origin, *, ax: Axes | None = None) -> Axes:
     """Held-out accuracy of the best and of the top neurons under each condition (F7).
@@ -185,6 +191,7 @@ def _dots(table: pd.DataFrame, column: str, fraction: float, title: str, ax: Axe
     return ax
 
 
+@checked
 @styled
 def plot_task_similarity(result: TaskSimilarity, *, layer: int | None = None, ax: Axes | None = None) -> Axes:
     """Rank correlation of predictivities between tasks, similar tasks side by side (F5).
@@ -211,6 +218,7 @@ def plot_task_similarity(result: TaskSimilarity, *, layer: int | None = None, ax
     return matrix(values[order][:, order], names, names, "Spearman correlation", title, ax, limit=1.0)
 
 
+@checked
 @styled
 def plot_several_classes(result: SeveralClasses, *, ax: Axes | None = None) -> Axes:
     """How many neurons of each layer serve each subtask best.
@@ -242,6 +250,7 @@ def plot_several_classes(result: SeveralClasses, *, ax: Axes | None = None) -> A
     return ax
 
 
+@checked
 @styled
 def plot_word_selectivity(result: WordSelectivity, *, ax: Axes | None = None) -> Axes:
     """Cosine of each skill neuron's input and output weights with the nearest word's embedding (F6).
@@ -272,6 +281,7 @@ def plot_word_selectivity(result: WordSelectivity, *, ax: Axes | None = None) ->
     return ax
 
 
+@checked
 @styled
 def plot_robustness(result: Robustness, *, ax: Axes | None = None) -> Axes:
     """Accuracy of classifier and neurons on clean and on adversarial rows (F10).

@@ -13,12 +13,14 @@ from scipy import stats
 from skillneurons.applications.one_neuron import HEAT, NeuronCard, TextHeat
 from skillneurons.plots.find import plot_activation_histogram
 from skillneurons.plots.style import COLOURS, LABEL_COLOURS, RANDOM, REFERENCE, SKILL, axes_or_new, styled
+from skillneurons.utilities.arguments import checked
 
 HEAT_MAP = LinearSegmentedColormap.from_list("heat", ["white", tuple(part / 255 for part in HEAT)])
 # Width of a character of a monospaced font, in units of the font size: DejaVu Sans Mono, and nearly all others.
 CHARACTER = 0.602
 
 
+@checked
 @styled
 def plot_neuron_card(card: NeuronCard, *, n_examples: int = 5) -> Figure:
     """One neuron on one page: activation by class, accuracy by position, ablation, examples, nearest words.
@@ -147,6 +149,7 @@ def _cut(text: str, n: int) -> str:
     return text if len(text) <= n else text[: n - 1] + "…"
 
 
+@checked
 @styled
 def plot_text_heat(heat: TextHeat, *, width: int = 80, ax: Axes | None = None) -> Axes:
     """Texts with each word coloured by a neuron's activation there, on one scale.

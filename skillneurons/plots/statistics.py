@@ -8,9 +8,11 @@ from skillneurons.findings.score_comparison import ScoreComparison
 from skillneurons.neurons._permutation_test import PermutationTest
 from skillneurons.neurons.other_scores.table import SCORES
 from skillneurons.plots.style import COLOURS, DIVERGING, RANDOM, REFERENCE, SKILL, axes_or_new, styled
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.intervals import clopper_pearson
 
 
+@checked
 @styled
 def plot_null(test: PermutationTest, *, alpha: float = 0.05, ax: Axes | None = None) -> Axes:
     """All neurons' observed measure beside the best neuron's under permuted labels, with the threshold between.
@@ -65,6 +67,7 @@ def plot_null(test: PermutationTest, *, alpha: float = 0.05, ax: Axes | None = N
     return ax
 
 
+@checked
 @styled
 def plot_claims(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """The best neurons' accuracy where they were chosen and on test rows, with intervals.
@@ -100,6 +103,7 @@ def plot_claims(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 @styled
 def plot_score_effects(comparison: ScoreComparison, *, ax: Axes | None = None) -> Axes:
     """For each score, how much more its top neurons' ablation hurts than random ones', the best on top.
@@ -143,6 +147,7 @@ def plot_score_effects(comparison: ScoreComparison, *, ax: Axes | None = None) -
     return ax
 
 
+@checked
 @styled
 def plot_score_agreement(comparison: ScoreComparison, *, ax: Axes | None = None) -> Axes:
     """Spearman correlation of each two scores over all neurons.
@@ -172,6 +177,7 @@ def plot_score_agreement(comparison: ScoreComparison, *, ax: Axes | None = None)
     return ax
 
 
+@checked
 @styled
 def plot_false_positives(rates: dict[str, tuple[int, int]], *, alpha: float = 0.05, ax: Axes | None = None) -> Axes:
     """How often data without signal yield a claim, for each method, against the rate it promises.

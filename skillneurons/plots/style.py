@@ -9,6 +9,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from skillneurons.utilities.arguments import checked
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -38,6 +40,7 @@ RC: dict[str, Any] = {
 }
 
 
+@checked
 @contextmanager
 def style() -> Iterator[None]:
     """Matplotlib settings of this package's figures, for the block only.

@@ -34,9 +34,11 @@ from skillneurons.runs.progress import told
 from skillneurons.runs.trials import Progress, Trial, run_trials
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Shown, as_text
 
 
+@checked
 @dataclass(frozen=True)
 class FindSettings:
     """What determines a run's numbers.
@@ -156,6 +158,7 @@ class FindResult(Shown):
         )
 
 
+@checked
 def find(
     model: AnyModel,
     task: Task,

@@ -18,10 +18,12 @@ from skillneurons.runs.trials import load_classifier
 from skillneurons.tasks._load_task import HUB_TASKS, load_task
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.devices import DTYPES
 from skillneurons.utilities.results import Shown, as_text
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class OpenedRun(Shown):
     """What a run was made of and what it found; `scores` has one entry for each binary subtask.
@@ -127,6 +129,7 @@ class OpenedRun(Shown):
         )
 
 
+@checked
 def open_run(folder: str | Path, *, model: AnyModel | None = None, device: str = "cpu") -> OpenedRun:
     """Open a folder that `find` wrote.
 

@@ -44,6 +44,7 @@ from skillneurons.tasks._load_task import load_task
 from skillneurons.tasks.class_words import pairing
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.options import check_options
 
 
@@ -58,6 +59,7 @@ class WorkOptions(TypedDict, total=False):
     dtype: torch.dtype | str
 
 
+@checked
 def reproduce(
     tasks: Sequence[str | Task],
     *,

@@ -13,8 +13,10 @@ import pandas as pd
 import skillneurons.applications
 import skillneurons.findings  # noqa: F401
 from skillneurons.findings.record import registered
+from skillneurons.utilities.arguments import checked
 
 
+@checked
 def summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """What became of each claim.
 

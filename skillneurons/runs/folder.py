@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from skillneurons.classifiers.tuning import with_added_settings
 from skillneurons.utilities import store
+from skillneurons.utilities.arguments import checked
 
 T = TypeVar("T")
 NAME = "run"
@@ -211,6 +212,7 @@ def curve_name(kind: str, seed: int | None = None) -> str:
     return f"curve-{kind}" if seed is None else f"curve-{kind}-seed-{seed}"
 
 
+@checked
 def read_settings(path: Path) -> dict[str, Any]:
     """What a run's `settings.json` holds; see `RunFolder.settings`."""
     found = store.read_sealed(path, GROUPS, "Choose a new folder for a new run.")

@@ -21,6 +21,7 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.runs.folder import FIGURE, RunFolder, RunFolderError, curve_name, score_names
 from skillneurons.utilities import store
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result
 
 REPO_TYPE = "dataset"
@@ -58,6 +59,7 @@ class RunFiles(Result):
         return f"RunFiles({self.repo_id}, {n_files} files of {self.n_bytes:,} bytes, {n_left} left out)"
 
 
+@checked
 def push_run(
     folder: str | Path, repo_id: str, *, dry_run: bool = False, private: bool = True, api: HfApi | None = None
 ) -> RunFiles:
@@ -111,6 +113,7 @@ def push_run(
     return RunFiles(repo_id, sizes, left_out, commit.commit_url)
 
 
+@checked
 def pull_run(repo_id: str, folder: str | Path, *, revision: str | None = None, api: HfApi | None = None) -> Path:
     """Download a run that `push_run` uploaded; the folder appears once every file has been read.
 

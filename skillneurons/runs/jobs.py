@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.lazy import needed
 
 
@@ -33,6 +34,7 @@ class Job:
     arguments: tuple[Any, ...]
 
 
+@checked
 def run_jobs(
     jobs: Sequence[Job],
     *,
@@ -157,6 +159,7 @@ def _run_submitted(jobs: Sequence[Job], executor: Any, done: Callable[[str], Non
     return failed
 
 
+@checked
 def slurm_executor(folder: str | Path, options: str = "", *, n_at_once: int | None = None) -> Any:
     """A submitit executor for the Slurm cluster that this machine belongs to.
 

@@ -18,6 +18,7 @@ from skillneurons.runs.finished_runs.report_sections import Section, latex, mark
 from skillneurons.runs.folder import RunFolder
 from skillneurons.tasks.class_words import pairing
 from skillneurons.utilities import store
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import as_page
 
 # Figure file's stem -> what it shows. Others in the folder come last, under their names.
@@ -37,6 +38,7 @@ FORMATS: dict[str, str] = {"html": "report.html", "md": "report.md", "latex": "r
 """Where a report is written by default: a file, or for CSV a folder of them."""
 
 
+@checked
 def write_report(folder: str | Path, *, path: str | Path | None = None, format: Format = "html") -> Path:
     """Write a report of a run that `runs.find` finished.
 

@@ -22,11 +22,13 @@ from skillneurons.runs.folder import score_names
 from skillneurons.runs.jobs import Job, run_jobs
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.arguments import checked
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 Tell: TypeAlias = Callable[[str], None]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Trial:
     """What determines a trial, besides the model.
@@ -84,6 +86,7 @@ class TrialResult:
     reused: tuple[str, ...]
 
 
+@checked
 def run_trial(
     trial: Trial,
     model: Model,
@@ -152,6 +155,7 @@ def load_classifier(path: Path, model: Model, seed: int) -> Classifier:
     return classifier
 
 
+@checked
 def run_trials(
     trials: Sequence[Trial],
     model: Model,

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from skillneurons.tasks.task import SPLITS, Task
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.types import Row
 
 
+@checked
 def control_task(task: Task, *, seed: int = 0) -> Task:
     """The same rows with labels that mean nothing: a hash of each text.
 

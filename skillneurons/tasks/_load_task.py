@@ -18,6 +18,7 @@ from skillneurons.tasks.columns import Columns, Text, class_names, find_columns,
 from skillneurons.tasks.readers import FORMATS, Table, ending_of, read_saved, read_table, tables_of
 from skillneurons.tasks.splits import fill_splits
 from skillneurons.tasks.task import SPLITS, Task, TaskWarning
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.lazy import needed
 from skillneurons.utilities.options import check_options
 
@@ -89,6 +90,7 @@ HUB_TASKS = {
 }
 
 
+@checked
 def bundled_tasks() -> list[str]:
     """Names of the tasks that come with the package.
 
@@ -110,6 +112,7 @@ class TaskOptions(TypedDict, total=False):
     seed: int
 
 
+@checked
 def load_task(
     name: str, *, source: str | Path | None = None, config: str | None = None, **options: Unpack[TaskOptions]
 ) -> Task:

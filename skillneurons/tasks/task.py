@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from skillneurons.tasks.class_words import class_words
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_one_label, check_whole
 from skillneurons.utilities.results import Shown
 from skillneurons.utilities.types import Row
@@ -56,6 +57,7 @@ class Rows(tuple[Row, ...]):
         return f"Rows({len(self)} rows, first: {self[0]})" if self else "Rows(0 rows)"
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Task(Shown):
     """A classification task.
@@ -85,6 +87,8 @@ class Task(Shown):
         >>> task.n_labels, task.labels, len(task.train)
         (2, ('terrible', 'great'), 2)
     """
+
+    EXPLAINED: ClassVar[tuple[str, ...]] = ("train", "validation", "test", "adversarial", "labels", "label_words")
 
     name: str
     train: Sequence[Row]

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Mapping, Sequence, Sized
 
 
 def check_whole(name: str, value: object, low: int = 0, high: int | None = None) -> None:
@@ -75,3 +76,71 @@ def check_one_label(value: object, where: str) -> None:
         value = value.item()  # type: ignore[attr-defined]
     if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
         raise ValueError(f"{where} has label {value!r}. {REGRESSION}")
+
+
+def check_spread(name: str, value: object) -> None:
+    """Raise unless the value is a finite number from 0 on.
+
+    Example:
+        >>> check_spread("sigma", -0.1)
+        Traceback (most recent call last):
+        ValueError: `sigma` is a finite number from 0 on, not -0.1.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` is a finite number from 0 on, not {value!r} ({type(value).__name__}).")
+    if not 0 <= float(value) < math.inf:
+        raise ValueError(f"`{name}` is a finite number from 0 on, not {value}.")
+
+
+def check_some(name: str, value: Sized) -> None:
+    """Raise where there is none.
+
+    Example:
+        >>> check_some("fractions", [])
+        Traceback (most recent call last):
+        ValueError: `fractions` needs one or more, but is empty.
+    """
+    if not len(value):
+        raise ValueError(f"`{name}` needs one or more, but is empty.")
+
+
+def check_seeds(name: str, value: int | Sequence[int]) -> None:
+    """Raise unless the value is a number of seeds, or seeds that differ.
+
+    Example:
+        >>> check_seeds("seeds", (0, 0))
+        Traceback (most recent call last):
+        ValueError: `seeds` needs seeds that differ, but is (0, 0).
+    """
+    if isinstance(value, int):
+        check_whole(name, value, 1, 100_000)
+        return
+    check_some(name, value)
+    for seed in value:
+        check_whole(name, seed)
+    if len(set(value)) < len(value):
+        raise ValueError(f"`{name}` needs seeds that differ, but is {value}.")
+
+
+def check_finite(name: str, value: float) -> None:
+    """Raise unless the number is finite.
+
+    Example:
+        >>> check_finite("strength", float("inf"))
+        Traceback (most recent call last):
+        ValueError: `strength` is a finite number, not inf.
+    """
+    if not math.isfinite(value):
+        raise ValueError(f"`{name}` is a finite number, not {value}.")
+
+
+def check_not_empty(name: str, value: object) -> None:
+    """Raise where there is a list or a table, and nothing in it.
+
+    Example:
+        >>> check_not_empty("positions", [])
+        Traceback (most recent call last):
+        ValueError: `positions` needs one or more, but is empty.
+    """
+    if isinstance(value, Sequence | Mapping):
+        check_some(name, value)

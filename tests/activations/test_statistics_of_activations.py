@@ -1,5 +1,7 @@
 """The streaming pass against all activations at once, and its laws."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from skillneurons import AboveCounts, Examples, LabelSums, accuracy, baseline_ac
 from skillneurons.activations.examples import OneNeuron
 from skillneurons.activations.text import Pooled
 from skillneurons.neurons._predictivity import accuracy_from_counts
+from skillneurons.tasks.batching import Batch
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +188,7 @@ def test_half_precision_activations_are_compared_with_thresholds_in_float32(dtyp
     activations = (0.5 + 0.02 * torch.randn(40, 3, 5, generator=generator)).to(dtype)
     baseline = activations.float().mean(dim=0)[:, None]
     counts = AboveCounts(baseline, 2)
-    counts.update(0, activations, None, [20, 20])
+    counts.update(0, activations, Mock(spec=Batch), [20, 20])
     counts.finish()
     slow = torch.stack([(part.float() > baseline[:, 0]).sum(dim=0) for part in activations.split(20)])
     assert counts.above[:, :, 0].equal(slow)

@@ -422,7 +422,7 @@ def test_report_settings_that_make_no_sense_are_refused(planted, planted_scores,
     [
         ({"layers": [3]}, "`layers` has 3"),
         ({"layers": []}, r"`layers` \[\]"),
-        ({"fractions": ()}, r"`fractions` are \(\)"),
+        ({"fractions": ()}, "`fractions` needs one or more"),
         ({"fractions": (0.1, 1.1)}, "not 1.1"),
         ({"fold": "nowhere"}, "'nowhere'"),
     ],

@@ -150,7 +150,7 @@ def test_words_that_are_no_tokens_are_named_all_at_once_beside_words_that_mean_t
         (("no", "yes"), (5, 5), "`token_ids` .* 5 is there twice"),
         (("no", "no"), (5, 6), "`words` .* 'no' is there twice"),
         (("no", "yes"), (5,), r"one word for each token id, but has .* for \(5,\)"),
-        ("no", (5, 6), "but has 'no'"),
+        ("no", (5, 6), "not 'no'"),
     ],
 )
 def test_a_verbalizer_that_cannot_tell_classes_apart_is_refused(words, ids, message, unchecked_types):

@@ -163,7 +163,7 @@ def test_label_word_neurons_are_no_rival_here(planted, scores):
     [
         ({"kinds": ("blur",)}, r"not \('blur',\)"),
         ({"fractions": (0.6,)}, r"are \(0.6,\)"),
-        ({"fractions": ()}, r"are \(\)"),
+        ({"fractions": ()}, "`fractions` needs one or more"),
         ({"scope": "some"}, "not 'some'"),
         ({"n_random": 1}, "is 1"),
         ({"rivals": {"wide": torch.zeros(3, 31)}}, r"'wide'.*\(3, 29\).*\(3, 31\)"),

@@ -314,7 +314,7 @@ def test_two_classes_or_foreign_scores_are_errors(planted, topics, found):
         several_classes(topics.classifier, topics.task, scores=others)
     with pytest.raises(ValueError, match="one for each of the 3 subtasks, but has 2"):
         several_classes(topics.classifier, topics.task, scores=found.scores[:2])
-    with pytest.raises(ValueError, match=r"from 0 to 1, not 1\.5"):
+    with pytest.raises(ValueError, match=r"`fraction` .* 1, not 1\.5"):
         several_classes(topics.classifier, topics.task, scores=found.scores, fraction=1.5)
 
 

@@ -373,7 +373,7 @@ def test_attributions_leave_nothing_behind(tiny_classifier, tiny_task, unchecked
     assert not any(point.has_hooks() for point in model.hook_dict.values())
     with pytest.raises(ValueError, match=r"\(4, 29\).*\(5, 29\)"):
         gradient_attribution(tiny_classifier, rows, baseline=torch.zeros(4, 2, 29))
-    with pytest.raises(ValueError, match="`n_steps` is 0"):
+    with pytest.raises(ValueError, match=r"`n_steps` is .*, not 0"):
         integrated_gradients(tiny_classifier, rows, n_steps=0)
 
 
@@ -464,7 +464,7 @@ def test_rival_scores_say_what_is_wrong(planted, tiny_task):
         rival_scores(found.classifier, found.task, ["roc"])
     with pytest.raises(ValueError, match="'topics' has 3: first"):
         rival_scores(found.classifier, planted_classifier("topics").task)
-    with pytest.raises(ValueError, match=f"0 classifiers and {len(SCORES)} scores"):
+    with pytest.raises(ValueError, match="`classifiers` needs one or more"):
         rival_scores([], found.task)
     with pytest.raises(ValueError, match="'roc'"):
         scores.top("roc", 0.1)

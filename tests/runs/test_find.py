@@ -302,7 +302,7 @@ def test_a_tokenizer_alone_is_the_models(tmp_path):
     ("changes", "message"),
     [
         ({"positions": "every"}, "not 'every'"),
-        ({"sigma": -1.0}, "`sigma` and `n_random` must be positive, but are -1.0"),
+        ({"sigma": -1.0}, "`sigma` is a finite number from 0 on"),
         ({"n_random": 0}, "and 0"),
         ({"fractions": (0.5,)}, r"below 0\.5"),
     ],

@@ -181,7 +181,11 @@ def test_too_little_for_a_finding_is_refused_before_any_work(tmp_path, changes, 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"kinds": ()}, "one or more of mean"), ({"fractions": ()}, "are \\(\\)"), ({"fractions": (0.1, 0.7)}, "0.7")],
+    [
+        ({"kinds": ()}, "one or more of mean"),
+        ({"fractions": ()}, "`fractions` needs one"),
+        ({"fractions": (0.1, 0.7)}, "0.7"),
+    ],
 )
 def test_settings_that_no_sweep_takes_are_refused_before_anything_is_tuned(options, message):
     with pytest.raises(ValueError, match=message):

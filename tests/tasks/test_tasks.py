@@ -532,7 +532,7 @@ def test_a_list_of_words_for_classes_without_an_order_is_refused_with_its_pairin
         ({"rotten": "bad"}, "each class of 'mine' .fresh, rotten., but has words for rotten"),
         ({"rotten": "bad", "fresh": "good", "stale": "so"}, "but has words for rotten, fresh, stale"),
         (["bad", "good", "so"], "each of the 2 classes .* but has 3: bad, good, so"),
-        ("bad", "one string, 'bad'"),
+        ("bad", "not 'bad'"),
     ],
 )
 def test_words_that_do_not_fit_the_classes_are_refused(tmp_path, words, message):

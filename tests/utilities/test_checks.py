@@ -121,7 +121,7 @@ def test_a_direction_belongs_to_its_positions(example):
 
 
 def test_one_text_is_no_list_of_letters(example):
-    with pytest.raises(TypeError, match="`texts` is a list of strings or rows, not 'text'"):
+    with pytest.raises(TypeError, match=r"`texts` of `text_heat` needs to be .*, not 'text'"):
         text_heat(example[0], "text", (0, 5))
 
 

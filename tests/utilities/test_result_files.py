@@ -14,10 +14,12 @@ from test_results import RESULTS
 
 from skillneurons import Evaluation, NeuronScores, NeuronSet, PerturbationCurve, SoftPrompt
 from skillneurons.applications import PruningControls
+from skillneurons.classifiers.answers import Answers
+from skillneurons.findings.run_agreement import RunComparison
 from skillneurons.utilities import store
 from skillneurons.utilities.results import Result
 
-KINDS = [one for one in (*RESULTS, PruningControls) if issubclass(one, Result)]
+KINDS = [one for one in (*RESULTS, PruningControls, Answers, RunComparison) if issubclass(one, Result)]
 PRIMES = (2, 3, 5, 7, 11, 13, 17)
 
 

@@ -19,9 +19,11 @@ from skillneurons.classifiers.evaluation import label_margin
 from skillneurons.classifiers.tuning import frozen
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.tasks.batching import Batch, Encoded
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.types import Hook, Row
 
 
+@checked
 def gradient_attribution(
     classifier: Classifier,
     rows: Sequence[Row] | Encoded,
@@ -69,6 +71,7 @@ def gradient_attribution(
     return _averaged(totals, len(encoded))
 
 
+@checked
 def integrated_gradients(
     classifier: Classifier,
     rows: Sequence[Row] | Encoded,

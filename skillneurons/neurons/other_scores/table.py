@@ -33,6 +33,7 @@ from skillneurons.neurons.other_scores.moments import GaussianHits, LabelMoments
 from skillneurons.neurons.other_scores.probes import DidNotConverge, probe_weights
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result
 
 Needs: TypeAlias = Literal["counts", "moments", "fit", "activations", "probe", "gradients"]
@@ -144,6 +145,7 @@ class RivalScores(Result):
         return cls({name: tensors[name] for name in meta.pop("names")}, meta)
 
 
+@checked
 def rival_scores(
     classifiers: Classifier | Sequence[Classifier],
     task: Task,

@@ -9,9 +9,11 @@ from skillneurons.runs._open_run import OpenedRun, open_run
 from skillneurons.runs.folder import RunFolder
 from skillneurons.runs.progress import told
 from skillneurons.runs.trials import Progress
+from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_share, check_whole
 
 
+@checked
 def compare_runs(
     runs: Sequence[str | Path | OpenedRun],
     *,

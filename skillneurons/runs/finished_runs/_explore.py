@@ -10,8 +10,10 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.plots.explorer import DEFAULTS, Explorer, ExplorerSettings, explorer
 from skillneurons.runs._open_run import OpenedRun, open_run
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.arguments import checked
 
 
+@checked
 def explore(
     run: str | Path | OpenedRun,
     *,

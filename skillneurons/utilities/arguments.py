@@ -1,0 +1,212 @@
+"""Arguments are what they are annotated as, or are refused by name: what is public is decorated with `checked`.
+
+Annotations promise what a function can work with; without a check, a wrong argument fails far below in words of torch,
+or does not fail at all: text is a sequence of texts, True is a number, and nan compares with nothing.
+"""
+
+import functools
+import inspect
+import math
+import numbers
+import re
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
+
+import torch
+
+from skillneurons.utilities.checks import (
+    check_finite,
+    check_not_empty,
+    check_seeds,
+    check_share,
+    check_some,
+    check_spread,
+    check_whole,
+)
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+MADE_BY = {
+    "Task": "`load_task(name)` makes one, and `Task(...)` of rows of your own.",
+    "Classifier": "`Classifier(model, prompt, verbalizer)` is one, and `load_example()` has one to try.",
+    "NeuronScores": "`find_skill_neurons(classifier, task)` makes them.",
+    "NeuronSet": "`scores.top(fraction)` is one.",
+}
+
+
+def _whole(low: int = 0, high: int | None = None) -> Callable[[str, Any], None]:
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, numbers.Number):  # an argument may have other forms, whose type is checked already
+            check_whole(name, value, low, high)
+
+    return check
+
+
+BOUNDS: dict[str, Callable[[str, Any], None]] = {
+    "seed": _whole(high=2**63 - 1),
+    "fraction": check_share,
+    "level": functools.partial(check_share, ends=False),
+    "n_random": _whole(high=100_000),
+    **dict.fromkeys(("sigma", "width"), check_spread),
+    "strength": check_finite,
+    **dict.fromkeys(("fractions", "strengths"), check_some),
+    **dict.fromkeys(("positions", "classifiers", "parts", "indicators"), check_not_empty),
+    "n_bootstrap": _whole(high=10_000_000),
+    "seeds": check_seeds,
+    **dict.fromkeys(("n_prompt", "n_words"), _whole(high=100_000)),
+    **dict.fromkeys(("n", "layer", "position"), _whole()),
+    **dict.fromkeys(
+        ("tokens_per_batch", "shard_bytes", "n_rows", "n_perturb_rows", "n_probe_rows", "n_labels"), _whole(low=1)
+    ),
+    **dict.fromkeys(("jobs", "n_nearest", "n_steps", "d_bottleneck"), _whole(low=1, high=100_000)),
+    **dict.fromkeys(("n_permutations", "n_draws"), _whole(low=1, high=10_000_000)),
+}
+"""What an argument of this name may be, in every function that has one."""
+
+
+class ArgumentError(TypeError, ValueError):
+    """An argument is not what its annotation says: of another type, or not one of the values that there are."""
+
+
+def checked(target: T) -> T:
+    """Refuse arguments that are not what their annotations say, for a function or all public methods of a class.
+
+    Besides other types and tensors of other numbers of axes, these are refused: one text where a list of texts is
+    meant, True or False where a number is, and nan.
+
+    Numbers whose names mean the same everywhere must lie within `BOUNDS`. A class may name in `EXPLAINED` those
+    that it takes in other forms, or knows better how to refuse.
+
+    Raises:
+        ArgumentError: When called with another argument; a `TypeError` and a `ValueError`.
+
+    Example:
+        >>> @checked
+        ... def halve(number: float) -> float:
+        ...     return number / 2
+        >>> halve("three")
+        Traceback (most recent call last):
+        skillneurons.utilities.arguments.ArgumentError: `number` of `halve` needs to be float, not 'three' (str).
+    """
+    if not isinstance(target, type):
+        return _checked_function(target)
+    for name, member in list(vars(target).items()):
+        if name.startswith("_") and name not in ("__init__", "__call__"):
+            continue
+        if isinstance(member, classmethod | staticmethod):
+            setattr(target, name, type(member)(_checked_function(member.__func__, f"{target.__name__}.{name}")))
+        elif inspect.isfunction(member):
+            known_as = target.__name__ if name == "__init__" else f"{target.__name__}.{name}"
+            setattr(target, name, _checked_function(member, known_as, getattr(target, "EXPLAINED", ())))
+    return target  # type: ignore[return-value]
+
+
+def _checked_function(function: Callable, known_as: str | None = None, unchecked: Collection[str] = ()) -> Any:
+    signature = inspect.signature(function)
+    if not signature.parameters:
+        return function
+    name = known_as or function.__name__
+
+    @functools.cache
+    def hints() -> dict[str, Any]:  # when first called: names in annotations may be imported after the function
+        try:
+            return get_type_hints(function)
+        except NameError:
+            return {}
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = signature.bind(*args, **kwargs).arguments
+        except TypeError:
+            return function(*args, **kwargs)  # raises it, in Python's own words
+        for key, hint in hints().items():
+            # Whatever form it has, it is a collection; its class says the rest.
+            if key in bound and not (key in unchecked and isinstance(bound[key], Iterable)):
+                _check_argument(signature.parameters[key].kind, key, bound[key], hint, name)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _check_argument(kind: Any, key: str, value: Any, hint: Any, function: str) -> None:
+    if kind is inspect.Parameter.VAR_POSITIONAL:
+        for one in value:
+            _check(key, one, hint, function)
+    elif kind is inspect.Parameter.VAR_KEYWORD:
+        declared = get_type_hints(get_args(hint)[0]) if get_origin(hint) is Unpack else {}
+        for name, one in value.items():
+            _check(name, one, declared.get(name, Any if declared else hint), function)
+    else:
+        _check(key, value, hint, function)
+
+
+def _check(key: str, value: Any, hint: Any, function: str) -> None:
+    if not fits(value, hint):
+        needed = _readable(hint)
+        made = next((f" {how}" for name, how in MADE_BY.items() if re.search(rf"\b{name}\b", needed)), "")
+        raise ArgumentError(f"`{key}` of `{function}` needs to be {needed}, not {_described(value)}.{made}")
+    if isinstance(value, float) and math.isnan(value) and hint not in (Any, object):
+        raise ArgumentError(f"`{key}` of `{function}` needs to be a number, not nan.")
+    if key in BOUNDS and value is not None:
+        BOUNDS[key](key, value)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is what an annotation says.
+
+    Example:
+        >>> from collections.abc import Sequence
+        >>> fits(["a", "b"], Sequence[str]), fits("ab", Sequence[str]), fits(True, int), fits(1, float)
+        (True, False, False, True)
+    """
+    from beartype.door import is_bearable
+
+    return any(_fits_one(value, option, is_bearable) for option in _options(hint))
+
+
+def _fits_one(value: Any, hint: Any, is_bearable: Callable[[Any, Any], bool]) -> bool:
+    if hint is Any or hint is object:
+        return True
+    origin, arguments = get_origin(hint), get_args(hint)
+    container = origin or hint
+    if isinstance(value, bool) and hint in (int, float, complex):
+        return False
+    if hint is int:
+        return isinstance(value, numbers.Integral)
+    if hint is float:
+        return isinstance(value, numbers.Real)
+    if isinstance(value, str) and container in (Sequence, Iterable, Collection):
+        return False
+    if container is tuple and arguments and arguments[-1] is not Ellipsis:
+        return isinstance(value, tuple) and len(value) == len(arguments) and all(map(fits, value, arguments))
+    if isinstance(value, Sequence) and arguments and container in (Sequence, Iterable, Collection, list, tuple):
+        # A library's check looks at one item, drawn at random. A list may stand for a tuple of any length.
+        return isinstance(value, (list if container is tuple else container, container)) and all(
+            fits(one, arguments[0]) for one in value
+        )
+    if isinstance(value, Mapping) and len(arguments) == 2 and container in (Mapping, dict):
+        return isinstance(value, container) and all(
+            fits(key, arguments[0]) and fits(one, arguments[1]) for key, one in value.items()
+        )
+    return is_bearable(value, hint)
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _readable(hint: Any) -> str:
+    """An annotation without the modules of its names."""
+    text = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+    text = re.sub(r"\b(?:\w+\.)+(?=\w)", "", text).replace("NoneType", "None").replace("~", "")
+    text = re.sub(r"Optional\[(.*)\]$", r"\1 | None", text)
+    return re.sub(r"Literal\[(.*?)\]", r"one of \1", text)
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
