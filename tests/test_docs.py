@@ -81,6 +81,7 @@ def test_the_command_line_page_says_the_defaults():
         "--label-column": "the usual names",
         "--group-column": "group",
         "--slurm": "",
+        "--seed-list": "",
         "--out": "runs/MODEL-TASK",
         "--rows": "all",
         "--label-words": "the task's",

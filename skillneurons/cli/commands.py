@@ -8,6 +8,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
+from skillneurons.cli.config import read_config, write_config
 from skillneurons.cli.errors import reported_errors
 from skillneurons.cli.terminal import (
     bar_updater,
@@ -88,6 +89,7 @@ def find(
     source: Annotated[Path | None, typer.Option(help="A file of rows, or a folder of them.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; runs/MODEL-TASK by default.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Prompts to tune, with seeds 0, 1, …")] = 3,
+    seed_list: Annotated[str | None, typer.Option(help="These seeds instead: 0,3,7.")] = None,
     n_prompt: NPrompt = 16,
     steps: Steps = None,
     lr: LearningRate = None,
@@ -96,7 +98,14 @@ def find(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
-    config: Annotated[str | None, typer.Option(help="Configuration of a data set on the hub.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="FILE.toml: options, as a run writes them. Or a configuration on the hub.",
+            is_eager=True,
+            callback=read_config,
+        ),
+    ] = None,
     rows: Rows = None,
     fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of neurons in the saved set.")] = 0.02,
     kinds: Kinds = "mean,zero,gaussian",
@@ -116,6 +125,7 @@ def find(
     Run again with the same arguments, it reuses what is finished; with more seeds, kinds, fractions, random sets or
     rows of the sweep, it extends the run.
     """
+    options = dict(locals())
     quiet_libraries()
     from skillneurons import runs
     from skillneurons.classifiers.prompts import check_label_words
@@ -138,7 +148,7 @@ def find(
     check_label_words(load_tokenizer(model), [data])
     loaded = load_model(model, device=device, dtype=dtype)
     settings = runs.FindSettings(
-        seeds=tuple(range(seeds)),
+        seeds=tuple(int(one) for one in seed_list.split(",")) if seed_list else tuple(range(seeds)),
         n_prompt=n_prompt,
         tuning=_tuning(steps, lr, batch_size, tune_dtype),
         fraction=fraction,
@@ -165,6 +175,7 @@ def find(
             executor=executor,
             device=device,
         )
+    write_config(folder / "config.toml", options)
     print_find(result)
 
 
