@@ -5,7 +5,8 @@
 `MODEL` is the folder of all-mpnet-base-v2 and `DATA` a folder with one folder of JSON lines for each task. A prompt
 lies in `TASK/seed-N/classifier.*` beside this file; what was tuned for as many steps is not tuned again, so a killed
 run loses one prompt.
-Validation rows decide which of a prompt's evaluations is kept.
+Validation rows decide which of a prompt's evaluations is kept. The learning rate was chosen on them too, with one seed
+of SST-2 (1): .872 after 1,000 steps of 3e-3, .881 after 400 of 1e-2.
 """
 
 import argparse
@@ -30,7 +31,7 @@ class Settings:
 
 
 TASKS = {
-    "sst2_sentences": Settings(("terrible", "great"), steps=1000),
+    "sst2_sentences": Settings(("terrible", "great"), steps=800),
     "ag_news": Settings(("world", "sports", "business", "technology"), n_words=40),
     "imdb": Settings(("terrible", "great"), n_words=64),
     "mnli_resplit": Settings(("yes", "maybe", "no"), steps=1000, n_words=40),
@@ -53,7 +54,7 @@ def config_of(name: str) -> TuningConfig:
     """How a task's prompts are tuned."""
     steps = TASKS[name].steps
     return TuningConfig(
-        lr=3e-3, steps=steps, batch_size=32, warm_up=50 / steps, eval_every=steps // 4, tune_dtype="bfloat16"
+        lr=1e-2, steps=steps, batch_size=32, warm_up=50 / steps, eval_every=steps // 4, tune_dtype="bfloat16"
     )
 
 
