@@ -44,6 +44,15 @@ def test_no_function_takes_or_does_too_much():
     assert [(path.name, *one) for path in files("skillneurons") for one in offences(path.read_text())] == []
 
 
+def test_no_two_classes_have_one_name():
+    found = {}
+    for path in files("skillneurons"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(path.name)
+    assert {name: there for name, there in found.items() if len(there) > 1} == {}
+
+
 def test_no_test_is_too_long():
     found = [(path.name, *one) for path in files("tests") for one in offences(path.read_text())]
     assert [one for one in found if one[2].endswith("lines")] == []

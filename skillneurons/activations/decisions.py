@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from skillneurons.activations.statistic import Summed, add_sum, check_activations, widened
@@ -44,7 +44,7 @@ class Decisions:
     baseline: Float[Tensor, "prompt layer neuron"]
     n: int
     labels: Int[Tensor, " batch"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    packed: list[np.ndarray] = field(default_factory=list)
+    packed: list[Tensor] = field(default_factory=list)
     sums: list[Tensor] = field(default_factory=list, repr=False)
     groups: RowGroups | None = None
 
@@ -59,10 +59,7 @@ class Decisions:
             )
         wide = widened(activations)
         add_sum(self.sums, layer, wide)
-        above = np.packbits((wide > threshold.to(wide)).cpu().numpy(), axis=-1)
-        if layer == len(self.packed):
-            self.packed.append(np.zeros((self.n, *above.shape[1:]), dtype=np.uint8))
-        self.packed[layer][batch.index.numpy()] = above
+        _keep(self.packed, layer, wide > threshold.to(wide), batch, self.n)
         if layer == 0:
             if not len(self.labels):
                 self.labels = torch.full((self.n,), -1)
@@ -85,7 +82,7 @@ class Decisions:
         """Decisions that are already known, packed; `groups` may be what each row shares, see `groups_of`."""
         if len(above) != len(labels):
             raise ValueError(f"`above` has {len(above)} rows and `labels` {len(labels)}. Pass one label for each row.")
-        packed = [np.packbits(above[:, :, layer].numpy(), axis=-1) for layer in range(above.shape[2])]
+        packed = [_packed(above[:, :, layer]) for layer in range(above.shape[2])]
         together = groups if groups is None or isinstance(groups, RowGroups) else groups_of(groups)
         return cls(torch.zeros(above.shape[1:]), len(above), labels, packed, groups=together)
 
@@ -101,8 +98,7 @@ class Decisions:
             raise ValueError(
                 f"`start` is a multiple of 8 below `stop`, at most {d_mlp}, but they are {start} and {stop}."
             )
-        part = np.unpackbits(self.packed[layer][:, :, start // 8 : -(-stop // 8)], axis=-1, count=stop - start)
-        return torch.from_numpy(part.view(np.bool_))
+        return _unpacked(self.packed[layer], start, stop)
 
     @property
     def above(self) -> Int[Tensor, "label prompt layer neuron"]:
@@ -152,10 +148,7 @@ class ChosenDecisions(Summed):
         position = self.position[:, layer].to(wide.device)
         threshold = self.baseline[:, layer].to(wide).gather(0, position)
         above = wide.gather(1, position.expand(len(wide), *position.shape)) > threshold
-        packed = torch.from_numpy(np.packbits(above.cpu().numpy(), axis=-1))
-        if layer == len(self.totals):
-            self.totals.append(torch.zeros(self.n_rows, *packed.shape[1:], dtype=torch.uint8))
-        self.totals[layer][batch.index] = packed
+        _keep(self.totals, layer, above, batch, self.n_rows)
 
     def finish(self) -> None:
         super().finish()
@@ -164,5 +157,21 @@ class ChosenDecisions(Summed):
     def unpack(self, layer: int, choice: int, start: int = 0, stop: int | None = None) -> Bool[Tensor, "batch neuron"]:
         """The decisions of neurons `start` to `stop` of a layer at their position; `start` must be a multiple of 8."""
         stop = self.position.shape[2] if stop is None else stop
-        part = self.totals[layer][:, choice, start // 8 : -(-stop // 8)].numpy()
-        return torch.from_numpy(np.unpackbits(part, axis=-1, count=stop - start).view(np.bool_))
+        return _unpacked(self.totals[layer][:, choice], start, stop)
+
+
+def _keep(kept: list[Tensor], layer: int, above: Bool[Tensor, "batch some neuron"], batch: Batch, n: int) -> None:
+    """Put a batch's decisions of a layer where its rows are among all `n`."""
+    packed = _packed(above)
+    if layer == len(kept):
+        kept.append(torch.zeros(n, *packed.shape[1:], dtype=torch.uint8))
+    kept[layer][batch.index] = packed
+
+
+def _packed(above: Bool[Tensor, "*some neuron"]) -> UInt8[Tensor, "*some byte"]:
+    return torch.from_numpy(np.packbits(above.cpu().numpy(), axis=-1))
+
+
+def _unpacked(packed: UInt8[Tensor, "*some byte"], start: int, stop: int) -> Bool[Tensor, "*some part"]:
+    part = packed[..., start // 8 : -(-stop // 8)].numpy()
+    return torch.from_numpy(np.unpackbits(part, axis=-1, count=stop - start).view(np.bool_))

@@ -179,7 +179,7 @@ def check_n_labels(statistic: Any, labels: Int[Tensor, " batch"]) -> int:
 def check_n_rows(statistic: Any, n_rows: int) -> None:
     """Raise where a statistic that keeps rows was made for another number of them: it would hold what nobody wrote."""
     for one in (statistic, *getattr(statistic, "parts", ())):
-        one = one[1] if isinstance(one, tuple) else one
+        one = getattr(one, "inner", one)
         if getattr(one, "keeps_rows", False) and one.n != n_rows:
             raise ValueError(
                 f"{type(one).__name__} was made for {one.n} rows, but {n_rows} come. Make it with `n={n_rows}`."

@@ -86,24 +86,24 @@ class Pooled(Generic[S]):
 
 
 @dataclass(eq=False)
-class Together:
-    """Shows several statistics their own positions of one pass, `collect(…, positions="all")`.
+class At:
+    """Shows a statistic some positions of a pass over all, `collect(…, positions="all")`.
 
     Args:
-        parts: Positions, and the statistic that sees them.
+        where: Positions.
+        inner: The statistic that sees them.
     """
 
-    parts: Sequence[tuple[slice, Statistic]]
+    where: slice
+    inner: Statistic
 
     def update(
         self, layer: int, activations: Float[Tensor, "batch pos neuron"], batch: Batch, counts: Sequence[int]
     ) -> None:
-        for where, one in self.parts:
-            one.update(layer, activations[:, where], batch.at(where), counts)
+        self.inner.update(layer, activations[:, self.where], batch.at(self.where), counts)
 
     def finish(self) -> None:
-        for _, one in self.parts:
-            one.finish()
+        self.inner.finish()
 
 
 @dataclass(eq=False)

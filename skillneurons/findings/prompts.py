@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skillneurons.activations._collect import collect
+from skillneurons.activations.statistic import Together
 from skillneurons.activations.sums import AboveCounts, LabelSums
-from skillneurons.activations.text import Pool, Pooled, Together
+from skillneurons.activations.text import At, Pool, Pooled
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.findings.common import by_task, check_scored, difference, ends, held_out_interval
 from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
@@ -209,7 +210,7 @@ def _collect(
 ) -> None:
     """Fill a statistic for each place in one pass."""
     parts = [
-        (classifier.layout.positions(positions), one if pool is None else Pooled(one, pool))
+        At(classifier.layout.positions(positions), one if pool is None else Pooled(one, pool))
         for (positions, pool), one in zip(places, statistics, strict=True)
     ]
     collect(classifier, rows, Together(parts), positions="all")

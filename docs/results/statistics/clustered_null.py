@@ -42,7 +42,7 @@ def compose(clauses: list[str], n_own: int, bank: dict, rng: random.Random) -> l
 def decided(classifier, baseline, rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Decisions of the neurons, the prompt's answers, and the clauses of each row."""
     kept = collect(classifier, rows, Decisions(baseline, len(rows)))
-    bits = [np.unpackbits(layer[:, POSITIONS], axis=-1)[:, :, ::EVERY] for layer in kept.packed]
+    bits = [np.unpackbits(layer[:, POSITIONS].numpy(), axis=-1)[:, :, ::EVERY] for layer in kept.packed]
     answers = classifier.logits(rows).argmax(dim=1).numpy()
     return np.stack(bits, axis=2).astype(bool), answers, np.array([row["ids"] for row in rows])
 
