@@ -6,7 +6,6 @@ everything that is measured.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from skillneurons.activations.statistic import S, Summed, check_n_labels, check_
 from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
 from skillneurons.tasks.batching import Encoded
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.types import Row
+from skillneurons.utilities.types import AtHook, Hook, Json, Row
 
 
 @checked
@@ -31,7 +30,7 @@ def collect(
     positions: str = "prompt",
     tokens_per_batch: int = 2048,
     accelerator: Ranks | None = None,
-    on_rows: Callable[[int], Any] | None = None,
+    on_rows: Callable[[int], object] | None = None,
 ) -> S:
     """Run the classifier over the rows once and show every layer's activations to `statistic`.
 
@@ -80,10 +79,10 @@ def collect(
             f"{type(statistic).__name__} needs the same positions in every row, but `positions` is {positions!r}, and "
             "texts differ in length. Pool them: `activations.text.Pooled(statistic, 'mean')`."
         )
-    state: dict[str, Any] = {}
+    state: dict[str, Json] = {}
 
-    def observe(layer: int) -> Any:
-        def look(activations: Tensor, hook: Any = None) -> None:
+    def observe(layer: int) -> Hook:
+        def look(activations: Tensor, hook: AtHook = None) -> None:
             statistic.update(layer, activations[:, where], state["batch"], state["counts"])
 
         return f"blocks.{layer}.{hook}", look

@@ -65,10 +65,11 @@ def collect_cached(
         n_labels = check_n_labels(statistic, labels)
         order = torch.argsort(labels, stable=True)
         counts = labels.bincount(minlength=n_labels).tolist()
+        batch = None
         for layer, activations in enumerate(_layers(cache, hook)):
             _check_shape(layer, activations, labels)
             chosen = activations[order.to(activations.device)][:, _indices(positions, layer, activations)]
-            if layer == 0:
+            if batch is None:
                 blank = torch.zeros(chosen.shape[:2], dtype=torch.long, device=chosen.device)
                 batch = Batch(blank, blank, None, labels[order].to(chosen.device), n_seen + order.cpu())
             statistic.update(layer, chosen, batch, counts)

@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import safetensors.torch
@@ -31,7 +30,7 @@ from skillneurons.tasks.batching import Batch, Encoded
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Shown
-from skillneurons.utilities.types import Row
+from skillneurons.utilities.types import Json, Row
 
 KIND = "Activations"
 OWN_FILES = re.compile(r"activations\.(json|safetensors)|shard-\d{5,}\.safetensors")
@@ -55,7 +54,7 @@ class StoredActivations(Shown):
 
     folder: Path
     labels: Int[Tensor, " batch"]
-    meta: dict[str, Any]
+    meta: dict[str, Json]
 
     @classmethod
     def load(cls, folder: str | Path) -> "StoredActivations":
@@ -84,7 +83,7 @@ class StoredActivations(Shown):
             self._verify_shard(number)
 
     @property
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, Json]:
         """Length of each axis; of `neuron` one for each layer, where they differ."""
         widths = self.meta["d_mlps"]
         neuron = widths[0] if len(set(widths)) == 1 else tuple(widths)
@@ -306,7 +305,7 @@ class _Shard:
                 )
 
 
-def _describe(classifier: Classifier, encoded: Encoded, positions: str, shard_bytes: int) -> dict[str, Any]:
+def _describe(classifier: Classifier, encoded: Encoded, positions: str, shard_bytes: int) -> dict[str, Json]:
     """What determines the stored values, as JSON would give it back."""
     if classifier.extra_hooks:
         raise ValueError(
@@ -364,7 +363,7 @@ def _is_partial(path: Path) -> bool:
     return name is not None and OWN_FILES.fullmatch(name) is not None and path.is_file()
 
 
-def _is_begun(folder: Path, meta: dict[str, Any]) -> bool:
+def _is_begun(folder: Path, meta: dict[str, Json]) -> bool:
     """Whether the folder holds these activations in part; it may hold nothing else."""
     try:
         _, found = store.load(folder / "activations", KIND)

@@ -13,13 +13,14 @@ with as many of them. Against another number of processes they differ by the ord
 import hashlib
 from collections.abc import Mapping
 from functools import reduce
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from skillneurons.activations.statistic import Summed, settings_of
 from skillneurons.utilities.lazy import needed
+from skillneurons.utilities.types import Json, Library
 
 S = TypeVar("S", bound=Summed)
 
@@ -40,7 +41,7 @@ def share_of(ranks: Ranks | None) -> slice:
     return slice(None) if ranks is None else slice(ranks.process_index, None, ranks.num_processes)
 
 
-def check_mergeable(statistic: Any) -> None:
+def check_mergeable(statistic: Library) -> None:
     """Refuse, before the pass, a statistic that keeps rows instead of sums."""
     if not isinstance(statistic, Summed):
         raise TypeError(
@@ -50,7 +51,7 @@ def check_mergeable(statistic: Any) -> None:
         )
 
 
-def merged(statistic: S, n_rows: int, work: Mapping[str, Any]) -> S:
+def merged(statistic: S, n_rows: int, work: Mapping[str, Json]) -> S:
     """The statistic over the shares of all processes, on each of them.
 
     Args:
@@ -89,11 +90,11 @@ def merged(statistic: S, n_rows: int, work: Mapping[str, Any]) -> S:
     return result
 
 
-def _has_begun(sums: dict[str, Any]) -> bool:
+def _has_begun(sums: dict[str, Json]) -> bool:
     return any(len(value) > 0 for value in sums.values() if isinstance(value, list))
 
 
-def _digest(value: Any) -> str:
+def _digest(value: object) -> str:
     digest = hashlib.sha256()
     for part in value if isinstance(value, tuple) else (value,):
         if isinstance(part, Tensor):

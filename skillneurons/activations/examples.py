@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from skillneurons.tasks.batching import Batch
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_whole
+from skillneurons.utilities.types import Library
 
 
 @checked
@@ -74,7 +75,7 @@ class Examples:
     fixed_positions: ClassVar[bool] = True
 
     n: int
-    neurons: Any = None
+    neurons: Library = None
     parts: list[Tensor] = field(default_factory=list)
 
     def update(

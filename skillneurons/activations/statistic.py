@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skillneurons.tasks.batching import Batch
 from skillneurons.utilities import store
+from skillneurons.utilities.types import Json, Library
 
 
 @runtime_checkable
@@ -105,7 +106,7 @@ class Summed:
         )
 
 
-def settings_of(statistic: Summed) -> dict[str, Any]:
+def settings_of(statistic: Summed) -> dict[str, Json]:
     """Fields that say what a statistic counts: neither its sums nor what it keeps while it runs."""
     return {
         one.name: getattr(statistic, one.name)
@@ -114,7 +115,7 @@ def settings_of(statistic: Summed) -> dict[str, Any]:
     }
 
 
-def _added(one: Any, other: Any) -> Any:
+def _added(one: Library, other: Library) -> Library:
     return [a + b for a, b in zip(one, other, strict=True)] if isinstance(one, list) else one + other
 
 
@@ -154,7 +155,7 @@ def check_activations(totals: Sequence[Tensor]) -> None:
         store.check_finite(f"activations of layer {layer}", total, "Check the model's weights and the prompt.")
 
 
-def check_even_layers(model: Any) -> None:
+def check_even_layers(model: Library) -> None:
     """Raise where layers have different numbers of neurons, before a pass whose result would have a `layer` axis."""
     widths = getattr(model.cfg, "d_mlps", ())
     if len(set(widths)) > 1:
@@ -164,7 +165,7 @@ def check_even_layers(model: Any) -> None:
         )
 
 
-def check_n_labels(statistic: Any, labels: Int[Tensor, " batch"]) -> int:
+def check_n_labels(statistic: Library, labels: Int[Tensor, " batch"]) -> int:
     """How many labels a statistic counts; any that there are, if it does not say. Raises where a row has another."""
     # A pooled statistic counts what the one inside does.
     n_labels = getattr(getattr(statistic, "inner", statistic), "n_labels", int(labels.max()) + 1)
@@ -176,7 +177,7 @@ def check_n_labels(statistic: Any, labels: Int[Tensor, " batch"]) -> int:
     return n_labels
 
 
-def check_n_rows(statistic: Any, n_rows: int) -> None:
+def check_n_rows(statistic: Library, n_rows: int) -> None:
     """Raise where a statistic that keeps rows was made for another number of them: it would hold what nobody wrote."""
     for one in (statistic, *getattr(statistic, "parts", ())):
         one = getattr(one, "inner", one)

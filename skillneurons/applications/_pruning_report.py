@@ -7,7 +7,7 @@ one tuning of the prompt.
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 import pandas as pd
 import torch
@@ -30,6 +30,7 @@ from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.intervals import clopper_pearson
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
+from skillneurons.utilities.types import Json
 
 KEPT = (0.01, 0.02, 0.05, 0.1, 0.3)
 
@@ -67,7 +68,7 @@ class PruningReport(Result):
     before: Evaluation
     full_parameters: int
     full_flops: float
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
     # Absent from reports that earlier versions wrote.
     margins: Float[Tensor, "set fraction"] | None = None
     nothing: Evaluation | None = None
@@ -98,7 +99,7 @@ class PruningReport(Result):
         records = []
         for i, fraction in enumerate(self.fractions):
             for j, choice in enumerate(self.sets):
-                record: dict[str, Any] = {
+                record: dict[str, Json] = {
                     "kept": fraction,
                     "choice": choice,
                     "draw": self.sets[:j].count(choice),
@@ -228,7 +229,7 @@ def pruning_report(
     empty = prune(classifier, kept[0] - kept[0], mean, layers=chosen_layers)
     logits, without = classifier.logits(test), empty.logits(test)
     nothing_retuned = torch.nan if retune is None else evaluate(_retuned(empty, task, retune, seed), test).accuracy
-    meta: dict[str, Any] = {"task": task.name, "model": classifier.prompt.model, "model_source": model.cfg.source}
+    meta: dict[str, Json] = {"task": task.name, "model": classifier.prompt.model, "model_source": model.cfg.source}
     meta |= {"classifier_seed": classifier.prompt.seed, "layers": chosen_layers, "fold": fold, "seed": seed}
     meta["retune"] = None if retune is None else asdict(retune)
     return PruningReport(

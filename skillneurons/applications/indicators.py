@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from math import factorial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +26,7 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import union_of_top
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result, as_text, drawn_by
-from skillneurons.utilities.types import Hook
+from skillneurons.utilities.types import AtHook, Hook, Json
 
 
 def prompt_cosine(first: Float[Tensor, "prompt d_model"], second: Float[Tensor, "other d_model"]) -> float:
@@ -51,7 +50,7 @@ def activated_neurons(classifier: Classifier, *, positions: str = "mask") -> Boo
     states: list[Tensor] = []
 
     def observe(layer: int) -> Hook:
-        def look(activations: Tensor, hook: Any = None) -> None:
+        def look(activations: Tensor, hook: AtHook = None) -> None:
             states.append((activations[0, where] > 0).cpu())
 
         return f"blocks.{layer}.mlp.hook_post", look
@@ -178,7 +177,7 @@ class IndicatorTest(Result):
     p_value: Float[Tensor, " indicator"]
     values: Float[Tensor, "indicator source target"]
     transfer: Float[Tensor, "source target"]
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_indicators")
 

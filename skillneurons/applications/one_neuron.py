@@ -8,7 +8,7 @@ import html
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Unpack
+from typing import Unpack
 
 import pandas as pd
 import torch
@@ -23,7 +23,7 @@ from skillneurons.findings.common import check_binary, check_same_model
 from skillneurons.findings.words import nearest_words
 from skillneurons.interventions.perturbation import Kind
 from skillneurons.interventions.sweep import ControlOptions, SweepSettings, sweep
-from skillneurons.models.encoder import HookedEncoder
+from skillneurons.models.bridge import as_encoder
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Batch
@@ -33,7 +33,7 @@ from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, drawn_by
-from skillneurons.utilities.types import Row
+from skillneurons.utilities.types import Json, Row, Tokenizer
 
 # The strongest colour of a strip: black text on it can be read, and it darkens towards here also in grey.
 HEAT = (213, 94, 0)
@@ -78,7 +78,7 @@ class NeuronCard(Result):
     words: dict[str, tuple[tuple[str, float], ...]]
     margin_change: Float[Tensor, " batch"]
     random_change: Float[Tensor, "draw batch"]
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_neuron_card")
 
@@ -168,8 +168,11 @@ def neuron_card(
     ablate = settings.perturbation(kind).of(classifier, task)
     margins = sweep(classifier, encoded, [(ablate, chosen) for chosen in (own, *others)], settings).margins
     words = {}
-    if isinstance(classifier.model, HookedEncoder):
-        words = {side: nearest_words(classifier.model, own, side, n_words)[0] for side in ("input", "output")}
+    if classifier.model.has_weights:
+        words = {
+            side: nearest_words(as_encoder(classifier.model, "The words nearest a neuron"), own, side, n_words)[0]
+            for side in ("input", "output")
+        }
     test_accuracy = scores.test_accuracy[at, :, layer, index]
     here = test_accuracy[position].item()
     return NeuronCard(
@@ -237,7 +240,7 @@ class TextHeat(Result):
     words: tuple[tuple[str, ...], ...]
     values: tuple[Tensor, ...]
     labels: tuple[str, ...] = ()
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_text_heat")
 
@@ -359,7 +362,7 @@ def text_heat(classifier: Classifier, texts: Sequence[str | Row], neuron: tuple[
 
 
 def _by_word(
-    tokenizer: Any, row: Mapping[str, Any], values: Float[Tensor, " token"]
+    tokenizer: Tokenizer, row: Mapping[str, Json], values: Float[Tensor, " token"]
 ) -> tuple[tuple[str, ...], Float[Tensor, " word"]]:
     """The text's words, each with what stands before it, and the mean over each one's tokens."""
     if not getattr(tokenizer, "is_fast", False):
@@ -374,10 +377,10 @@ def _by_word(
         )
     ends: dict[tuple[int, int], int] = {}
     tokens: dict[tuple[int, int], list[int]] = {}
-    for token, (place, (_, end)) in enumerate(zip(places, encoding["offset_mapping"], strict=True)):
-        if None not in place:
-            tokens.setdefault(place, []).append(token)
-            ends[place] = end
+    for token, ((text, word), (_, end)) in enumerate(zip(places, encoding["offset_mapping"], strict=True)):
+        if text is not None and word is not None:
+            tokens.setdefault((text, word), []).append(token)
+            ends[text, word] = end
     words, before = [], (0, 0)
     for place, end in ends.items():
         sequence = place[0]

@@ -6,7 +6,7 @@ for each strength and set of neurons.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 import pandas as pd
 import torch
@@ -31,7 +31,7 @@ from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.intervals import clopper_pearson
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
-from skillneurons.utilities.types import Row
+from skillneurons.utilities.types import Json, Row
 
 STRENGTHS = (-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0)
 
@@ -118,7 +118,7 @@ class SteeringCurve(Result):
     n_other: int
     n_label: int
     label: str
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_steering")
 
@@ -257,7 +257,7 @@ class _Shift:
     """A direction to steer along, and what it was made of."""
 
     direction: Float[Tensor, "prompt layer neuron"]
-    made_of: dict[str, Any]
+    made_of: dict[str, Json]
 
     def by(self, strength: float, classifier: Classifier, positions: str) -> Intervention:
         """Steering along it; at strength 0 nothing is done."""

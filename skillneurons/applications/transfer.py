@@ -6,7 +6,6 @@ The matrix costs one pass over each target's test rows for each source prompt; a
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import pandas as pd
 import torch
@@ -18,9 +17,11 @@ from skillneurons.classifiers.evaluation import evaluate
 from skillneurons.classifiers.prompts import SoftPrompt, Verbalizer, random_prompt
 from skillneurons.classifiers.tuning import TuningConfig, TuningWarning, tune_prompt
 from skillneurons.findings.record import Finding, Measured, ReproduceSettings, Study, register
+from skillneurons.models.bridge import Model
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result, as_text, drawn_by
+from skillneurons.utilities.types import Json
 
 RANDOM = "random start"
 
@@ -42,7 +43,7 @@ class TransferMatrix(Result):
     tasks: tuple[str, ...]
     accuracy: Float[Tensor, "source target seed"]
     majority: Float[Tensor, " target"]
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_transfer")
 
@@ -234,7 +235,7 @@ class WarmStart(Result):
     steps: tuple[int, ...]
     accuracy: Float[Tensor, "source seed evaluation"]
     level: float
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_warm_start")
 
@@ -334,7 +335,7 @@ def warm_start(
 
 
 def _accuracy_by_step(
-    model: Any, task: Task, start: SoftPrompt, seed: int, config: TuningConfig
+    model: Model, task: Task, start: SoftPrompt, seed: int, config: TuningConfig
 ) -> list[tuple[int, float]]:
     words = Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)
     at_start = evaluate(Classifier(model, start, words, tuple(task.labels)), task.validation).accuracy

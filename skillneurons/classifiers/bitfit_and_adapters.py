@@ -9,7 +9,6 @@ Both act at every position. Cost of a step: that of prompt tuning, and the last 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,7 @@ from skillneurons.models.bridge import AnyModel, Model, as_classifiable, as_enco
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.types import Hook
+from skillneurons.utilities.types import AtHook, Hook
 
 DELTA_CONFIG = TuningConfig(lr=3e-3)
 
@@ -198,14 +197,14 @@ def _bias_shapes(model: HookedEncoder, layer: int) -> dict[str, tuple[int, ...]]
 
 
 def _add(bias: Tensor) -> Callable[..., Tensor]:
-    def hook_fn(activations: Tensor, hook: Any = None) -> Tensor:
+    def hook_fn(activations: Tensor, hook: AtHook = None) -> Tensor:
         return activations + bias.to(activations.dtype)
 
     return hook_fn
 
 
 def _bottleneck(down: Tensor, b_down: Tensor, up: Tensor, b_up: Tensor) -> Callable[..., Tensor]:
-    def hook_fn(activations: Tensor, hook: Any = None) -> Tensor:
+    def hook_fn(activations: Tensor, hook: AtHook = None) -> Tensor:
         wide = activations.to(down.dtype)
         return (wide + F.gelu(wide @ down + b_down) @ up + b_up).to(activations.dtype)
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from skillneurons.classifiers.answers import Answers
 from skillneurons.classifiers.prompts import Layout, SoftPrompt, Verbalizer, splice
-from skillneurons.models.bridge import AnyModel, BridgedModel, as_classifiable
+from skillneurons.models.bridge import AnyModel, Model, as_classifiable
 from skillneurons.models.encoder_parts.input_checks import check_ids
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Batch, Encoded, as_rows, bucketed, by_length, collate, encode
 from skillneurons.tasks.task import Task
@@ -60,7 +60,10 @@ class Classifier(Shown):
 
     EXPLAINED: ClassVar[tuple[str, ...]] = ("rows",)
 
-    model: AnyModel
+    if TYPE_CHECKING:
+        model: Model  # what is made of any
+    else:
+        model: AnyModel
     prompt: SoftPrompt
     verbalizer: Verbalizer
     labels: Sequence[str] = ()
@@ -75,7 +78,7 @@ class Classifier(Shown):
         if self.prompt.vectors.device != self.model.device:
             vectors = self.prompt.vectors.to(self.model.device)
             object.__setattr__(self, "prompt", replace(self.prompt, vectors=vectors))
-        if self.prompt.in_front and _reads_behind(self.model):
+        if self.prompt.in_front and self.model.reads_after_text:
             raise ValueError(
                 f"The prompt stands in front of all else (`in_front`), where a decoder ({self.model.cfg.source}) reads "
                 "nothing of the text. Pass a prompt that stands behind it, or an encoder."
@@ -89,7 +92,7 @@ class Classifier(Shown):
 
     @property
     def layout(self) -> Layout:
-        return Layout(len(self.prompt), _reads_behind(self.model), self.prompt.in_front)
+        return Layout(len(self.prompt), self.model.reads_after_text, self.prompt.in_front)
 
     @property
     def fwd_hooks(self) -> FwdHooks:
@@ -240,7 +243,7 @@ class Classifier(Shown):
         """Read what `save` wrote, onto the model it was made with."""
         tensors, meta = store.load(path, "Classifier")
         return cls(
-            model=model,
+            model=as_classifiable(model),
             prompt=SoftPrompt(tensors["prompt"], meta["model"], **meta["prompt"]),
             verbalizer=Verbalizer(tuple(meta["verbalizer"]["words"]), tuple(meta["verbalizer"]["token_ids"])),
             labels=tuple(meta["labels"]),
@@ -250,10 +253,6 @@ class Classifier(Shown):
     def with_prompt(self, prompt: SoftPrompt) -> "Classifier":
         """The same model and label words behind another prompt."""
         return replace(self, prompt=prompt, history=())
-
-
-def _reads_behind(model: AnyModel) -> bool:
-    return isinstance(model, BridgedModel) and model.cfg.after_text
 
 
 def check_answers(classifier: Classifier, task: Task) -> None:

@@ -12,7 +12,6 @@ unless one accepts it.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -25,6 +24,7 @@ from skillneurons.classifiers.prompts import SoftPrompt
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.types import Json
 
 CONFIG, WEIGHTS, KEY = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
 PROVENANCE = {"model": str, "origin": str, "seed": int | None}
@@ -152,7 +152,7 @@ def load_peft(folder: str | Path, model: AnyModel, *, moved: bool = False) -> So
         )
     vectors = vectors.to(device=model.device, dtype=torch.promote_types(vectors.dtype, model.dtype))
     in_front = False
-    if getattr(model.cfg, "after_text", False):
+    if model.reads_after_text:
         if not moved:
             raise ValueError(_moved("load", "will stand behind the text in a decoder"))
     elif len(vectors) > 1 and torch.equal(vectors[:1].to(model.dtype), _mask_vector(model)):
@@ -181,7 +181,7 @@ def _name(source: str) -> str:
     return source.rstrip("/").rsplit("/", 1)[-1].lower()
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Json]:
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"An adapter needs {CONFIG}, but {path} does not exist. Pass the adapter's folder.")
@@ -194,7 +194,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_vectors(folder: Path, config: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+def _read_vectors(folder: Path, config: dict[str, Json]) -> tuple[Tensor, dict[str, Json]]:
     """The adapter's vectors, and the provenance that `save_peft` wrote with them."""
     path = folder / WEIGHTS
     if not path.is_file():
@@ -230,7 +230,7 @@ def _read_vectors(folder: Path, config: dict[str, Any]) -> tuple[Tensor, dict[st
     return vectors, provenance
 
 
-def _digest(vectors: Tensor, config: dict[str, Any], provenance: dict[str, Any]) -> str:
+def _digest(vectors: Tensor, config: dict[str, Json], provenance: dict[str, Json]) -> str:
     """Of all that the adapter's two files say."""
     values = hashlib.sha256(vectors.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
     return store.json_digest([values, list(vectors.shape), str(vectors.dtype), config, provenance])

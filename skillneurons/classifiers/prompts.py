@@ -10,7 +10,6 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -26,7 +25,7 @@ from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.devices import to_device
 from skillneurons.utilities.results import Result
-from skillneurons.utilities.types import Hook
+from skillneurons.utilities.types import AtHook, Hook, Json, Tokenizer
 
 MASK_POSITION = 0
 
@@ -96,7 +95,7 @@ class SoftPrompt(Result):
         """Write `path.safetensors` and `path.json`."""
         return store.save(path, "SoftPrompt", {"vectors": self.vectors}, {"model": self.model} | self.described())
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> dict[str, Json]:
         """What a file says of it besides its vectors and its model."""
         # Only where it is so: files of other prompts stay as earlier releases read them.
         return {"origin": self.origin, "seed": self.seed} | ({"in_front": True} if self.in_front else {})
@@ -224,7 +223,7 @@ class Layout:
             raise ValueError(f"`positions` is one of {', '.join(map(repr, table))}{where}, not {which!r}.")
         return table[which]
 
-    def prefix(self, tokenizer: Any) -> Int[Tensor, " prefix"]:
+    def prefix(self, tokenizer: Tokenizer) -> Int[Tensor, " prefix"]:
         """Token ids before the text. The mask also holds the prompt's places, since padding there would not be seen."""
         if self.after_text:
             return torch.zeros(0, dtype=torch.long)
@@ -243,7 +242,7 @@ def splice(vectors: Float[Tensor, "prompt d_model"], start: int = 1) -> Hook:
     A negative `start` counts from the end; see `Layout.start`.
     """
 
-    def replace(embed: Float[Tensor, "batch pos d_model"], hook: Any = None) -> Float[Tensor, "batch pos d_model"]:
+    def replace(embed: Float[Tensor, "batch pos d_model"], hook: AtHook = None) -> Float[Tensor, "batch pos d_model"]:
         begin = start if start >= 0 else embed.shape[1] + start
         end = begin + len(vectors)
         if begin < 0 or embed.shape[1] < end or embed.shape[2] != vectors.shape[1]:
@@ -288,7 +287,7 @@ class Verbalizer:
                 raise ValueError(f"`{name}` needs to differ from class to class, but {twice!r} is there twice.")
 
     @classmethod
-    def from_words(cls, tokenizer: Any, words: Sequence[str], labels: Sequence[str] = ()) -> "Verbalizer":
+    def from_words(cls, tokenizer: Tokenizer, words: Sequence[str], labels: Sequence[str] = ()) -> "Verbalizer":
         """Look the words up, with a leading space where the vocabulary marks it.
 
         Args:
@@ -315,7 +314,7 @@ class Verbalizer:
         return cls(tuple(words), ids)
 
 
-def check_label_words(tokenizer: Any, tasks: Iterable[Task]) -> None:
+def check_label_words(tokenizer: Tokenizer, tasks: Iterable[Task]) -> None:
     """Raise where `Verbalizer.from_words` refuses a task's words: for all tasks and all words at once.
 
     Args:
@@ -343,7 +342,7 @@ def check_label_words(tokenizer: Any, tasks: Iterable[Task]) -> None:
         raise ValueError("\n".join(wrong))
 
 
-def _not_a_token(tokenizer: Any, word: str, label: str, pieces: list[int]) -> str:
+def _not_a_token(tokenizer: Tokenizer, word: str, label: str, pieces: list[int]) -> str:
     names = tokenizer.convert_ids_to_tokens(pieces)
     of_class = f" of class {label!r}" if label and label != word else ""
     suggestions = _single_token_words(tokenizer, word, label)
@@ -353,7 +352,7 @@ def _not_a_token(tokenizer: Any, word: str, label: str, pieces: list[int]) -> st
     )
 
 
-def _single_token_words(tokenizer: Any, word: str, label: str = "", n: int = 5) -> list[str]:
+def _single_token_words(tokenizer: Tokenizer, word: str, label: str = "", n: int = 5) -> list[str]:
     """Whole words of the vocabulary: with the meaning of the class, if known; else spelt like `word`, and common."""
     if meant := [w for w in alike(word, label) if w != word and _is_single(tokenizer, w)]:
         return list(dict.fromkeys(meant))[:n]
@@ -363,7 +362,7 @@ def _single_token_words(tokenizer: Any, word: str, label: str = "", n: int = 5) 
     return [*near, *common[:n]]
 
 
-def _pieces(tokenizer: Any, word: str) -> list[int]:
+def _pieces(tokenizer: Tokenizer, word: str) -> list[int]:
     """The word's tokens behind a space, which some tokenizers put in front of every text by themselves."""
     word = word.strip()
     bare = tokenizer(word, add_special_tokens=False)["input_ids"]
@@ -372,6 +371,6 @@ def _pieces(tokenizer: Any, word: str) -> list[int]:
     return tokenizer(" " + word, add_special_tokens=False)["input_ids"]
 
 
-def _is_single(tokenizer: Any, word: str) -> bool:
+def _is_single(tokenizer: Tokenizer, word: str) -> bool:
     pieces = _pieces(tokenizer, word)
     return len(pieces) == 1 and pieces[0] != tokenizer.unk_token_id

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +20,14 @@ from tqdm.auto import tqdm
 from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
 from skillneurons.classifiers.prompts import SoftPrompt, Verbalizer, random_prompt, splice
 from skillneurons.models.blocks import has_hooks
-from skillneurons.models.bridge import AnyModel, BridgedModel, Model, as_classifiable
+from skillneurons.models.bridge import AnyModel, Model, as_classifiable
 from skillneurons.tasks.batching import Encoded, shuffled
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_positive, check_share, check_whole
 from skillneurons.utilities.devices import as_dtype
 from skillneurons.utilities.threads import changing
-from skillneurons.utilities.types import FwdHooks
+from skillneurons.utilities.types import FwdHooks, Json
 
 # Of the warning that tuning did no better than the most frequent class.
 SIGNIFICANCE = 0.1
@@ -265,7 +264,7 @@ class _Search:
 
     def __init__(self, validation: Encoded, first: Classifier) -> None:
         self.validation, self.best, self.best_key = validation, first, (-1.0, -math.inf)
-        self.since_best, self.history = 0, list[dict[str, Any]]()
+        self.since_best, self.history = 0, list[dict[str, Json]]()
         self._forget()
 
     def _forget(self) -> None:
@@ -282,7 +281,7 @@ class _Search:
         """Mean over the steps since the last evaluation."""
         return torch.stack(self.losses).mean().item()
 
-    def judge(self, candidate: Classifier, model: Model, step: int) -> dict[str, Any]:
+    def judge(self, candidate: Classifier, model: Model, step: int) -> dict[str, Json]:
         """Evaluate on validation; keep the candidate if it is the best, and what it scored in any case."""
         logits, labels = _moved_to(candidate, model).logits(self.validation), self.validation.labels
         accuracy = (logits.argmax(-1) == labels).double().mean().item()
@@ -306,7 +305,7 @@ def check_tune_dtype(model: Model, config: TuningConfig) -> None:
     """Raise `ValueError` where the model cannot be copied into the precision that `config` wants to tune in."""
     if config.tune_dtype is None or model.dtype == as_dtype(config.tune_dtype):
         return
-    if isinstance(model, BridgedModel):
+    if not model.has_weights:
         raise ValueError(
             f"`tune_dtype` is {config.tune_dtype!r}, but {model.cfg.source!r} is a TransformerBridge in "
             f"{str(model.dtype).removeprefix('torch.')}, of which no copy is made. Load it with "
@@ -319,7 +318,7 @@ def check_tune_dtype(model: Model, config: TuningConfig) -> None:
         )
 
 
-def with_added_settings(settings: dict[str, Any]) -> dict[str, Any]:
+def with_added_settings(settings: dict[str, Json]) -> dict[str, Json]:
     """Settings of a run as a file has them, with what `TuningConfig` did not have when older files were written."""
     tuning = settings.get("tuning")
     return settings | {"tuning": {"tune_dtype": None} | tuning} if isinstance(tuning, dict) else settings

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any  # Any: of the library's settings and executors: their modules are heavy to import
 
 import typer
 from rich.text import Text

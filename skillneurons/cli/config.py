@@ -4,7 +4,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any  # Any: what a file of options holds
 
 NOT_WRITTEN = ("config", "out", "device", "jobs", "slurm")
 """Of the machine and the folder, not of what is computed."""

@@ -10,7 +10,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
 """What one can do something about; anything else is a bug, and its traceback goes to a file."""
@@ -44,7 +44,7 @@ def reported_errors() -> Iterator[None]:
 def notice_interrupts() -> None:
     """Remember that there was one, whatever the code that it stopped makes of it."""
 
-    def remember(number: int, frame: Any) -> None:
+    def remember(number: int, frame: FrameType | None) -> None:
         _interrupts.append(number)
         raise KeyboardInterrupt
 

@@ -4,7 +4,7 @@ import io
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any  # Any: of the library's results: their modules are heavy to import
 
 from rich import box
 from rich.console import Console

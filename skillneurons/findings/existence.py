@@ -10,7 +10,6 @@ null, with one bit for each row, position and neuron.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +33,7 @@ from skillneurons.tasks.batching import Batch, Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result, as_text, drawn_by
+from skillneurons.utilities.types import Json
 
 PROBE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -73,7 +73,7 @@ class Existence(Result):
     activations: Float[Tensor, " batch"]
     labels: Int[Tensor, " batch"]
     baseline: float
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_existence")
 
@@ -91,7 +91,7 @@ class Existence(Result):
         """One row for each seed, with Clopper-Pearson 95 % intervals of the top neuron's held-out accuracy."""
         n = self.meta["n_test"]
         ends = [held_out_interval(accuracy, n) for accuracy in self.top_held_out.tolist()]
-        columns: dict[str, Any] = {"seed": self.seeds}
+        columns: dict[str, Json] = {"seed": self.seeds}
         columns |= {name: self.top[:, i].numpy() for i, name in enumerate(("layer", "neuron", "position"))}
         columns |= {"validation": self.top_validation.numpy(), "held_out": self.top_held_out.numpy()}
         columns |= {"held_out_low": [low for low, _ in ends], "held_out_high": [high for _, high in ends]}

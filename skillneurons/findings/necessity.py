@@ -18,7 +18,7 @@ on; what lies below is computed once for each batch and call. Fewer draws are ma
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, Literal, TypeAlias, Unpack, cast, get_args
+from typing import Literal, TypeAlias, Unpack, cast, get_args
 
 import pandas as pd
 import torch
@@ -34,7 +34,7 @@ from skillneurons.interventions.curve import check_fractions
 from skillneurons.interventions.gaps import half_width, paired_gap, spread
 from skillneurons.interventions.perturbation import Intervention, Kind, check_kinds
 from skillneurons.interventions.sweep import SweepOptions, SweepSettings, Swept, sweep
-from skillneurons.models.encoder import HookedEncoder
+from skillneurons.models.bridge import as_encoder
 from skillneurons.neurons.neuron_set import NeuronSet, top_like
 from skillneurons.neurons.scores import union_of_top
 from skillneurons.tasks.batching import Encoded
@@ -43,6 +43,7 @@ from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.intervals import mean_variance
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
+from skillneurons.utilities.types import Json
 
 Scope: TypeAlias = Literal["all", "single", "cumulative"]
 KINDS: tuple[Kind, ...] = ("mean", "resample", "zero", "gaussian")
@@ -84,7 +85,7 @@ class Necessity(Result):
     margin_gap: Float[Tensor, "group kind scope fraction 3"]
     n_draws: Int[Tensor, "kind scope fraction"]
     unperturbed: Evaluation
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_necessity")
 
@@ -93,7 +94,7 @@ class Necessity(Result):
         table = []
         axes = (self.groups, self.kinds, self.scopes, self.fractions)
         for g, k, s, f in product(*(range(len(axis)) for axis in axes)):
-            row: dict[str, Any] = {"positions": self.meta.get("positions"), "group": self.groups[g]}
+            row: dict[str, Json] = {"positions": self.meta.get("positions"), "group": self.groups[g]}
             row |= {"kind": self.kinds[k], "scope": self.scopes[s], "fraction": self.fractions[f]}
             for name, own, random, gap in (
                 ("accuracy", self.accuracy, self.random_accuracy, self.accuracy_gap),
@@ -319,8 +320,8 @@ def _options(study: Study, settings: ReproduceSettings, positions: str = "prompt
 def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[Measured]:
     for study in studies:
         first, rivals = study.classifiers[0], {}
-        if isinstance(first.model, HookedEncoder):
-            rivals["label words"] = label_word_selectivity(first.model, first.verbalizer)
+        if first.model.has_weights:
+            rivals["label words"] = label_word_selectivity(as_encoder(first.model, "F4"), first.verbalizer)
         for positions in ("prompt", "all"):
             result = necessity(
                 first,

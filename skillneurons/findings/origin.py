@@ -10,7 +10,7 @@ that were tuned in another way.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypedDict, Unpack, cast
+from typing import TypedDict, Unpack, cast
 
 import numpy as np
 import pandas as pd
@@ -47,6 +47,7 @@ from skillneurons.tasks.task import SPLITS, Task
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
+from skillneurons.utilities.types import Json
 
 CONDITIONS = ("tuned prompt", "random prompt", "written prompt", "random model", "shuffled labels")
 
@@ -74,7 +75,7 @@ class Origin(Result):
     accuracy: Float[Tensor, "condition seed"]
     majority: float
     fraction: float
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_origin")
 

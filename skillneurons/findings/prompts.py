@@ -10,7 +10,6 @@ Cost: one pass over each split for each classifier, which all places share; memo
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pandas as pd
 import torch
@@ -31,6 +30,7 @@ from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result, as_text, drawn_by
+from skillneurons.utilities.types import Json
 
 PLACES: dict[str, tuple[str, Pool | None]] = {
     "soft prompt, best position": ("prompt", None),
@@ -60,7 +60,7 @@ class PromptComparison(Result):
     predictivity: Float[Tensor, "place layer neuron"]
     held_out: Float[Tensor, "place layer neuron"]
     fraction: float
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_places")
 

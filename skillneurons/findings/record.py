@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pandas as pd
 
@@ -20,11 +20,11 @@ from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.lazy import FIGURES
-from skillneurons.utilities.types import Row
+from skillneurons.utilities.types import Json, Library, Row
 
 Ends: TypeAlias = tuple[float, float, float]
 """A number with the lower and the upper end of its interval."""
-Record: TypeAlias = dict[str, Any]
+Record: TypeAlias = dict[str, Json]
 """One row of a finding's table."""
 Claims: TypeAlias = Iterator[tuple[str, str, Ends] | tuple[str, str, Ends, float]]
 """(task, claim, effect) for each, and the p-value where there is a test beside the interval."""
@@ -109,9 +109,9 @@ class Measured:
         title: Instead of the figure's.
     """
 
-    result: Any
+    result: Library
     task: str | None = None
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Json] = field(default_factory=dict)
     figure: str | None = None
     title: str | None = None
 
@@ -122,7 +122,7 @@ class Measured:
             return table
         return pd.concat([pd.Series(self.task, index=table.index, name="task"), table], axis=1)
 
-    def draw(self, ax: Any) -> None:
+    def draw(self, ax: Library) -> None:
         """The figure, on a panel of a larger one."""
         drawn = FIGURES[self.figure](self.result, ax=ax) if self.figure else self.result.plot(ax=ax)
         if self.title is not None:

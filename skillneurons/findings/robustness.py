@@ -9,7 +9,6 @@ Cost: one pass over the adversarial rows for each classifier, and one for its ac
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pandas as pd
 import torch
@@ -29,7 +28,7 @@ from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result, as_text, drawn_by
-from skillneurons.utilities.types import Row
+from skillneurons.utilities.types import Json, Row
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,7 +63,7 @@ class Robustness(Result):
     clean_accuracy: tuple[Evaluation, ...]
     adversarial_accuracy: tuple[Evaluation, ...]
     fraction: float
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
     consistent: tuple[float, ...] | None = None
     n_pairs: int = 0
 
@@ -178,7 +177,7 @@ def robustness(
         torch.cat([on.argmax(1) == of.labels for on, of in zip(both, (clean, encoded), strict=True)]).double()
         for both in answers
     ]
-    meta: dict[str, Any] = {"task": task.name, "model": scores.meta["model"]}
+    meta: dict[str, Json] = {"task": task.name, "model": scores.meta["model"]}
     if pairs:
         meta["if_independent"] = sum(_independent(one, pairs, len(clean)) for one in right) / len(right)
     return Robustness(
@@ -199,7 +198,7 @@ def robustness(
 
 def _pairs(rows: Sequence[Row]) -> list[list[int]]:
     """Which rows are an original and its versions: those that share a `"pair"`."""
-    found: dict[Any, list[int]] = {}
+    found: dict[Json, list[int]] = {}
     for i, row in enumerate(rows):
         if (pair := row.get("pair")) is not None and pair == pair:
             found.setdefault(pair, []).append(i)

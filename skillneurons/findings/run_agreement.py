@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 import pandas as pd
 import torch
@@ -20,6 +19,7 @@ from skillneurons.neurons.redrawn import redrawn
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.results import Result, as_text, drawn_by
+from skillneurons.utilities.types import Json
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,7 +55,7 @@ class RunComparison(Result):
     overlap_ends: Float[Tensor, "pair scope 2"]
     overlap_null: Float[Tensor, "pair scope draw"]
     overlap_expected: Float[Tensor, "pair scope"]
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_run_comparison")
 
@@ -74,7 +74,7 @@ class RunComparison(Result):
         for i, (one, other) in enumerate(self.pairs):
             for scope in range(self.correlation.shape[1]):
                 layer = scope - 1 if scope else "all"
-                row: dict[str, Any] = {"run": self.runs[one], "other_run": self.runs[other], "layer": layer}
+                row: dict[str, Json] = {"run": self.runs[one], "other_run": self.runs[other], "layer": layer}
                 for name in ("correlation", "overlap"):
                     value, null = getattr(self, name)[i, scope], getattr(self, f"{name}_null")[i, scope]
                     row[name] = value.item()
@@ -92,7 +92,7 @@ class RunComparison(Result):
     def in_short(self) -> pd.DataFrame:
         """The table as text that fits a terminal: values with intervals, and what shuffled labels stay below."""
         table = self.to_dataframe()
-        columns: dict[str, Any] = {"runs": table["run"] + " / " + table["other_run"], "layer": table["layer"]}
+        columns: dict[str, Json] = {"runs": table["run"] + " / " + table["other_run"], "layer": table["layer"]}
         for name in ("correlation", "overlap"):
             ends = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
             columns[name] = [f"{value:.3f} ({low:.3f}–{high:.3f})" for value, low, high in ends]
@@ -152,7 +152,7 @@ def ranked(
 
 
 def compared(
-    names: Sequence[str], tasks: Sequence[str], found: Sequence[Ranked], meta: Mapping[str, Any]
+    names: Sequence[str], tasks: Sequence[str], found: Sequence[Ranked], meta: Mapping[str, Json]
 ) -> RunComparison:
     """Every two of several rankings of one model's neurons.
 
@@ -191,7 +191,7 @@ def _top(value: Float[Tensor, "layer neuron"], fraction: float) -> Bool[Tensor, 
 
 def _agreement(one: Ranked, other: Ranked) -> dict[str, Tensor]:
     """Of two runs, the fields of `RunComparison` for all neurons and for each layer."""
-    columns: dict[str, list[Any]] = {}
+    columns: dict[str, list[Json]] = {}
     n_layers = len(one.value)
     for which in (slice(None), *(slice(layer, layer + 1) for layer in range(n_layers))):
         pairs = zip((one.shuffled, one.resampled), (other.shuffled, other.resampled), strict=True)

@@ -6,7 +6,7 @@ over train where the ablation needs means. Memory: a few numbers for each of the
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
+from skillneurons.utilities.types import Json
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,7 +72,7 @@ class ScoreComparison(Result):
     random_area: Float[Tensor, " draw"]
     accuracy_area: Float[Tensor, " score"]
     best_share: Float[Tensor, " score"]
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_score_effects")
 
@@ -160,7 +161,7 @@ def compare_scores(
     perturb = settings.perturbation(kind).of(classifier, task)
     sets = _nested_sets(scores, fractions, settings)
     swept = sweep(classifier, encoded, [(perturb, one) for one in sets], settings)
-    meta: dict[str, Any] = {"kind": kind}
+    meta: dict[str, Json] = {"kind": kind}
     meta |= {key: getattr(settings, key) for key in ("positions", "per_layer", "n_random")}
     meta |= {"n_rows": len(encoded), "task": task.name, "classifier_seed": classifier.prompt.seed}
     meta["seed"] = settings.seed
@@ -184,7 +185,7 @@ def _nested_sets(scores: RivalScores, fractions: Sequence[float], settings: Swee
 
 
 def _compared(
-    swept: Swept, scores: RivalScores, fractions: tuple[float, ...], n_bootstrap: int, meta: dict[str, Any]
+    swept: Swept, scores: RivalScores, fractions: tuple[float, ...], n_bootstrap: int, meta: dict[str, Json]
 ) -> ScoreComparison:
     """What each score's choice costs beyond random rankings, with intervals over rows and luck."""
     n_random, seed = meta["n_random"], meta["seed"]

@@ -7,7 +7,7 @@ Cost: the passes of `find_skill_neurons` for each subtask; `serves` adds `1 + su
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Unpack
+from typing import Unpack
 
 import pandas as pd
 import torch
@@ -28,6 +28,7 @@ from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
+from skillneurons.utilities.types import Json
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,7 +58,7 @@ class SeveralClasses(Result):
     correlation: Float[Tensor, "subtask other_subtask"]
     overlap: Float[Tensor, "subtask other_subtask"]
     expected_overlap: Float[Tensor, "subtask other_subtask"]
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_several_classes")
 
@@ -71,7 +72,7 @@ class SeveralClasses(Result):
         for layer, neuron in self.neurons:
             best = int(torch.stack([one.predictivity[layer, neuron] for one in self.scores]).argmax())
             members = [name for name, one in zip(self.subtasks, self.member[:, layer, neuron], strict=True) if one]
-            row: dict[str, Any] = {"layer": layer, "neuron": neuron, "member_of": ", ".join(members)}
+            row: dict[str, Json] = {"layer": layer, "neuron": neuron, "member_of": ", ".join(members)}
             row |= {"serves": self.subtasks[best], "held_out_balanced": self.held_out[best, layer, neuron].item()}
             rows.append(row)
         return pd.DataFrame(rows)
@@ -168,7 +169,7 @@ class Serves(Result):
     recall: Float[Tensor, "subtask label"]
     unperturbed: Float[Tensor, " label"]
     logit_gap: Float[Tensor, "subtask label 3"]
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_serves")
 
@@ -177,7 +178,7 @@ class Serves(Result):
         rows = []
         for i, subtask in enumerate(self.subtasks):
             for j, label in enumerate(self.labels):
-                row: dict[str, Any] = {"perturbed": subtask, "label": label}
+                row: dict[str, Json] = {"perturbed": subtask, "label": label}
                 row |= {"unperturbed": self.unperturbed[j].item(), "recall": self.recall[i, j].item()}
                 ends = zip(("gap", "gap_low", "gap_high"), self.logit_gap[i, j].tolist(), strict=True)
                 rows.append(row | {f"logit_{end}": value for end, value in ends})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,7 @@ from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
+from skillneurons.utilities.types import Json
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,7 +68,7 @@ class TaskSimilarity(Result):
     expected_overlap: Float[Tensor, "task other_task"]
     p: Float[Tensor, "task other_task"]
     merges: Float[np.ndarray, "merge 4"]
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_task_similarity")
 
@@ -81,7 +82,7 @@ class TaskSimilarity(Result):
         rows = []
         for i in range(len(self.tasks)):
             for j in range(i + 1, len(self.tasks)):
-                row: dict[str, Any] = {"task": self.tasks[i], "other_task": self.tasks[j]}
+                row: dict[str, Json] = {"task": self.tasks[i], "other_task": self.tasks[j]}
                 for name in ("correlation", "overlap", "expected_overlap", "p"):
                     row[name] = getattr(self, name)[i, j].item()
                 rows.append(row)
@@ -169,7 +170,7 @@ class CrossPerturbation(Result):
     unperturbed: Float[Tensor, " measured"]
     accuracy_gap: Float[Tensor, "perturbed measured 3"]
     margin_gap: Float[Tensor, "perturbed measured 3"]
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_cross_perturbation")
 
@@ -185,7 +186,7 @@ class CrossPerturbation(Result):
         rows = []
         for i, perturbed in enumerate(self.tasks):
             for j, measured in enumerate(self.tasks):
-                row: dict[str, Any] = {"perturbed": perturbed, "measured": measured}
+                row: dict[str, Json] = {"perturbed": perturbed, "measured": measured}
                 row |= {"unperturbed": self.unperturbed[j].item(), "accuracy": self.accuracy[i, j].item()}
                 for name, gap in (("accuracy", self.accuracy_gap), ("margin", self.margin_gap)):
                     ends = zip(("gap", "gap_low", "gap_high"), gap[i, j].tolist(), strict=True)

@@ -6,7 +6,6 @@ Source: Wang et al. 2022. Agreement of the top sets is set against chance (hyper
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pandas as pd
 import torch
@@ -20,6 +19,7 @@ from skillneurons.neurons.neuron_set import top_neurons
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result, as_text, drawn_by
+from skillneurons.utilities.types import Json
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,7 +45,7 @@ class Stability(Result):
     overlap: Float[Tensor, "seed other_seed"]
     expected_overlap: Float[Tensor, "seed other_seed"]
     p: Float[Tensor, "seed other_seed"]
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_stability")
 

@@ -9,7 +9,7 @@ To test the rival explanation causally, pass `label_word_selectivity` as a rival
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 import torch
@@ -29,6 +29,7 @@ from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.devices import to_device
 from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.types import Json
 
 Side = Literal["input", "output"]
 
@@ -56,15 +57,15 @@ class WordSelectivity(Result):
     cosine: Float[Tensor, "2 chosen nearest"]
     words: tuple[tuple[tuple[str, ...], ...], ...]
     n_with_label_word: int
-    overlap: dict[str, Any]
+    overlap: dict[str, Json]
     rank_correlation: float
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_word_selectivity")
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each neuron: its nearest words on both sides, and the cosine of the nearest."""
-        columns: dict[str, Any] = {"layer": self.neurons[:, 0].numpy(), "neuron": self.neurons[:, 1].numpy()}
+        columns: dict[str, Json] = {"layer": self.neurons[:, 0].numpy(), "neuron": self.neurons[:, 1].numpy()}
         for i, side in enumerate(("input", "output")):
             columns[f"{side}_words"] = [" ".join(words) for words in self.words[i]]
             columns[f"{side}_cosine"] = self.cosine[i, :, 0].numpy()

@@ -8,18 +8,17 @@ forward pass. Memory is that of one batch and of the logits.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval, segments
-from skillneurons.models.bridge import BridgedModel
+from skillneurons.models.bridge import as_encoder
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Batch, Encoded
 from skillneurons.utilities import store
 from skillneurons.utilities.draws import current_rows, rows_in_pass
-from skillneurons.utilities.types import FwdHooks, Hook, Row
+from skillneurons.utilities.types import AtHook, FwdHooks, Hook, Row
 
 
 @torch.no_grad()
@@ -62,7 +61,7 @@ def logits_many(
     require_eval(classifier.model)
     encoded = classifier.encode(rows)
     entries = [_first_layer(hooks, classifier.model.cfg.n_layers) for hooks in interventions]
-    if isinstance(classifier.model, BridgedModel):
+    if not classifier.model.can_reenter:
         entries = [0] * len(interventions)
     alike: dict[tuple[int, bool], list[int]] = {}
     for i, (entry, hooks) in enumerate(zip(entries, interventions, strict=True)):
@@ -109,7 +108,7 @@ def _residuals(classifier: Classifier, batch: Batch, layers: Sequence[int]) -> d
     residuals: dict[int, Tensor] = {}
     below: int | None = None
     for layer in layers:
-        residuals[layer] = classifier.model(
+        residuals[layer] = as_encoder(classifier.model, "Entering at a layer")(
             batch.tokens if below is None else residuals[below],
             batch.mask,
             token_type_ids=segments(classifier, batch) if below is None else None,
@@ -141,10 +140,10 @@ def _side_by_side(interventions: Sequence[FwdHooks]) -> FwdHooks:
     if len(interventions) == 1:
         return interventions[0]
 
-    def at(name: Any) -> Hook:
+    def at(name: str) -> Hook:
         functions = [[function for other, function in hooks if other == name] for hooks in interventions]
 
-        def hook_fn(activations: Tensor, hook: Any = None) -> Tensor:
+        def hook_fn(activations: Tensor, hook: AtHook = None) -> Tensor:
             parts, n = [], len(interventions)
             rows = current_rows(len(activations)).chunk(n)
             for part, index, own in zip(activations.chunk(n), rows, functions, strict=True):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from skillneurons.utilities.intervals import ONE_GROUP, mean_interval
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.row_groups import RowGroups
+from skillneurons.utilities.types import Json
 
 FRACTIONS = (0.03, 0.1, 0.3)
 
@@ -60,7 +61,7 @@ class PerturbationCurve(Result):
     skill_margin: Float[Tensor, " fraction"]
     random_margin: Float[Tensor, "draw fraction"]
     unperturbed: Evaluation
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
     skill_ends: Float[Tensor, "fraction 2"] | None = None
     skill_margin_ends: Float[Tensor, "fraction 2"] | None = None
 
@@ -68,7 +69,7 @@ class PerturbationCurve(Result):
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each fraction: accuracy and margin, skill and random (mean, lowest, highest draw)."""
-        columns: dict[str, Any] = {"fraction": self.fractions}
+        columns: dict[str, Json] = {"fraction": self.fractions}
         for name, skill, random in (
             ("accuracy", self.skill, self.random),
             ("margin", self.skill_margin, self.random_margin),
@@ -237,7 +238,7 @@ def over_seeds(curves: Sequence[PerturbationCurve], level: float = 0.95) -> pd.D
         raise ValueError(
             f"Curves of one kind, positions, rows and fractions are needed, one for each seed, but there are {alike}."
         )
-    columns: dict[str, Any] = {"fraction": curves[0].fractions}
+    columns: dict[str, Json] = {"fraction": curves[0].fractions}
     for name in ("accuracy", "margin"):
         skill, random = {"accuracy": ("skill", "random"), "margin": ("skill_margin", "random_margin")}[name]
         gaps = torch.stack([getattr(one, skill) - getattr(one, random).mean(0) for one in curves])

@@ -5,7 +5,7 @@ chosen neuron. Functions return a new tensor and touch the chosen neurons at the
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_positive, check_whole
 from skillneurons.utilities.devices import to_device
 from skillneurons.utilities.draws import current_rows, integers, normals
-from skillneurons.utilities.types import Hook
+from skillneurons.utilities.types import AtHook, Hook
 
 Positions: TypeAlias = slice | Sequence[int] | None
 Change: TypeAlias = Callable[[Tensor, int, Tensor], Tensor]
@@ -28,7 +28,7 @@ def _intervene(neurons: NeuronSet, positions: Positions, change: Change) -> list
     def at_layer(layer: int) -> Hook:
         indices = neurons.indices(layer)
 
-        def hook_fn(activations: Tensor, hook: Any = None) -> Tensor:
+        def hook_fn(activations: Tensor, hook: AtHook = None) -> Tensor:
             if activations.shape[-1] != neurons.d_mlps[layer]:
                 raise ValueError(
                     f"`neurons` has {neurons.d_mlps[layer]} neurons in layer {layer}, but this model has "

@@ -6,7 +6,7 @@ A new kind is one file: a function from (perturbation, classifier, task) to what
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from skillneurons.activations._collect import collect
 from skillneurons.activations.examples import Examples
@@ -17,7 +17,7 @@ from skillneurons.interventions.hooks import gaussian, mean, resample, resample_
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.checks import check_positive, check_whole
-from skillneurons.utilities.types import Hook
+from skillneurons.utilities.types import Hook, Json
 
 Kind: TypeAlias = str
 """Name of a kind of perturbation, a key of `PERTURBATIONS`."""
@@ -89,7 +89,7 @@ class Intervention:
     hooks_of: HooksOf
     model: str
     stop: int | None
-    identity: Mapping[str, Any]
+    identity: Mapping[str, Json]
 
     def __call__(self, neurons: NeuronSet) -> list[Hook]:
         """Hooks that perturb the neurons.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from jaxtyping import Float, Int
@@ -28,7 +28,7 @@ from skillneurons.tasks.batching import TOKENS_PER_BATCH, Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.checks import check_positive, check_whole
-from skillneurons.utilities.types import Row
+from skillneurons.utilities.types import Json, Library, Row
 
 MOST_RANDOM_SETS = 100_000
 
@@ -213,7 +213,7 @@ def sweep(
     return Swept(_kept(path, keys, compute), rows.labels)
 
 
-def _advance(bar: Any, done: int, total: int) -> None:
+def _advance(bar: Library, done: int, total: int) -> None:
     bar.total = total
     bar.update(done - bar.n)
 
@@ -225,7 +225,7 @@ def _digest(classifier: Classifier, rows: Encoded) -> str:
             f"`resume_in` needs a classifier made of a prompt, but this one has {len(classifier.extra_hooks)} hooks of "
             "its own, which no file can identify. Leave `resume_in` out."
         )
-    identity: dict[str, Any] = {"model": classifier.prompt.model, "answers": classifier.verbalizer.token_ids}
+    identity: dict[str, Json] = {"model": classifier.prompt.model, "answers": classifier.verbalizer.token_ids}
     if classifier.prompt.in_front:
         identity["in_front"] = True
     return _hashed(identity, (classifier.prompt.vectors, rows.tokens, rows.offsets, rows.labels))
@@ -236,7 +236,7 @@ def _key(intervention: Intervention, neurons: NeuronSet) -> str:
     return _hashed(dict(intervention.identity), (neurons.mask,))[:24]
 
 
-def _hashed(identity: dict[str, Any], parts: Sequence[Tensor]) -> str:
+def _hashed(identity: dict[str, Json], parts: Sequence[Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     for part in parts:
         digest.update(f"{tuple(part.shape)}".encode())

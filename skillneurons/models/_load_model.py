@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
@@ -17,6 +17,7 @@ from skillneurons.models.encoder_parts.files import is_saved_encoder
 from skillneurons.models.tokenization import read_tokenizer
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.devices import as_dtype, check_device
+from skillneurons.utilities.types import Tokenizer
 
 BRIDGED = "A TransformerBridge is made of decoders (GPT-2, Llama, Qwen) and encoder-decoders (T5)."
 
@@ -70,7 +71,7 @@ def load_model(
     return HookedEncoder.from_pretrained(name_or_path, revision=revision, device=device, dtype=dtype)
 
 
-def load_tokenizer(name_or_path: str | Path, *, revision: str | None = None) -> Any | None:
+def load_tokenizer(name_or_path: str | Path, *, revision: str | None = None) -> Tokenizer | None:
     """The tokenizer that the model of this name has, read in less than a second and without the model.
 
     Args:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+
+from skillneurons.utilities.types import Json, Library
 
 # Ours -> Hugging Face's, within the encoder, a block, and the model.
 EMBEDDINGS = {
@@ -99,7 +100,7 @@ class Architecture:
     eps: float | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
 
-    def setting(self, hf: Any, name: str) -> Any:
+    def setting(self, hf: Library, name: str) -> Json:
         """A setting of a Hugging Face configuration by BERT's name for it; None where there is none."""
         return getattr(hf, self.settings.get(name, name), None)
 

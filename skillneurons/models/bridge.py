@@ -28,7 +28,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, Unpack
 
 import torch
 from jaxtyping import Float, Int
@@ -46,7 +46,7 @@ from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.fingerprints import behaviour_of, fingerprint_of
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.threads import changing, running
-from skillneurons.utilities.types import FwdHooks
+from skillneurons.utilities.types import AtHook, FwdHooks, Json, Library, Tokenizer
 
 # Words in the names of Hugging Face classes that have a language model's head.
 HEADS = ("LM", "PreTraining", "Generation")
@@ -93,8 +93,11 @@ class BridgedConfig:
 class BridgedModel(ShownModel):
     """A checked TransformerBridge; make one with `as_classifiable`. Other attributes are the bridge's own."""
 
+    can_reenter: ClassVar[bool] = False  # type: ignore[misc]
+    has_weights: ClassVar[bool] = False  # type: ignore[misc]
+
     bridge: TransformerBridge
-    tokenizer: Any
+    tokenizer: Tokenizer
     cfg: BridgedConfig
     embed_scale: float
     takes_logits_to_keep: bool
@@ -125,7 +128,7 @@ class BridgedModel(ShownModel):
         if start_at_layer is not None:
             raise ValueError(f"`start_at_layer` is {start_at_layer}, but a bridge starts at the tokens. Leave it out.")
         mask = torch.ones_like(input) if attention_mask is None else attention_mask
-        extra: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        extra: dict[str, Json] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         if logits_at == -1 and self.takes_logits_to_keep:
             extra["logits_to_keep"] = 1
         with running(self.bridge):
@@ -163,7 +166,7 @@ class BridgedModel(ShownModel):
         with changing(self.bridge), self.bridge.hooks(list(forward), list(backward)) as hooked:
             yield hooked
 
-    def _own_name(self, name: Any) -> Any:
+    def _own_name(self, name: Library) -> Library:
         """The bridge's name of a hook point."""
         if name == "hook_embed":
             return WORD_EMBEDDINGS
@@ -174,8 +177,12 @@ class BridgedModel(ShownModel):
 
     def fingerprint(self) -> str:
         """16 hex digits of all weights and of the configuration; not that of a `HookedEncoder` of the same weights."""
-        hf: Any = self.bridge.original_model.config
+        hf: Library = self.bridge.original_model.config
         return fingerprint_of(self.bridge.named_parameters(), behaviour_of(hf.to_dict()))
+
+    @property
+    def reads_after_text(self) -> bool:
+        return self.cfg.after_text
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         return self.bridge.parameters()
@@ -197,7 +204,7 @@ class BridgedModel(ShownModel):
     def dtype(self) -> torch.dtype:
         return next(self.bridge.parameters()).dtype
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Library:
         if name.startswith("__") or name == "bridge":
             raise AttributeError(name)
         return getattr(self.bridge, name)
@@ -206,12 +213,25 @@ class BridgedModel(ShownModel):
 Model: TypeAlias = HookedEncoder | BridgedModel
 """What a classifier is made of."""
 
+
 if TYPE_CHECKING:
-    # One surface of three kinds, two of which answer for unknown attributes: nothing a type checker could compare.
-    AnyModel: TypeAlias = Any
+
+    class AnyModel(Protocol):
+        """What a user may pass: a `HookedEncoder`, a TransformerBridge, or what `as_classifiable` makes of one."""
+
+        @property
+        def cfg(self) -> Library: ...
+
+        @property
+        def training(self) -> bool: ...
+
+        def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+        def hooks(self, fwd_hooks: Library = ..., bwd_hooks: Library = ...) -> AbstractContextManager[Library]: ...
+
+
 else:
-    AnyModel: TypeAlias = HookedEncoder | BridgedModel | TransformerBridge
-"""What a user may pass."""
+    AnyModel: TypeAlias = HookedEncoder | BridgedModel | TransformerBridge  # as it is checked where it is passed
 
 
 @checked
@@ -245,7 +265,7 @@ def as_classifiable(model: AnyModel) -> Model:
             f"`model` needs to be a HookedEncoder or a TransformerBridge, but is a {type(model).__name__}. Make one "
             "with HookedEncoder.from_pretrained or TransformerBridge.boot_transformers."
         )
-    hf: Any = model.original_model.config
+    hf: Library = model.original_model.config
     name = str(model.cfg.model_name)
     if model.training or model.original_model.training:
         raise ValueError("The model is in train mode, and dropout would change its activations. Call `model.eval()`.")
@@ -316,7 +336,7 @@ def as_encoder(model: Model, what: str) -> HookedEncoder:
     )
 
 
-def _own_tokenizer(bridge: TransformerBridge) -> Any:
+def _own_tokenizer(bridge: TransformerBridge) -> Tokenizer:
     where = bridge.tokenizer.name_or_path
     try:
         return as_in_file(AutoTokenizer.from_pretrained(where), where)
@@ -357,8 +377,8 @@ def _probe(
     neurons = [f"{block}.mlp.hook_post" for block in blocks]
     seen: dict[str, list[Tensor]] = {hook_name: [] for hook_name in (WORD_EMBEDDINGS, *neurons)}
 
-    def look(hook_name: str) -> Any:
-        def observe(activations: Tensor, hook: Any = None) -> None:
+    def look(hook_name: str) -> Library:
+        def observe(activations: Tensor, hook: AtHook = None) -> None:
             seen[hook_name].append(activations.detach().clone())
 
         return hook_name, observe

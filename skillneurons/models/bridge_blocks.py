@@ -1,14 +1,13 @@
 """Where a TransformerBridge has its embeddings and blocks, and how an encoder-decoder is run as one stack of them."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from skillneurons.utilities.types import Hook
+from skillneurons.utilities.types import AtHook, Hook, Library
 
 # The bridge's name for what our encoder calls `hook_embed`. Its own `hook_embed` is, for BERT and RoBERTa, what comes
 # out of the embedding's LayerNorm, where a prompt would get neither positions nor the LayerNorm.
@@ -17,7 +16,7 @@ WORD_EMBEDDINGS = "embed.hook_out"
 
 def run(
     bridge: TransformerBridge, tokens: Tensor, decoder_start: int | None, options: Mapping[str, Tensor | int]
-) -> Any:
+) -> Tensor:
     """Logits. An encoder-decoder is entered at the embeddings: T5's stacks read their table past the hook on it."""
     if decoder_start is None:
         return bridge(tokens, **options)
@@ -29,18 +28,18 @@ def spread_over_positions(hooks: Sequence[Hook]) -> list[Hook]:
     """The hooks, with a decoder's single position shown at every position that the encoder has."""
     n_positions: list[int] = []
 
-    def count(embed: Float[Tensor, "batch pos d_model"], hook: Any = None) -> None:
+    def count(embed: Float[Tensor, "batch pos d_model"], hook: AtHook = None) -> None:
         n_positions[:] = [embed.shape[1]]
 
-    def spread(function: Any) -> Any:
-        def hook_fn(activations: Float[Tensor, "batch 1 neuron"], hook: Any = None) -> Tensor | None:
+    def spread(function: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+        def hook_fn(activations: Float[Tensor, "batch 1 neuron"], hook: AtHook = None) -> Tensor | None:
             changed = function(repeat(activations, "batch 1 neuron -> batch pos neuron", pos=n_positions[0]), hook=hook)
             return None if changed is None else changed[:, -1:]
 
         return hook_fn
 
     decoder = [isinstance(name, str) and name.startswith("decoder_blocks.") for name, _ in hooks]
-    changed = [(name, spread(f) if inside else f) for (name, f), inside in zip(hooks, decoder, strict=True)]
+    changed: list[Hook] = [(name, spread(f) if inside else f) for (name, f), inside in zip(hooks, decoder, strict=True)]
     return [(WORD_EMBEDDINGS, count), *changed]
 
 
@@ -58,7 +57,7 @@ def block_names(bridge: TransformerBridge) -> tuple[str, ...]:
 
 
 def decoder_start_of(bridge: TransformerBridge) -> int | None:
-    hf: Any = bridge.original_model.config
+    hf: Library = bridge.original_model.config
     if not getattr(hf, "is_encoder_decoder", False):
         return None
     if getattr(hf, "decoder_start_token_id", None) is None:

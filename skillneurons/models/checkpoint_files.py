@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from skillneurons.models.conversion_check import wrapped_in
+from skillneurons.utilities.types import Library
 
 # How a file begins that Git LFS has left its pointer in.
 LFS = b"version https://git-lfs"
@@ -38,7 +38,7 @@ def short(error: Exception, width: int = 200) -> str:
     return line if len(line) <= width else line[: width - 1].rstrip() + "…"
 
 
-def read_config(name_or_path: str | Path, *, revision: str | None) -> tuple[Any, str]:
+def read_config(name_or_path: str | Path, *, revision: str | None) -> tuple[Library, str]:
     """A checkpoint's configuration, and where Hugging Face finds it.
 
     Raises:
@@ -67,7 +67,7 @@ def read_config(name_or_path: str | Path, *, revision: str | None) -> tuple[Any,
     return config, location
 
 
-def check_config(hf: Any, what: str, settings: Mapping[str, str] = MappingProxyType({})) -> None:
+def check_config(hf: Library, what: str, settings: Mapping[str, str] = MappingProxyType({})) -> None:
     """Raise where a configuration lacks what an encoder is made by.
 
     Args:

@@ -7,7 +7,6 @@ weights.
 import inspect
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -19,6 +18,7 @@ from skillneurons.models.checkpoint_files import check_config, check_without_pla
 from skillneurons.models.config import N_BUCKETS, EncoderConfig
 from skillneurons.models.conversion_check import check_names
 from skillneurons.models.tokenization import read_tokenizer
+from skillneurons.utilities.types import Library, Tokenizer
 
 
 def weight_names(cfg: EncoderConfig) -> dict[str, str]:
@@ -43,7 +43,7 @@ def weight_names(cfg: EncoderConfig) -> dict[str, str]:
     return names
 
 
-def read_checkpoint(name_or_path: str | Path, *, revision: str | None) -> tuple[PreTrainedModel, Any, str]:
+def read_checkpoint(name_or_path: str | Path, *, revision: str | None) -> tuple[PreTrainedModel, Tokenizer | None, str]:
     """The Hugging Face model, its tokenizer and its name, of the bundled model, a folder or a hub id."""
     config, location = read_config(name_or_path, revision=revision)
     named = (getattr(config, "architectures", None) or ["(none)"])[0]
@@ -126,7 +126,7 @@ def convert(hf_model: PreTrainedModel) -> tuple[EncoderConfig, dict[str, Tensor]
     return cfg, weights, unused
 
 
-def _check_parts(hf: Any, hf_class: str) -> None:
+def _check_parts(hf: Library, hf_class: str) -> None:
     """Refuse parts that a configuration asks for and no `HookedEncoder` has."""
     if getattr(hf, "use_task_id", False):
         raise ValueError(
@@ -140,7 +140,7 @@ def _check_parts(hf: Any, hf_class: str) -> None:
         )
 
 
-def _check_mpnet(hf: Any) -> None:
+def _check_mpnet(hf: Library) -> None:
     """Refuse what Hugging Face's MPNet itself computes otherwise than its configuration says."""
     if hf.pad_token_id != 1:
         raise ValueError(f"MPNet numbers positions by padding id 1, but this model pads with {hf.pad_token_id}.")

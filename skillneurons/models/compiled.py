@@ -4,8 +4,6 @@ By default torch's compiler leaves hooks out of what it checks before it uses co
 after a first call would be skipped in silence. Checking them costs microseconds for each module and call.
 """
 
-from typing import Any
-
 import torch
 
 
@@ -29,7 +27,7 @@ def check_hooks_when_compiled() -> None:
         comptime(_set)
 
 
-def _set(_: Any) -> None:
+def _set(_: object) -> None:
     from torch._dynamo import config
 
     config.skip_nnmodule_hook_guards = False

@@ -1,9 +1,10 @@
 """EncoderConfig: what a `HookedEncoder` is made of."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from transformer_lens.config import TransformerLensConfig
+
+from skillneurons.utilities.types import Json
 
 # Of MPNet's distances between positions: as many as Hugging Face's code uses, whatever a configuration says.
 N_BUCKETS = 32
@@ -50,7 +51,7 @@ class EncoderConfig(TransformerLensConfig):
     source: str = "in-memory model"
     revision: str | None = None
     hf_class: str = "RobertaForMaskedLM"
-    hf_config: dict[str, Any] = field(default_factory=dict)
+    hf_config: dict[str, Json] = field(default_factory=dict)
     tokenizer_name: str | None = field(default=None, compare=False)
     use_attn_in: bool = False
     use_hook_mlp_in: bool = False

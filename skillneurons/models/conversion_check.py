@@ -7,7 +7,7 @@ and not what its weights are called. Costs a pass over two tokens through each m
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from transformers.activations import ACT2FN
 
 from skillneurons.models.blocks import RelativeBias
 from skillneurons.models.config import EncoderConfig
+from skillneurons.utilities.types import Library
 
 # Largest distance of two results, in shares of their size: rounding is a hundredth of it, in 24 layers too.
 TOLERANCES = {torch.float64: 1e-7, torch.float32: 1e-3}
@@ -90,7 +91,7 @@ def check_names(hf_class: str, wanted: Sequence[str], state: Mapping[str, Tensor
 
 
 @torch.no_grad()
-def check_conversion(encoder: Converted, hf_model: Any) -> None:
+def check_conversion(encoder: Converted, hf_model: Library) -> None:
     """Raise unless both give the same for two tokens, after each block and at the read-out.
 
     Raises:
@@ -148,7 +149,7 @@ def _differs(where: str, ours: Tensor, theirs: Tensor) -> str:
     )
 
 
-def _check_activations(encoder: Converted, hf_model: Any) -> None:
+def _check_activations(encoder: Converted, hf_model: Library) -> None:
     """Compare activation functions by themselves: GELU and its approximation differ by less than halves round."""
     at = torch.linspace(-4, 4, 65, device=encoder.device, dtype=torch.float32)
     expected = ACT2FN[encoder.cfg.act_fn](at)
@@ -164,7 +165,7 @@ def _check_activations(encoder: Converted, hf_model: Any) -> None:
                 )
 
 
-def _check_layer_norms(encoder: Converted, hf_model: Any) -> None:
+def _check_layer_norms(encoder: Converted, hf_model: Library) -> None:
     for name, module in hf_model.named_modules():
         if isinstance(module, nn.LayerNorm) and module.eps != encoder.cfg.eps and not name.startswith("cls.seq"):
             raise ValueError(
@@ -174,7 +175,7 @@ def _check_layer_norms(encoder: Converted, hf_model: Any) -> None:
 
 
 @contextmanager
-def _residuals(hf_model: Any) -> Iterator[list[Tensor]]:
+def _residuals(hf_model: Library) -> Iterator[list[Tensor]]:
     """A list that a pass inside fills: the embeddings' output and each layer's.
 
     By hooks that go again: those by which transformers itself gives hidden states stay on the model.
@@ -182,7 +183,7 @@ def _residuals(hf_model: Any) -> Iterator[list[Tensor]]:
     base, seen = getattr(hf_model, hf_model.base_model_prefix, hf_model), []
     stack = base.transformer if hasattr(base, "transformer") else base.encoder
 
-    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+    def look(module: nn.Module, inputs: Library, output: Library) -> None:
         seen.append((output[0] if isinstance(output, tuple) else output).detach())
 
     handles = [module.register_forward_hook(look) for module in {base.embeddings, *stack.layer}]
@@ -194,7 +195,7 @@ def _residuals(hf_model: Any) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def _in_eval(hf_model: Any) -> Iterator[None]:
+def _in_eval(hf_model: Library) -> Iterator[None]:
     """Without dropout; each module gets its mode back."""
     before = [(module, module.training) for module in hf_model.modules()]
     try:

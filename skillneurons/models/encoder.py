@@ -12,7 +12,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ from skillneurons.utilities.devices import check_device, to_device
 from skillneurons.utilities.fingerprints import fingerprint_of
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.threads import running
-from skillneurons.utilities.types import AttentionMask
+from skillneurons.utilities.types import AttentionMask, Library, Tokenizer
 
 # What the weights do not tell of the function they make; attention's scale follows from `d_head`.
 BEHAVIOUR = (
@@ -79,7 +79,7 @@ class HookedEncoder(ShownModel, EncoderText):
 
     cfg: EncoderConfig
 
-    def __init__(self, cfg: EncoderConfig, tokenizer: Any = None) -> None:
+    def __init__(self, cfg: EncoderConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
         # A copy: `half` and `to` write to it, and the caller's may be another model's.
         self.cfg = cfg = copy.copy(cfg)
@@ -104,8 +104,8 @@ class HookedEncoder(ShownModel, EncoderText):
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         torch_dtype: torch.dtype | None = None,
-        tokenizer: Any = None,
-        hf_model: Any = None,
+        tokenizer: Tokenizer | None = None,
+        hf_model: Library = None,
     ) -> "HookedEncoder":
         """An encoder with its tokenizer, from the bundled model, a folder or the model hub.
 
@@ -148,7 +148,7 @@ class HookedEncoder(ShownModel, EncoderText):
         return encoder.to(device=device, dtype=torch_dtype or dtype)
 
     @classmethod
-    def from_hf(cls, hf_model: Any, tokenizer: Any = None) -> "HookedEncoder":
+    def from_hf(cls, hf_model: Library, tokenizer: Tokenizer | None = None) -> "HookedEncoder":
         """An encoder with a copy of an in-memory Hugging Face model's weights.
 
         Takes the masked-language models of RoBERTa, XLM-R, CamemBERT, BERT, MPNet, DistilBERT, ELECTRA, Ernie and
@@ -171,7 +171,7 @@ class HookedEncoder(ShownModel, EncoderText):
         cfg: EncoderConfig,
         weights: Mapping[str, Tensor],
         *,
-        tokenizer: Any = None,
+        tokenizer: Tokenizer | None = None,
         unused: Mapping[str, Tensor] | None = None,
     ) -> "HookedEncoder":
         """An encoder of the given configuration with copies of the given weights, by our parameter names.
@@ -204,7 +204,7 @@ class HookedEncoder(ShownModel, EncoderText):
         """Write weights, configuration and tokenizer, of a pruned encoder too; `from_pretrained(folder)` reads them."""
         return write_encoder(folder, self.cfg, dict(self.named_parameters()), self.unused_weights, self.tokenizer)
 
-    def to_hf(self) -> Any:
+    def to_hf(self) -> Library:
         """A Hugging Face model of the class this encoder came from, with a copy of its weights.
 
         Raises:
@@ -215,8 +215,12 @@ class HookedEncoder(ShownModel, EncoderText):
     # Forward pass
 
     def __call__(
-        self, *args: Any, return_type: str | None = "logits", one_zero_attention_mask: Any = None, **kwargs: Any
-    ) -> Any:
+        self,
+        *args: Library,
+        return_type: str | None = "logits",
+        one_zero_attention_mask: Tensor | None = None,
+        **kwargs: Library,
+    ) -> Library:
         """`forward`, with two names that TransformerLens's encoder has: its mask, and `return_type`.
 
         With `return_type="predictions"` the likeliest word at each mask token: a string for a text with one, else a

@@ -5,13 +5,13 @@ texts go through both, and where they come out otherwise, the file's own parts a
 """
 
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
 from skillneurons.models.checkpoint_files import short
+from skillneurons.utilities.types import Library
 
 VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt"}
 PARTS = ("normalizer", "pre_tokenizer", "model", "decoder")
@@ -29,7 +29,7 @@ PROBES = (
 )
 
 
-def read_tokenizer(location: str, revision: str | None, pad_token_id: int | None) -> Any:
+def read_tokenizer(location: str, revision: str | None, pad_token_id: int | None) -> Library:
     """The checkpoint's tokenizer; None for a folder without one, where transformers would make up an empty one.
 
     Args:
@@ -55,7 +55,7 @@ def read_tokenizer(location: str, revision: str | None, pad_token_id: int | None
     return as_in_file(tokenizer, location, revision)
 
 
-def as_in_file(tokenizer: Any, location: str, revision: str | None = None) -> Any:
+def as_in_file(tokenizer: Library, location: str, revision: str | None = None) -> Library:
     """The tokenizer, with the parts of its tokenizer.json in place of those that transformers made otherwise.
 
     Raises:
@@ -104,7 +104,7 @@ def _first_difference(loaded: Tokenizer, own: Tokenizer) -> str | None:
     return next((text for text in PROBES if _steps(loaded, text) != _steps(own, text)), None)
 
 
-def _steps(tokenizer: Tokenizer, text: str) -> tuple[Any, ...]:
+def _steps(tokenizer: Tokenizer, text: str) -> tuple[object, ...]:
     """What becomes of a text: changed, split, and as ids. Ids alone would not tell where words are unknown."""
     changed = text if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str(text)
     split = None if tokenizer.pre_tokenizer is None else tokenizer.pre_tokenizer.pre_tokenize_str(changed)

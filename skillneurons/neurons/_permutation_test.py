@@ -9,7 +9,7 @@ tie. The permuted labels take permutations x rows bytes. See `tests/benchmarks/b
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from skillneurons.neurons.p_values import adjusted, check_alpha
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result, drawn_by
 from skillneurons.utilities.row_groups import check_rows
+from skillneurons.utilities.types import Json
 
 Measure: TypeAlias = Literal["predictivity", "balanced_accuracy"]
 NEURONS_PER_BLOCK, PERMUTATIONS_PER_BLOCK = 128, 512
@@ -50,7 +51,7 @@ class PermutationTest(Result):
     p: Float[Tensor, "layer neuron"]
     p_fwer: Float[Tensor, "layer neuron"]
     null_max: Float[Tensor, " permutation"]
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     plot = drawn_by("plot_null")
 

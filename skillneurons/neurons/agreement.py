@@ -1,7 +1,5 @@
 """How far two rankings or two sets of neurons agree, against chance."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -9,6 +7,7 @@ from scipy import stats
 from torch import Tensor
 
 from skillneurons.neurons.neuron_set import NeuronSet
+from skillneurons.utilities.types import Json
 
 ALMOST = 1 - 1e-12
 """The largest correlation that Fisher's transform is taken of."""
@@ -27,7 +26,7 @@ def spearman(a: Float[Tensor, " item"], b: Float[Tensor, " item"]) -> float:
     return float(stats.spearmanr(a.numpy(), b.numpy()).statistic)  # type: ignore[attr-defined]
 
 
-def overlap_test(a: NeuronSet, b: NeuronSet) -> dict[str, Any]:
+def overlap_test(a: NeuronSet, b: NeuronSet) -> dict[str, Json]:
     """Neurons that two sets share, against chance.
 
     Under the null, each set is a random choice with the same number of neurons in each layer, independent of the other:

@@ -4,7 +4,7 @@ Counts only, apart from `control_task`, whose scores cost as much as any task's.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 import torch
@@ -18,6 +18,7 @@ from skillneurons.neurons.scores import NeuronScores
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_share, check_whole
 from skillneurons.utilities.results import Result
+from skillneurons.utilities.types import Json
 
 MOST_DRAWS = 1_000_000
 
@@ -116,7 +117,7 @@ class Selectivity(Result):
     control: Float[Tensor, "layer neuron"]
     held_out: Float[Tensor, "layer neuron"]
     majority: float
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     @property
     def selectivity(self) -> Float[Tensor, "layer neuron"]:
@@ -201,7 +202,7 @@ class RandomComparison:
     chosen: float
     random: Float[Tensor, " draw"]
     p: float
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         low, high = self.random.min().item(), self.random.max().item()

@@ -6,7 +6,6 @@ without groups), and a sum over each neuron's rows for each group.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +21,7 @@ from skillneurons.neurons.p_values import strongest_position
 from skillneurons.tasks.batching import Encoded
 from skillneurons.utilities.intervals import proportion_effects
 from skillneurons.utilities.row_groups import RowGroups, check_rows
+from skillneurons.utilities.types import Json
 
 VALUES_PER_BLOCK = 2**22
 
@@ -58,7 +58,7 @@ def counted(
     classifier: Classifier,
     splits: dict[str, Encoded],
     baseline: Float[Tensor, "prompt layer neuron"],
-    options: dict[str, Any],
+    options: dict[str, Json],
     done: Callable[[str], None],
 ) -> tuple[dict[str, AboveCounts], Float[Tensor, "3 layer neuron"] | None]:
     """Counts on validation and test, and the design effects that go with them where rows belong together.

@@ -8,7 +8,7 @@ many neurons of each layer exist.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypedDict, Unpack
+from typing import Literal, TypeAlias, TypedDict, Unpack
 
 import pandas as pd
 import torch
@@ -20,6 +20,7 @@ from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_share, check_some, check_whole
 from skillneurons.utilities.results import Result
+from skillneurons.utilities.types import Json
 
 N_NEAREST = 10
 Match: TypeAlias = Literal["layer", "none"] | Float[Tensor, "layer neuron"] | Nearness
@@ -59,7 +60,7 @@ class NeuronSet(Result):
 
     mask: Bool[Tensor, "layer neuron"]
     model: str | None = None
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
     d_mlps: tuple[int, ...] = ()
     score: Float[Tensor, "layer neuron"] | None = None
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import pandas as pd
 import torch
@@ -44,6 +44,7 @@ from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.intervals import in_words
 from skillneurons.utilities.results import Result, drawn_by
+from skillneurons.utilities.types import Json
 
 TENSORS = ("above", "n", "above_test", "n_test", "baseline")
 EFFECTS = "design_effects"  # not in files of scores without groups, nor in those of earlier versions
@@ -77,7 +78,7 @@ class NeuronScores(Result):
     above_test: Int[Tensor, "seed label prompt layer neuron"]
     n_test: Int[Tensor, " label"]
     baseline: Float[Tensor, "seed prompt layer neuron"]
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
     design_effects: Float[Tensor, "seed 3 layer neuron"] | None = None
 
     plot = drawn_by("plot_predictivity_by_layer")
@@ -438,7 +439,7 @@ def _score_one(
     task: Task,
     splits: dict[str, Encoded],
     on_pass: Callable[[str], None] | None,
-    options: dict[str, Any],
+    options: dict[str, Json],
 ) -> NeuronScores:
     def done(split: str) -> None:
         if on_pass is not None:
@@ -472,7 +473,7 @@ def _score_one(
     )
 
 
-def _described(splits: dict[str, Encoded]) -> dict[str, dict[str, Any]]:
+def _described(splits: dict[str, Encoded]) -> dict[str, dict[str, Json]]:
     """How many groups each split has, and how many in effect."""
     with_groups = {split: encoded.groups for split, encoded in splits.items() if split != "train" and encoded.groups}
     return {

@@ -1,7 +1,5 @@
 """Figure of runs compared: a scatter of predictivities, and agreement by layer beside what shuffled labels give."""
 
-from typing import Any
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -53,7 +51,7 @@ def _scatter(result: RunComparison, pair: int, ax: Axes) -> None:
     one, other = result.pairs[pair]
     x, y = (result.predictivity[i].flatten().numpy() for i in (one, other))
     a, b = (result.chosen[i].flatten().numpy() for i in (one, other))
-    groups: list[tuple[Any, str, str, float]] = [
+    groups: list[tuple[np.ndarray, str, str, float]] = [
         (~(a | b), "other neurons", RANDOM, 0.35),
         (a ^ b, "in one top set", COLOURS[0], 0.8),
         (a & b, "in both", SKILL, 1.0),

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -28,6 +27,7 @@ from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import as_page
+from skillneurons.utilities.types import Json, Library, Row
 
 CROWD = 8  # neurons shown that go with a card's
 LONGEST = 600  # characters of a text on a card
@@ -151,7 +151,7 @@ def explorer(
 
 def _subtask(
     scores: NeuronScores, classifier: Classifier, task: Task, chosen: NeuronSet | None, settings: ExplorerSettings
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     rows = task.subset(min(settings.n_rows, len(task.test)), splits=("test",)).test
     d_mlp = scores.predictivity.shape[1]
     best = [divmod(i, d_mlp) for i in scores.predictivity.flatten().argsort(descending=True, stable=True).tolist()]
@@ -190,7 +190,7 @@ def _subtask(
 
 def _card(
     card: NeuronCard, scores: NeuronScores, classifier: Classifier, crowd: list[tuple[int, int, float]], n_texts: int
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     table = card.to_dataframe()
     ends = [table.head(n_texts), table.tail(n_texts).iloc[::-1]]
     return {
@@ -213,7 +213,7 @@ def _card(
     }
 
 
-def _texts(end: Any, card: NeuronCard, classifier: Classifier) -> list[dict[str, Any]]:
+def _texts(end: Library, card: NeuronCard, classifier: Classifier) -> list[dict[str, Json]]:
     """Texts of one end of a card, word by word where the tokenizer tells which words there are."""
     texts = [text[:LONGEST] for text in end["text"]]
     heat: TextHeat | None
@@ -255,7 +255,7 @@ class _AtPositions:
 
 
 def _crowds(
-    classifier: Classifier, rows: Sequence[Any], cards: Sequence[NeuronCard], positions: str
+    classifier: Classifier, rows: Sequence[Row], cards: Sequence[NeuronCard], positions: str
 ) -> list[list[tuple[int, int, float]]]:
     """For each card, the neurons whose activations go most with its own at its position: layer, neuron, correlation."""
     wanted = sorted({card.position for card in cards})

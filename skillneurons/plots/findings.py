@@ -1,7 +1,6 @@
 """Figures of the findings that measure: existence, stability, prompts, similarity, words, origin, robustness."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +29,7 @@ from skillneurons.plots.style import (
     styled,
 )
 from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.types import Library
 
 
 @checked
@@ -353,7 +353,7 @@ def matrix(
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     # Inside the axes' own frame: square cells may leave much of the room for the axes empty.
-    bar: Any = ax.figure.colorbar(image, cax=ax.inset_axes((1.05, 0.1, 0.05, 0.8)), label=label)
+    bar: Library = ax.figure.colorbar(image, cax=ax.inset_axes((1.05, 0.1, 0.05, 0.8)), label=label)
     bar.outline.set_visible(False)
     return ax
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.types import Json
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,7 +22,7 @@ SKILL, RANDOM, REFERENCE = "#D55E00", "#7F7F7F", "#000000"
 LABEL_COLOURS = COLOURS
 SEQUENTIAL, DIVERGING = "cividis", "PuOr"
 
-RC: dict[str, Any] = {
+RC: dict[str, Json] = {
     "figure.figsize": (4.6, 3.2),
     "figure.dpi": 120,
     "savefig.dpi": 200,
@@ -55,7 +56,7 @@ def style() -> Iterator[None]:
     """
     interactive = matplotlib.is_interactive()
     try:
-        with plt.rc_context(cast(Any, RC)):
+        with plt.rc_context(cast(Json, RC)):
             try:
                 yield
             finally:

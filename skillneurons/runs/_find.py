@@ -8,7 +8,6 @@ of an interrupted curve, the fractions that were finished stay.
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -36,6 +35,7 @@ from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Shown, as_text
+from skillneurons.utilities.types import Json, Library
 
 
 @checked
@@ -167,7 +167,7 @@ def find(
     *,
     progress: Progress | bool = True,
     jobs: int = 1,
-    executor: Any = None,
+    executor: Library = None,
     device: str | None = None,
 ) -> FindResult:
     """Tune prompts, find the task's skill neurons, test them causally, and write it all to `out`.
@@ -244,7 +244,7 @@ def find(
     return result
 
 
-def _check_grows(run: RunFolder, before: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _check_grows(run: RunFolder, before: dict[str, Json], wanted: dict[str, Json]) -> None:
     """Raise where a finished run has something that is not asked for: it would be lost."""
     if not run.run_file.exists():
         return
@@ -307,7 +307,7 @@ class _Sweeps:
         return curve
 
 
-def _identity(model: Model, task: Task, settings: FindSettings) -> dict[str, Any]:
+def _identity(model: Model, task: Task, settings: FindSettings) -> dict[str, Json]:
     """What two runs must share to be the same run, as JSON would give it back."""
     identity = {
         "model": {
@@ -357,7 +357,7 @@ def _draw(result: FindResult) -> None:
         save_figure(plot_perturbations(curves), figures / f"perturbation{suffix}", formats=FORMATS)
 
 
-def _numbers(result: FindResult) -> dict[str, Any]:
+def _numbers(result: FindResult) -> dict[str, Json]:
     encoded_rows = result.scores[0].meta
     return {
         "versions": store.versions(),

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -21,6 +20,7 @@ from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.devices import DTYPES
 from skillneurons.utilities.results import Shown, as_text
+from skillneurons.utilities.types import Json
 
 
 @checked
@@ -53,7 +53,7 @@ class OpenedRun(Shown):
     """
 
     folder: Path
-    settings: dict[str, Any]
+    settings: dict[str, Json]
     model: Model
     classifiers: tuple[Classifier, ...]
     scores: tuple[NeuronScores, ...]
@@ -169,7 +169,7 @@ def open_run(folder: str | Path, *, model: AnyModel | None = None, device: str =
     return OpenedRun(folder, settings, ours, classifiers, scores)
 
 
-def _read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[int]]:
+def _read_settings(path: Path) -> tuple[dict[str, Json], dict[str, Json], list[int]]:
     """A run's settings; of these, what names its model, and the seeds."""
     settings = read_settings(path)
     wanted = {key: settings["model"][key] for key in ("source", "revision", "fingerprint", "dtype")}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -24,7 +24,7 @@ from skillneurons.classifiers.prompts import check_label_words
 from skillneurons.classifiers.tuning import check_tune_dtype
 from skillneurons.findings.record import Finding, Measured, ReproduceSettings, Study
 from skillneurons.models._load_model import load_model, load_tokenizer
-from skillneurons.models.bridge import AnyModel, BridgedModel, Model, as_classifiable
+from skillneurons.models.bridge import AnyModel, Model, as_classifiable
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.plots import save_figure
 from skillneurons.plots.style import style
@@ -46,6 +46,7 @@ from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.options import check_options
+from skillneurons.utilities.types import Library, Row
 
 
 class WorkOptions(TypedDict, total=False):
@@ -54,7 +55,7 @@ class WorkOptions(TypedDict, total=False):
     source: str | Path | None
     on_event: Callable[[str], None] | None
     jobs: int
-    executor: Any
+    executor: Library
     device: str | None
     dtype: torch.dtype | str
 
@@ -127,7 +128,7 @@ def reproduce(
     else:
         ours = as_classifiable(model)
     check_label_words(ours.tokenizer, loaded)
-    if isinstance(ours, BridgedModel):
+    if not ours.has_weights:
         chosen = _without_weights(chosen, ours, named=findings is not None)
     check_tune_dtype(ours, settings.tuning)
     folder = Path(out)
@@ -216,7 +217,7 @@ def _choose(names: Sequence[str] | None) -> list[Finding]:
     return [known[name] for name in names]
 
 
-def _check(chosen: Sequence[Finding], tasks: Sequence[Any], seeds: Sequence[int]) -> None:
+def _check(chosen: Sequence[Finding], tasks: Sequence[object], seeds: Sequence[int]) -> None:
     if not tasks or not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"At least one task and one seed are needed, none twice, but there are {tasks} and {seeds}.")
     for finding in chosen:
@@ -247,7 +248,7 @@ def _check_classes(chosen: Sequence[Finding], tasks: Sequence[Task]) -> None:
             )
 
 
-def _without_weights(chosen: Sequence[Finding], model: BridgedModel, *, named: bool) -> list[Finding]:
+def _without_weights(chosen: Sequence[Finding], model: Model, *, named: bool) -> list[Finding]:
     """The findings that a bridge can have; an error where another was asked for by name."""
     left_out = [finding.name for finding in chosen if finding.reads_weights]
     if named and left_out:
@@ -285,7 +286,7 @@ def _classes(tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
     return {task.name: dict(zip(task.labels, task.label_words, strict=True)) for task in tasks}
 
 
-def _digest(rows: Sequence[Any]) -> str:
+def _digest(rows: Sequence[Row]) -> str:
     """What tells adversarial rows from others: a task's fingerprint is of its three splits."""
     return hashlib.sha256(json.dumps([dict(row) for row in rows], sort_keys=True, default=int).encode()).hexdigest()[
         :16

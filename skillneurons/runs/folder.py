@@ -11,11 +11,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from skillneurons.classifiers.tuning import with_added_settings
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.results import Result
+from skillneurons.utilities.types import Json
 
 T = TypeVar("T")
 NAME = "run"
@@ -98,7 +100,7 @@ class RunFolder:
         """What its parts call it; empty where it is of an earlier version."""
         return name_of_run(self.settings_file)
 
-    def claim(self, wanted: Mapping[str, Mapping[str, Any]], may_grow: Sequence[str] = ()) -> dict[str, Any]:
+    def claim(self, wanted: Mapping[str, Mapping[str, Json]], may_grow: Sequence[str] = ()) -> dict[str, Json]:
         """Note in the folder which run it is, or check that it is the same one.
 
         Args:
@@ -128,11 +130,11 @@ class RunFolder:
             )
         return found
 
-    def grow(self, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    def grow(self, wanted: Mapping[str, Mapping[str, Json]]) -> None:
         """Note that the run now is what was wanted, under the name that its parts have for it."""
         store.write_sealed(self.settings_file, dict(wanted) | {NAME: self.run} if self.run else dict(wanted))
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Json]:
         """Which run the folder holds: `model`, `task` and `settings`.
 
         Raises:
@@ -148,7 +150,7 @@ class RunFolder:
             return sorted(found, key=lambda name: int(name.rpartition("-")[2]))
         return score_names(1)
 
-    def write(self, name: str, result: Any) -> None:
+    def write(self, name: str, result: Result) -> None:
         """Save a part, which says that it is that of this run."""
         with store.labelled(self.run, name):
             result.save(self.path / name)
@@ -158,7 +160,7 @@ class RunFolder:
         with store.labelled(self.run, name):
             return store.read(self.path / name, load)
 
-    def finish(self, numbers: Mapping[str, Any]) -> None:
+    def finish(self, numbers: Mapping[str, Json]) -> None:
         """Write `run.json`, with the digests of the figures that are there."""
         figures = {path.name: _digest(path) for path in self.drawn()}
         store.write_sealed(self.run_file, dict(numbers) | {"figures": figures})
@@ -169,7 +171,7 @@ class RunFolder:
             return []
         return sorted(path for path in self.figures.iterdir() if path.is_file() and not path.is_symlink())
 
-    def finished(self, needed_by: str) -> dict[str, Any]:
+    def finished(self, needed_by: str) -> dict[str, Json]:
         """What `run.json` holds, once it and the figures are found to be what was written.
 
         Args:
@@ -213,7 +215,7 @@ def curve_name(kind: str, seed: int | None = None) -> str:
 
 
 @checked
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Json]:
     """What a run's `settings.json` holds; see `RunFolder.settings`."""
     found = store.read_sealed(path, GROUPS, "Choose a new folder for a new run.")
     found.pop(NAME, None)
@@ -226,8 +228,12 @@ def name_of_run(path: Path) -> str:
 
 
 def claimed(
-    path: Path, wanted: Mapping[str, Any], needed: Mapping[str, Any], remedy: str, more: Mapping[str, Any] | None = None
-) -> Any:
+    path: Path,
+    wanted: Mapping[str, Json],
+    needed: Mapping[str, Json],
+    remedy: str,
+    more: Mapping[str, Json] | None = None,
+) -> Json:
     """What a folder was claimed for by an earlier run, or else by this one.
 
     Args:
@@ -282,6 +288,6 @@ def _holds_files(folder: Path, own: str) -> bool:
     return folder.exists() and any(store.name_of_partial(path.name) != own for path in folder.iterdir())
 
 
-def as_json(content: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(content: Mapping[str, Json]) -> dict[str, Json]:
     """As JSON gives it back."""
     return json.loads(json.dumps(content))

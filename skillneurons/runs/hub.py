@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pandas as pd
 from huggingface_hub import CommitOperationAdd, HfApi
@@ -185,7 +184,7 @@ def run_files(folder: str | Path) -> list[str]:
             "again."
         )
     scores = score_names(n_scores)
-    parts: dict[str, Callable[[Path], Any]] = {"skill": NeuronSet.load}
+    parts: dict[str, Callable[[Path], object]] = {"skill": NeuronSet.load}
     parts |= {f"seed-{seed}/classifier": lambda path: store.load(path, "Classifier") for seed in seeds}
     parts |= {f"seed-{seed}/{name}": NeuronScores.load for seed in seeds for name in scores}
     parts |= dict.fromkeys(scores, NeuronScores.load)

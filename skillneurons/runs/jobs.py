@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.lazy import needed
+from skillneurons.utilities.types import Library
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Job:
 
     name: str
     function: Callable[..., None]
-    arguments: tuple[Any, ...]
+    arguments: tuple[object, ...]
 
 
 @checked
@@ -39,7 +39,7 @@ def run_jobs(
     jobs: Sequence[Job],
     *,
     n_at_once: int = 1,
-    executor: Any = None,
+    executor: Library = None,
     on_done: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> None:
     """Run every job, and say at the end which ones failed.
@@ -91,7 +91,7 @@ def _run_local(jobs: Sequence[Job], n_at_once: int, done: Callable[[str], None])
     """Names of the jobs that failed, and why."""
     # Forked from a process that has imported this package and done nothing else: one import serves all jobs.
     forked = "forkserver" in multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if forked else "spawn")
+    context: Library = multiprocessing.get_context("forkserver" if forked else "spawn")
     if forked:
         context.set_forkserver_preload(["skillneurons"])
     n_threads = max(1, torch.get_num_threads() // n_at_once)
@@ -130,7 +130,7 @@ def _work(job: Job, n_threads: int, sender: Connection) -> None:
         raise
 
 
-def _message(receiver: Any) -> str:
+def _message(receiver: Library) -> str:
     """What a process sent; empty if it ended, well or not, before it had sent something whole."""
     with receiver:
         try:
@@ -143,7 +143,7 @@ def _end(exitcode: int) -> str:
     return f"was killed by signal {-exitcode}" if exitcode < 0 else f"left with status {exitcode}"
 
 
-def _run_submitted(jobs: Sequence[Job], executor: Any, done: Callable[[str], None]) -> dict[str, str]:
+def _run_submitted(jobs: Sequence[Job], executor: Library, done: Callable[[str], None]) -> dict[str, str]:
     with executor.batch():
         submitted = [executor.submit(job.function, *job.arguments) for job in jobs]
     failed = {}
@@ -160,7 +160,7 @@ def _run_submitted(jobs: Sequence[Job], executor: Any, done: Callable[[str], Non
 
 
 @checked
-def slurm_executor(folder: str | Path, options: str = "", *, n_at_once: int | None = None) -> Any:
+def slurm_executor(folder: str | Path, options: str = "", *, n_at_once: int | None = None) -> Library:
     """A submitit executor for the Slurm cluster that this machine belongs to.
 
     Args:

@@ -3,13 +3,13 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 from tqdm.auto import tqdm
 
 from skillneurons.models.bridge import AnyModel, as_classifiable
 from skillneurons.runs.trials import Progress
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.types import Json, Library
 
 EVERY = 20.0
 """Seconds between two lines about one thing."""
@@ -34,7 +34,7 @@ def told(progress: Progress | bool) -> Progress:
 
 def bars() -> Progress:
     """A bar for each thing being done, by tqdm."""
-    shown: dict[str, Any] = {}
+    shown: dict[str, Json] = {}
 
     def update(what: str, done: int, total: int) -> None:
         if what not in shown:
@@ -48,7 +48,7 @@ def bars() -> Progress:
 
 
 def lines(
-    write: Callable[[str], Any] | None = None, every: float = EVERY, clock: Callable[[], float] = time.monotonic
+    write: Callable[[str], object] | None = None, every: float = EVERY, clock: Callable[[], float] = time.monotonic
 ) -> Progress:
     """A line with the time when a thing begins, every so often while it lasts, and when it ends.
 
@@ -81,7 +81,7 @@ def _to_standard_error(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def cost(model: AnyModel, task: Task, settings: Any, jobs: int = 1) -> str:
+def cost(model: AnyModel, task: Task, settings: Library, jobs: int = 1) -> str:
     """What a run of `find` will take, in words: passes as they are known, times a few rows that are measured here.
 
     Args:

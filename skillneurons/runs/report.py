@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 from urllib.parse import quote
 
 from skillneurons.runs.finished_runs.report_sections import Section, latex, markdown, sections
@@ -20,6 +20,7 @@ from skillneurons.tasks.class_words import pairing
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import as_page
+from skillneurons.utilities.types import Json
 
 # Figure file's stem -> what it shows. Others in the folder come last, under their names.
 CAPTIONS = {
@@ -98,15 +99,15 @@ def write_report(folder: str | Path, *, path: str | Path | None = None, format: 
     return path
 
 
-def _title(run: Mapping[str, Any]) -> str:
+def _title(run: Mapping[str, Json]) -> str:
     return f"{run['task']['name']} on {run['model']['source']}"
 
 
-def _found(run: Mapping[str, Any]) -> list[str]:
+def _found(run: Mapping[str, Json]) -> list[str]:
     return [*run.get("verdict", ()), *(f"Warning: {line}" for line in run.get("warnings", ()))]
 
 
-def _lead(run: Mapping[str, Any]) -> str:
+def _lead(run: Mapping[str, Json]) -> str:
     task, model, n_prompt = run["task"], run["model"], run["settings"]["n_prompt"]
     return (
         f"{model['source']} ({model['fingerprint']}) on {task['name']}: "
@@ -116,7 +117,7 @@ def _lead(run: Mapping[str, Any]) -> str:
     )
 
 
-def _page(run: Mapping[str, Any], parts: Sequence[Section], folder: RunFolder, path: Path) -> str:
+def _page(run: Mapping[str, Json], parts: Sequence[Section], folder: RunFolder, path: Path) -> str:
     template = Template((files("skillneurons.runs") / "report_page.html").read_text())
     figures = "\n".join(_figure(one) for one in _figures(folder.drawn()))
     details = {
@@ -157,7 +158,7 @@ def _section(part: Section) -> str:
     return f"<section><h2>{html.escape(part.title)}</h2><p>{html.escape(part.text)}</p>{table}</section>"
 
 
-def _cell(value: Any, shown: str) -> str:
+def _cell(value: object, shown: str) -> str:
     kind = "" if isinstance(value, str) else ' class="number"'
     return f'<td{kind} data-value="{html.escape(str(value))}">{html.escape(shown)}</td>'
 

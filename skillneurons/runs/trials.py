@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 
@@ -23,6 +23,7 @@ from skillneurons.runs.jobs import Job, run_jobs
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.types import Library
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 Tell: TypeAlias = Callable[[str], None]
@@ -162,7 +163,7 @@ def run_trials(
     *,
     source: str | Path | None = None,
     jobs: int = 1,
-    executor: Any = None,
+    executor: Library = None,
     device: str | None = None,
     tell: Tell = lambda line: None,
     progress: Progress = lambda what, done, total: None,

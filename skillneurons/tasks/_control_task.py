@@ -2,13 +2,12 @@
 
 import hashlib
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from skillneurons.tasks.task import SPLITS, Task
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.types import Row
+from skillneurons.utilities.types import Json, Row
 
 
 @checked
@@ -32,7 +31,7 @@ def control_task(task: Task, *, seed: int = 0) -> Task:
     shares = np.bincount([row["label"] for row in task.train], minlength=task.n_labels) / len(task.train)
     edges = np.cumsum(shares)[:-1]
 
-    def relabelled(row: Row) -> dict[str, Any]:
+    def relabelled(row: Row) -> dict[str, Json]:
         text = "\x00".join(row[name] for name in ("text", "text_a", "text_b") if name in row)
         digest = hashlib.sha256(f"{seed}\x00{text}".encode()).digest()
         uniform = int.from_bytes(digest[:8], "big") / 2**64

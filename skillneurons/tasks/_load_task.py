@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict, Unpack
+from typing import TypeAlias, TypedDict, Unpack
 
 from skillneurons.tasks.class_words import class_words
 from skillneurons.tasks.columns import Columns, Text, class_names, find_columns, rows_of
@@ -21,6 +21,7 @@ from skillneurons.tasks.task import SPLITS, Task, TaskWarning
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.lazy import needed
 from skillneurons.utilities.options import check_options
+from skillneurons.utilities.types import Json
 
 Words: TypeAlias = Sequence[str] | Mapping[str, str]
 
@@ -200,7 +201,7 @@ def _load_files(name: str, where: Path, options: TaskOptions) -> Task:
     return _task_of(name, tables, options, {}, {"file": where.name})
 
 
-def _read_card(folder: Path) -> dict[str, Any]:
+def _read_card(folder: Path) -> dict[str, Json]:
     path = folder / "card.json"
     if not path.exists():
         return {}
@@ -282,7 +283,7 @@ def _by_column(table: Table) -> dict[str, Table]:
 
 
 def _task_of(
-    name: str, tables: dict[str, Table], options: TaskOptions, card: Mapping[str, Any], source: dict[str, Any]
+    name: str, tables: dict[str, Table], options: TaskOptions, card: Mapping[str, Json], source: dict[str, Json]
 ) -> Task:
     """The task that tables of rows make, with its missing splits filled in."""
     first = tables.get("train") or next(iter(tables.values()))

@@ -6,7 +6,6 @@ Token ids are kept flat, 5 bytes each with their segment: SST-2's 67,349 rows ta
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from skillneurons.utilities.devices import to_device
 from skillneurons.utilities.row_groups import RowGroups, row_groups
-from skillneurons.utilities.types import Row, Texts
+from skillneurons.utilities.types import Row, Texts, Tokenizer
 
 TOKENS_PER_BATCH = 2048
 ROWS_PER_CHUNK = 1024
@@ -69,7 +68,7 @@ class Batch:
         return Batch(self.tokens[:, positions], self.token_types[:, positions], mask, self.labels, self.index)
 
 
-def encode(tokenizer: Any, rows: Texts, max_length: int) -> Encoded:
+def encode(tokenizer: Tokenizer, rows: Texts, max_length: int) -> Encoded:
     """Tokenize rows with the tokenizer's special tokens; pairs by its pair encoding.
 
     Args:
@@ -129,7 +128,7 @@ def as_rows(rows: Texts) -> Sequence[Row]:
     return made
 
 
-def _as_row(row: Any) -> Row:
+def _as_row(row: object) -> Row:
     if isinstance(row, Mapping):
         return row
     if isinstance(row, str):
@@ -142,7 +141,7 @@ def _as_row(row: Any) -> Row:
     )
 
 
-def _tokenize(tokenizer: Any, rows: Sequence[Row], max_length: int | None = None) -> dict[str, list[list[int]]]:
+def _tokenize(tokenizer: Tokenizer, rows: Sequence[Row], max_length: int | None = None) -> dict[str, list[list[int]]]:
     pair = "text_a" in rows[0]
     texts = [[row[key] for row in rows] for key in (("text_a", "text_b") if pair else ("text",))]
     cut = {} if max_length is None else {"truncation": "longest_first" if pair else True, "max_length": max_length}

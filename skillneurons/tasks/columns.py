@@ -4,10 +4,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from skillneurons.tasks.readers import Table
 from skillneurons.utilities.checks import check_one_label
+from skillneurons.utilities.types import Json
 
 PAIRS = (
     ("text_a", "text_b"),
@@ -92,7 +93,7 @@ def class_names(tables: Mapping[str, Table], label: str) -> list[str]:
     Raises:
         ValueError: Labels are missing, several, of several kinds, or spelt in several ways; numbers have gaps.
     """
-    seen: dict[Any, str] = {}
+    seen: dict[Json, str] = {}
     for table in tables.values():
         for row, place in zip(table.rows, table.places, strict=True):
             seen.setdefault(label_of(row, label, f"{table.name}, {place}"), f"{table.name}, {place}")
@@ -126,7 +127,7 @@ def class_names(tables: Mapping[str, Table], label: str) -> list[str]:
     return sorted(seen)
 
 
-def label_of(row: Mapping[str, Any], column: str, place: str) -> int | str:
+def label_of(row: Mapping[str, Json], column: str, place: str) -> int | str:
     """A row's class as its table has it: a name without blanks around it, or a number."""
     value = row.get(column)
     check_one_label(value, f"{place}: the row, in column {column!r},")
@@ -146,11 +147,13 @@ def label_of(row: Mapping[str, Any], column: str, place: str) -> int | str:
     raise ValueError(f"{place}: the label in column {column!r} {came or f'is {value!r}, neither a name nor a number'}.")
 
 
-def _is_nan(value: Any) -> bool:
+def _is_nan(value: object) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def rows_of(table: Table, columns: Columns, labels: Sequence[str], aliases: Sequence[str] = ()) -> list[dict[str, Any]]:
+def rows_of(
+    table: Table, columns: Columns, labels: Sequence[str], aliases: Sequence[str] = ()
+) -> list[dict[str, Json]]:
     """A task's rows: texts, an integer label, the group, and every other column as it is.
 
     Args:
@@ -162,7 +165,7 @@ def rows_of(table: Table, columns: Columns, labels: Sequence[str], aliases: Sequ
     Raises:
         ValueError: A row lacks a text or a label, or has a label that is none of `labels`; with its place.
     """
-    index: dict[Any, int] = {i: i for i in range(len(labels))} | {str(i): i for i in range(len(labels))}
+    index: dict[Json, int] = {i: i for i in range(len(labels))} | {str(i): i for i in range(len(labels))}
     index |= {name: i for names in (aliases, labels) for i, name in enumerate(names)}
     folded = {label.casefold(): i for i, label in enumerate(labels)}
     fields = ("text",) if len(columns.text) == 1 else ("text_a", "text_b")
@@ -179,7 +182,7 @@ def rows_of(table: Table, columns: Columns, labels: Sequence[str], aliases: Sequ
             texts[field] = value
         own = row.get(columns.label)
         if own == -1:
-            label: Any = -1  # Unlabelled: refused by the task, or its split is left out.
+            label: Json = -1  # Unlabelled: refused by the task, or its split is left out.
         else:
             own = label_of(row, columns.label, where)
             label = index.get(own, folded.get(str(own).casefold()))

@@ -13,10 +13,10 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from skillneurons.tasks.task import TaskWarning
 from skillneurons.utilities.lazy import needed
+from skillneurons.utilities.types import Json, Library
 
 DELIMITERS = (",", ";", "\t", "|")
 MANY_LINES = 20
@@ -34,7 +34,7 @@ class Table:
     """
 
     name: str
-    rows: Sequence[dict[str, Any]]
+    rows: Sequence[dict[str, Json]]
     places: Sequence[str]
     class_names: tuple[str, ...] = ()
 
@@ -92,11 +92,12 @@ def _read_tsv(path: Path) -> Table:
     text = _text(path)
     try:
         table = _delimited(path, text, "\t", warn=False)
-        quoted = not any("\n" in str(value) for row in table.rows for value in row.values())
     except ValueError:
-        quoted = False
+        table = None
     # Many a TSV has quotes that are text, at the beginning of a field too.
-    return table if quoted else _delimited(path, text, "\t", quoted=False)
+    if table is not None and not any("\n" in str(value) for row in table.rows for value in row.values()):
+        return table
+    return _delimited(path, text, "\t", quoted=False)
 
 
 def _delimited(path: Path, text: str, delimiter: str, *, quoted: bool = True, warn: bool = True) -> Table:
@@ -183,7 +184,7 @@ def _read_parquet(path: Path) -> Table:
     return Table(path.name, rows, [f"row {i}" for i in range(len(rows))])
 
 
-def _as_row(path: Path, row: Any, place: str) -> dict[str, Any]:
+def _as_row(path: Path, row: Json, place: str) -> dict[str, Json]:
     if not isinstance(row, dict):
         raise ValueError(f"{path}, {place} needs a row like {{'text': …, 'label': …}}, but is a {type(row).__name__}.")
     return row
@@ -210,7 +211,7 @@ def read_saved(folder: Path) -> dict[str, Table]:
     return tables_of(data)
 
 
-def tables_of(data: Any, *, named: bool = True) -> dict[str, Table]:
+def tables_of(data: Library, *, named: bool = True) -> dict[str, Table]:
     """The splits of a `DatasetDict`, or a `Dataset` as train; the classes' names in place of numbers where `named`."""
     splits = data if hasattr(data, "items") else {"train": data}
     tables = {}

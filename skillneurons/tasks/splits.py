@@ -2,13 +2,13 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import numpy as np
 
 from skillneurons.tasks.task import stratified
+from skillneurons.utilities.types import Json
 
-Rows = list[dict[str, Any]]
+Rows = list[dict[str, Json]]
 
 
 def fill_splits(splits: dict[str, Rows], seed: int) -> tuple[dict[str, Rows], list[str]]:
@@ -71,7 +71,7 @@ def _groups(rows: Rows) -> tuple[list[int] | None, str]:
     return None, ""
 
 
-def _ids(group: Any, row: int) -> tuple[Hashable, ...]:
+def _ids(group: Json, row: int) -> tuple[Hashable, ...]:
     # A row without a group shares nothing.
     ids = tuple(group) if isinstance(group, list | tuple) else () if group is None else (group,)
     return ids or (("row", row),)

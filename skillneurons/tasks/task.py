@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from skillneurons.tasks.class_words import class_words
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_one_label, check_whole
 from skillneurons.utilities.results import Shown
-from skillneurons.utilities.types import Row
+from skillneurons.utilities.types import Json, Row
 
 T = TypeVar("T", bound=Row)
 
@@ -97,7 +97,7 @@ class Task(Shown):
     label_words: Sequence[str]
     labels: Sequence[str] = ()
     adversarial: Sequence[Row] = ()
-    source: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, Json] = field(default_factory=dict)
     origin: str | None = None
 
     def __post_init__(self) -> None:
@@ -147,7 +147,7 @@ class Task(Shown):
     @property
     def n_contradicting(self) -> int:
         """How many rows of the three splits have a text that another row has with another label."""
-        labels: dict[tuple[Any, ...], set[int]] = {}
+        labels: dict[tuple[Json, ...], set[int]] = {}
         rows = [row for split in SPLITS for row in getattr(self, split)]
         for row in rows:
             labels.setdefault(_texts(row), set()).add(row["label"])
@@ -310,7 +310,7 @@ class Task(Shown):
         return shorter
 
 
-def _texts(row: Row) -> tuple[Any, ...]:
+def _texts(row: Row) -> tuple[Json, ...]:
     return tuple(row.get(name) for name in ("text", "text_a", "text_b"))
 
 

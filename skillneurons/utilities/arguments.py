@@ -11,7 +11,7 @@ import numbers
 import re
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints  # Any: hints are values here
 
 import torch
 
@@ -24,8 +24,9 @@ from skillneurons.utilities.checks import (
     check_spread,
     check_whole,
 )
+from skillneurons.utilities.types import Library
 
-T = TypeVar("T", bound=Callable[..., Any])
+T = TypeVar("T", bound=Callable[..., Library])
 
 MADE_BY = {
     "Task": "`load_task(name)` makes one, and `Task(...)` of rows of your own.",
@@ -35,15 +36,15 @@ MADE_BY = {
 }
 
 
-def _whole(low: int = 0, high: int | None = None) -> Callable[[str, Any], None]:
-    def check(name: str, value: Any) -> None:
+def _whole(low: int = 0, high: int | None = None) -> Callable[[str, Library], None]:
+    def check(name: str, value: Library) -> None:
         if isinstance(value, numbers.Number):  # an argument may have other forms, whose type is checked already
             check_whole(name, value, low, high)
 
     return check
 
 
-BOUNDS: dict[str, Callable[[str, Any], None]] = {
+BOUNDS: dict[str, Callable[[str, Library], None]] = {
     "seed": _whole(high=2**63 - 1),
     "fraction": check_share,
     "level": functools.partial(check_share, ends=False),
@@ -102,21 +103,21 @@ def checked(target: T) -> T:
     return target  # type: ignore[return-value]
 
 
-def _checked_function(function: Callable, known_as: str | None = None, unchecked: Collection[str] = ()) -> Any:
+def _checked_function(function: Callable, known_as: str | None = None, unchecked: Collection[str] = ()) -> Library:
     signature = inspect.signature(function)
     if not signature.parameters:
         return function
     name = known_as or function.__name__
 
     @functools.cache
-    def hints() -> dict[str, Any]:  # when first called: names in annotations may be imported after the function
+    def hints() -> dict[str, Library]:  # when first called: names in annotations may be imported after the function
         try:
             return get_type_hints(function)
         except NameError:
             return {}
 
     @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: Library, **kwargs: Library) -> Library:
         try:
             bound = signature.bind(*args, **kwargs).arguments
         except TypeError:
@@ -130,7 +131,7 @@ def _checked_function(function: Callable, known_as: str | None = None, unchecked
     return call
 
 
-def _check_argument(kind: Any, key: str, value: Any, hint: Any, function: str) -> None:
+def _check_argument(kind: Library, key: str, value: Library, hint: Library, function: str) -> None:
     if kind is inspect.Parameter.VAR_POSITIONAL:
         for one in value:
             _check(key, one, hint, function)
@@ -142,7 +143,7 @@ def _check_argument(kind: Any, key: str, value: Any, hint: Any, function: str) -
         _check(key, value, hint, function)
 
 
-def _check(key: str, value: Any, hint: Any, function: str) -> None:
+def _check(key: str, value: Library, hint: Library, function: str) -> None:
     if not fits(value, hint):
         needed = _readable(hint)
         made = next((f" {how}" for name, how in MADE_BY.items() if re.search(rf"\b{name}\b", needed)), "")
@@ -153,7 +154,7 @@ def _check(key: str, value: Any, hint: Any, function: str) -> None:
         BOUNDS[key](key, value)
 
 
-def fits(value: Any, hint: Any) -> bool:
+def fits(value: Library, hint: Library) -> bool:
     """Whether a value is what an annotation says.
 
     Example:
@@ -166,7 +167,7 @@ def fits(value: Any, hint: Any) -> bool:
     return any(_fits_one(value, option, is_bearable) for option in _options(hint))
 
 
-def _fits_one(value: Any, hint: Any, is_bearable: Callable[[Any, Any], bool]) -> bool:
+def _fits_one(value: Library, hint: Library, is_bearable: Callable[[Library, Library], bool]) -> bool:
     if hint is Any or hint is object:
         return True
     origin, arguments = get_origin(hint), get_args(hint)
@@ -193,11 +194,11 @@ def _fits_one(value: Any, hint: Any, is_bearable: Callable[[Any, Any], bool]) ->
     return is_bearable(value, hint)
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
+def _options(hint: Library) -> tuple[Library, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-def _readable(hint: Any) -> str:
+def _readable(hint: Library) -> str:
     """An annotation without the modules of its names."""
     text = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
     text = re.sub(r"\b(?:\w+\.)+(?=\w)", "", text).replace("NoneType", "None").replace("~", "")
@@ -205,7 +206,7 @@ def _readable(hint: Any) -> str:
     return re.sub(r"Literal\[(.*?)\]", r"one of \1", text)
 
 
-def _described(value: Any) -> str:
+def _described(value: Library) -> str:
     if isinstance(value, torch.Tensor):
         return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
     text = repr(value)

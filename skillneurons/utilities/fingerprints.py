@@ -3,10 +3,11 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from skillneurons.utilities.types import Json
 
 # Entries of a Hugging Face configuration that say what a model is called, how it is trained, stored or run, or what it
 # returns beside its logits.
@@ -28,7 +29,7 @@ NO_BEHAVIOUR = {
 }
 
 
-def fingerprint_of(parameters: Iterable[tuple[str, Tensor]], behaviour: Mapping[str, Any]) -> str:
+def fingerprint_of(parameters: Iterable[tuple[str, Tensor]], behaviour: Mapping[str, Json]) -> str:
     """First 16 hex digits of the SHA-256 of weights, bit by bit, and of the configuration they are used in.
 
     Args:
@@ -47,7 +48,7 @@ def fingerprint_of(parameters: Iterable[tuple[str, Tensor]], behaviour: Mapping[
     return digest.hexdigest()[:16]
 
 
-def behaviour_of(hf_config: Mapping[str, Any]) -> dict[str, Any]:
+def behaviour_of(hf_config: Mapping[str, Json]) -> dict[str, Json]:
     """The part of a Hugging Face configuration, as a dictionary, on which a model's logits in eval mode may depend.
 
     What is off is left out, so that an option which a later version of transformers adds changes nothing.

@@ -43,12 +43,12 @@ def needed(module: str, extra: str, what: str) -> ModuleType:
         ) from error
 
 
-class Figures(dict[str, Callable[..., Any]]):
+class Figures(dict[str, Callable[..., Any]]):  # Any: axes or a figure, whose types are heavy to import
     """Functions that draw a result, by name; `load` brings those that are missing when one is asked for."""
 
-    load: Callable[[], Any] | None = None
+    load: Callable[[], object] | None = None
 
-    def __missing__(self, name: str) -> Callable[..., Any]:
+    def __missing__(self, name: str) -> Callable[..., Any]:  # likewise
         if self.load is not None:
             self.load()
         if name not in self:
@@ -73,11 +73,11 @@ def deferred_imports(file: str) -> dict[str, str]:
     }
 
 
-def lazy_getattr(namespace: dict[str, Any], names: Mapping[str, str], modules: tuple[str, ...] = ()) -> Callable:
+def lazy_getattr(namespace: dict[str, object], names: Mapping[str, str], modules: tuple[str, ...] = ()) -> Callable:
     """A package's `__getattr__` (PEP 562), which imports a name from its module, or a module, and keeps it."""
     package = namespace["__name__"]
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name in names:
             namespace[name] = getattr(import_module(names[name]), name)
         elif name in modules:
@@ -89,7 +89,7 @@ def lazy_getattr(namespace: dict[str, Any], names: Mapping[str, str], modules: t
     return __getattr__
 
 
-def public_names(namespace: Mapping[str, Any], *modules: str) -> list[str]:
+def public_names(namespace: Mapping[str, object], *modules: str) -> list[str]:
     """The names that a package re-exports, without its modules, save those that are asked for.
 
     Example:
@@ -119,7 +119,7 @@ class MovedModules(MetaPathFinder, Loader):
         if not any(isinstance(finder, MovedModules) and finder.package == self.package for finder in sys.meta_path):
             sys.meta_path.append(self)
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         package, _, old = fullname.partition(".")
         if package != self.package or old not in self.moved:
             return None

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any
+
+from skillneurons.utilities.types import Json
 
 
-def check_options(options: Mapping[str, Any], declared: type) -> None:
+def check_options(options: Mapping[str, Json], declared: type) -> None:
     """Raise `TypeError`, as Python does for a function's own keywords, unless all are declared.
 
     Example:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import MethodType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from skillneurons.utilities import store
 from skillneurons.utilities.lazy import FIGURES
+from skillneurons.utilities.types import Json, Library
 
 ROWS_SHOWN = 8
 ROWS_PRINTED, WIDTH_PRINTED = 24, 100
@@ -79,13 +80,13 @@ class Result(Shown):
         return store.read(Path(path), lambda _: _made(cls, content, "", tensors))
 
 
-def _fields(result: Any, path: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _fields(result: Library, path: str, tensors: dict[str, Tensor]) -> dict[str, Json]:
     """A dataclass as JSON, its tensors set aside under their paths."""
     values = {one.name: _plain(getattr(result, one.name), f"{path}{one.name}", tensors) for one in fields(result)}
     return {name: value for name, value in values.items() if f"{path}{name}" not in tensors}
 
 
-def _plain(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+def _plain(value: object, path: str, tensors: dict[str, Tensor]) -> Json:
     if isinstance(value, Tensor | np.ndarray):
         tensors[path] = torch.as_tensor(value)
         return None
@@ -102,7 +103,7 @@ def _plain(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     return value
 
 
-def _made(kind: Any, value: Any, path: str, tensors: Mapping[str, Tensor]) -> Any:
+def _made(kind: Library, value: Json, path: str, tensors: Mapping[str, Tensor]) -> Json:
     """What `_plain` made JSON of, by the type that it is declared to have."""
     if path in tensors:
         return tensors[path].numpy() if getattr(kind, "array_type", None) is np.ndarray else tensors[path]
@@ -119,14 +120,14 @@ def _made(kind: Any, value: Any, path: str, tensors: Mapping[str, Tensor]) -> An
     if isinstance(value, dict):
         if is_dataclass(kind):
             return _made_dataclass(kind, value, f"{path}." if path else "", tensors)
-        part = parts[1] if origin is dict else Any
+        part = parts[1] if origin is dict else Json
         return {key: _made(part, one, f"{path}.{key}", tensors) for key, one in value.items()}
     if isinstance(value, list):
-        return [_made(Any, one, f"{path}.{i}", tensors) for i, one in enumerate(value)]
+        return [_made(Json, one, f"{path}.{i}", tensors) for i, one in enumerate(value)]
     return value
 
 
-def _made_dataclass(kind: Any, value: Mapping[str, Any], prefix: str, tensors: Mapping[str, Tensor]) -> Any:
+def _made_dataclass(kind: Library, value: Mapping[str, Json], prefix: str, tensors: Mapping[str, Tensor]) -> Json:
     hints = {one.name: get_type_hints(kind)[one.name] for one in fields(kind)}
     if unknown := sorted(set(value) - set(hints)):
         raise TypeError(f"{kind.__name__} has no field {', '.join(unknown)}")
@@ -148,7 +149,7 @@ class drawn_by:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __get__(self, result: Any, owner: type | None = None) -> Callable[..., Any]:
+    def __get__(self, result: object, owner: type | None = None) -> Callable[..., Library]:
         plot = FIGURES[self.name]
         return plot if result is None else MethodType(plot, result)
 
@@ -173,7 +174,7 @@ def as_text(table: pd.DataFrame) -> str:
     return text if len(shown) == len(table) else f"{text}\n{len(shown)} of {len(table):,} rows; all: .to_dataframe()"
 
 
-def as_short(value: float | np.floating[Any]) -> str:
+def as_short(value: float | np.floating) -> str:
     """A number as tables print it: three decimals, and more only where there would be nothing but zeros.
 
     Example:

@@ -15,7 +15,7 @@ one for each pair of rows that share a group.
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from jaxtyping import Bool, Float
 from scipy import sparse
 from torch import Tensor
 
-from skillneurons.utilities.types import Row
+from skillneurons.utilities.types import Json, Row
 
-Ids: TypeAlias = Sequence[Any]
+Ids: TypeAlias = Sequence[Json]
 """For each row what it shares with others: an id, a list of ids, or None for a row that shares nothing."""
 
 
@@ -127,7 +127,7 @@ def row_groups(rows: Iterable[Row]) -> RowGroups | None:
     return groups_of([row.get("group") for row in rows])
 
 
-def _as_ids(one: Any) -> list[Hashable]:
+def _as_ids(one: Json) -> list[Hashable]:
     every = list(one) if isinstance(one, list | tuple | set | frozenset) else [one]
     own = [each for each in every if each is not None and each == each]  # NaN is what tables have where nothing is
     if wrong := [each for each in own if not isinstance(each, Hashable)]:

@@ -17,12 +17,14 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+
+from skillneurons.utilities.types import Json
 
 FORMAT = "skillneurons"
 FORMAT_VERSION = 2
@@ -111,24 +113,24 @@ def check_no_directory(path: Path) -> None:
         raise OSError(f"{path} needs to be a file, but is a pipe, a socket or a device. Move it away.")
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Json) -> None:
     write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path, needed: Mapping[str, Any], remedy: str) -> dict[str, Any]:
+def read_json(path: Path, needed: Mapping[str, Json], remedy: str) -> dict[str, Json]:
     """The object in a JSON file; see `parse_json`."""
     check_no_directory(path)
     return parse_json(path.read_bytes(), str(path), needed, remedy)
 
 
-def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+def write_sealed(path: Path, content: Mapping[str, Json]) -> None:
     """Write a JSON object with its digest."""
     # As it will be read, so that its digest is that of what will be read.
     sealed = json.loads(json.dumps(dict(content) | {"format_version": FORMAT_VERSION}, allow_nan=False))
     write_json(path, sealed | {DIGEST: json_digest(sealed)})
 
 
-def read_sealed(path: Path, needed: Mapping[str, Any], remedy: str) -> dict[str, Any]:
+def read_sealed(path: Path, needed: Mapping[str, Json], remedy: str) -> dict[str, Json]:
     """What `write_sealed` wrote; what earlier versions wrote without a digest is read as it is.
 
     Raises:
@@ -141,7 +143,7 @@ def read_sealed(path: Path, needed: Mapping[str, Any], remedy: str) -> dict[str,
     return found
 
 
-def _check_digest(found: Mapping[str, Any], path: Path, remedy: str) -> None:
+def _check_digest(found: Mapping[str, Json], path: Path, remedy: str) -> None:
     written = found.get("format_version", 1)
     if isinstance(written, int) and written > FORMAT_VERSION:
         raise StoreError(
@@ -164,7 +166,7 @@ def labelled(run: str, part: str) -> Iterator[None]:
         _LABEL.reset(token)
 
 
-def parse_json(text: str | bytes, where: str, needed: Mapping[str, Any], remedy: str) -> dict[str, Any]:
+def parse_json(text: str | bytes, where: str, needed: Mapping[str, Json], remedy: str) -> dict[str, Json]:
     """The JSON object in `text`, with all that is needed of it.
 
     Args:
@@ -189,12 +191,12 @@ def parse_json(text: str | bytes, where: str, needed: Mapping[str, Any], remedy:
     return found
 
 
-def json_digest(content: Any) -> str:
+def json_digest(content: Json) -> str:
     """SHA-256 of what JSON gave back; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def save(path: str | Path, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
+def save(path: str | Path, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Json]) -> Path:
     """Write `path.safetensors` and `path.json`; returns the JSON's path.
 
     Args:
@@ -240,7 +242,7 @@ def save(path: str | Path, kind: str, tensors: Mapping[str, Tensor], meta: Mappi
     return json_path
 
 
-def load(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Json]]:
     """Tensors and meta of a file written by `save`.
 
     Raises:
@@ -278,7 +280,7 @@ def load(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
         raise StoreError(f"{tensor_path} is not a safetensors file ({error}).") from error
 
 
-def _check_header(header: Mapping[str, Any], path: Path, kind: str, remedy: str) -> None:
+def _check_header(header: Mapping[str, Json], path: Path, kind: str, remedy: str) -> None:
     if header["kind"] != kind:
         raise StoreError(f"{path} holds a {header['kind']}, but a {kind} was needed.")
     _check_digest(header, path, remedy)

@@ -7,16 +7,15 @@ to wait: a thread that waits for others, inside its own hooks, would wait for ev
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from weakref import WeakKeyDictionary
 
 _LOCK = threading.Lock()
 # Model -> the threads that are inside, with whether they change it; one entry for each context.
-_INSIDE: WeakKeyDictionary[Any, list[tuple[threading.Thread, bool]]] = WeakKeyDictionary()
+_INSIDE: WeakKeyDictionary[object, list[tuple[threading.Thread, bool]]] = WeakKeyDictionary()
 
 
 @contextmanager
-def changing(model: Any) -> Iterator[None]:
+def changing(model: object) -> Iterator[None]:
     """Inside, no other thread may run or change the model.
 
     Raises:
@@ -35,7 +34,7 @@ def changing(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def running(model: Any) -> Iterator[None]:
+def running(model: object) -> Iterator[None]:
     """Inside, no other thread may change the model; several may run it.
 
     Raises:
@@ -54,7 +53,7 @@ def running(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _inside(model: Any, changes: bool) -> Iterator[None]:
+def _inside(model: object, changes: bool) -> Iterator[None]:
     me = threading.current_thread()
     entry = (me, changes)
     with _LOCK:

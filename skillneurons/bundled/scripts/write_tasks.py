@@ -388,6 +388,7 @@ def bag_of_words(splits: dict[str, list[Row]]) -> dict[str, float]:
 def compose(bank: dict, seed: int) -> dict[str, list[Row]]:
     """All splits of the bank's task, checked; a division whose splits hold a give-away word is drawn again."""
     check_bank(bank)
+    found = {}
     for attempt in range(DRAWS):
         rng = random.Random(f"{bank['name']} {seed} {attempt}")
         pools = split_pools(bank, rng)

@@ -8,7 +8,7 @@ nothing is kept but head results, as in TransformerLens.
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from einops import rearrange
@@ -25,6 +25,10 @@ from skillneurons.models.encoder_parts.fixed_norms import (
     fixed_read_out,
     mlp_norms,
 )
+from skillneurons.utilities.types import Chosen, Json, Library
+
+Stacked: TypeAlias = Any
+"""A tensor, or with `return_labels` a tensor and its labels, as TransformerLens has it."""
 
 
 class EncoderCache(ActivationCache):
@@ -46,9 +50,9 @@ class EncoderCache(ActivationCache):
         ('L0H0', 'bias')
     """
 
-    model: Any
+    model: Library
 
-    def __getitem__(self, key: Any) -> Tensor:
+    def __getitem__(self, key: Json) -> Tensor:
         try:
             return super().__getitem__(key)
         except KeyError as error:
@@ -60,10 +64,10 @@ class EncoderCache(ActivationCache):
                 "`hook_result` and the inputs of heads need `set_use_attn_result(True)` and its like."
             ) from None
 
-    def __contains__(self, key: Any) -> bool:
+    def __contains__(self, key: Json) -> bool:
         return (self.model.hook_alias(key) if isinstance(key, str) else key) in self.cache_dict
 
-    def apply_slice_to_batch_dim(self, batch_slice: Any) -> "EncoderCache":
+    def apply_slice_to_batch_dim(self, batch_slice: Chosen) -> "EncoderCache":
         """The same cache of some of its rows."""
         sliced = super().apply_slice_to_batch_dim(batch_slice)
         return type(self)(sliced.cache_dict, self.model, has_batch_dim=sliced.has_batch_dim)
@@ -75,10 +79,10 @@ class EncoderCache(ActivationCache):
         layer: int | None = None,
         incl_mid: bool = False,
         apply_ln: bool = False,
-        pos_slice: Any = None,
+        pos_slice: Chosen = None,
         mlp_input: bool = False,
         return_labels: bool = False,
-    ) -> Any:
+    ) -> Stacked:
         """The stream as each block reads it, `[layer *batch_pos d_model]`: normalized, and in the end the final one.
 
         So `model.unembed(cache.accumulated_resid()[-1])` are the logits. With `incl_mid` also what each MLP reads.
@@ -107,10 +111,10 @@ class EncoderCache(ActivationCache):
         mlp_input: bool = False,
         mode: str = "all",
         apply_ln: bool = False,
-        pos_slice: Any = None,
+        pos_slice: Chosen = None,
         incl_embeds: bool = True,
         return_labels: bool = False,
-    ) -> Any:
+    ) -> Stacked:
         """What embeddings, attention and MLP layers contribute to the stream that `layer` reads; all of it add up.
 
         With `mode="all"` the last row, `bias`, is what the biases of LayerNorms (and with `apply_ln` the read-out's)
@@ -138,9 +142,9 @@ class EncoderCache(ActivationCache):
         layer: int | None = -1,
         return_labels: bool = False,
         incl_remainder: bool = False,
-        pos_slice: Any = None,
+        pos_slice: Chosen = None,
         apply_ln: bool = False,
-    ) -> Any:
+    ) -> Stacked:
         """What each head before `layer` contributes to the stream that it reads, `[head *batch_pos d_model]`.
 
         What a head writes within its block is `cache["result", layer]`, after `compute_head_results`.
@@ -154,14 +158,14 @@ class EncoderCache(ActivationCache):
     def stack_neuron_results(
         self,
         layer: int | None,
-        pos_slice: Any = None,
-        neuron_slice: Any = None,
+        pos_slice: Chosen = None,
+        neuron_slice: Chosen = None,
         return_labels: bool = False,
         incl_remainder: bool = False,
         apply_ln: bool = False,
         project_output_onto: Tensor | None = None,
         mlp_input: bool = False,
-    ) -> Any:
+    ) -> Stacked:
         """What each neuron before `layer` contributes to the stream that it reads, `[neuron *batch_pos d_model]`.
 
         With `project_output_onto`, `[d_model]` or `[d_model, out]`, along these directions only, for the memory of
@@ -186,10 +190,10 @@ class EncoderCache(ActivationCache):
         mlp_input: bool = False,
         expand_neurons: bool = True,
         apply_ln: bool = False,
-        pos_slice: Any = None,
+        pos_slice: Chosen = None,
         return_labels: bool = False,
         project_output_onto: Tensor | None = None,
-    ) -> Any:
+    ) -> Stacked:
         """Heads, neurons (or MLP layers), embeddings and biases: all that adds up to the stream `layer` reads.
 
         The last row, `bias`, has all biases there are, with `apply_ln` the read-out's too.
@@ -219,8 +223,8 @@ class EncoderCache(ActivationCache):
         residual_stack: Tensor,
         layer: int | None = None,
         mlp_input: bool = False,
-        pos_slice: Any = None,
-        batch_slice: Any = None,
+        pos_slice: Chosen = None,
+        batch_slice: Chosen = None,
         has_batch_dim: bool = True,
         recompute_ln: bool = False,
     ) -> Tensor:
@@ -242,7 +246,7 @@ class EncoderCache(ActivationCache):
         return fixed_read_out(self.model.read_out, stream).carry(residual_stack)
 
     def logit_bias(
-        self, tokens: Any, incorrect_tokens: Any = None, pos_slice: Any = None, batch_slice: Any = None
+        self, tokens: Json, incorrect_tokens: Json = None, pos_slice: Chosen = None, batch_slice: Chosen = None
     ) -> Tensor:
         """What the read-out's own biases and `b_U` add to the tokens' logits: with `logit_attrs`, all there is.
 
@@ -258,7 +262,7 @@ class EncoderCache(ActivationCache):
         return bias if incorrect_tokens is None else bias - self._along(alone, incorrect_tokens)
 
     def direct_effects(
-        self, tokens: int | str | Sequence[int | str], *, expand_neurons: bool = False, pos_slice: Any = None
+        self, tokens: int | str | Sequence[int | str], *, expand_neurons: bool = False, pos_slice: Chosen = None
     ) -> tuple[Tensor, list[str]]:
         """What heads, neurons (or MLP layers), embeddings and biases add to the logits of some tokens directly.
 
@@ -280,7 +284,7 @@ class EncoderCache(ActivationCache):
         rows[-1] += self.model.b_U.detach()[ids]
         return rows, labels
 
-    def logit_lens(self, *, positions: Any = None, **kwargs: Any) -> Any:
+    def logit_lens(self, *, positions: Chosen = None, **kwargs: Json) -> Stacked:
         """TransformerLens's logit lens: each entry of `accumulated_resid` through the read-out, at all positions.
 
         The last entry gives the model's logits. See `transformer_lens.tools.analysis.logit_lens` for its options.
@@ -303,19 +307,19 @@ class EncoderCache(ActivationCache):
 
     # What an encoder does not have
 
-    def ssm_layers(self, mixer_type: Any = None) -> list[int]:
+    def ssm_layers(self, mixer_type: object = None) -> list[int]:
         """None: an encoder's blocks are attention and MLP."""
         return []
 
-    def compute_ssm_effective_attention(self, *args: Any, **kwargs: Any) -> Any:
+    def compute_ssm_effective_attention(self, *args: object, **kwargs: object) -> Stacked:
         raise NotImplementedError("An encoder has no state-space layers, so there is no effective attention of any.")
 
-    def compute_ssm_state(self, *args: Any, **kwargs: Any) -> Any:
+    def compute_ssm_state(self, *args: object, **kwargs: object) -> Stacked:
         raise NotImplementedError("An encoder has no state-space layers, so there is no state to compute.")
 
     # Parts of the above
 
-    def _place(self, layer: int | None, mlp_input: bool, pos_slice: Any) -> Place:
+    def _place(self, layer: int | None, mlp_input: bool, pos_slice: Chosen) -> Place:
         n_layers = self.model.cfg.n_layers
         where = n_layers if layer is None or layer == -1 else layer
         if not 0 <= where <= n_layers or (mlp_input and where == n_layers):
@@ -331,7 +335,7 @@ class EncoderCache(ActivationCache):
     def _features(self, place: Place) -> Tensor:
         return self.model.read_out(place.stream())
 
-    def _along(self, features: Tensor, tokens: Any) -> Tensor:
+    def _along(self, features: Tensor, tokens: Json) -> Tensor:
         ids = self.model.to_single_token(tokens) if isinstance(tokens, str) else tokens
         directions, added = self.model.tokens_to_residual_directions(tokens), self.model.b_U[ids]
         if directions.ndim == 2 and features.ndim == 3 and len(directions) == len(features):
@@ -339,7 +343,7 @@ class EncoderCache(ActivationCache):
             directions, added = directions[:, None], added[:, None]
         return (features * directions).sum(-1) + added
 
-    def _head_rows(self, place: Place, norms: list[Any]) -> dict[str, Tensor]:
+    def _head_rows(self, place: Place, norms: list[Library]) -> dict[str, Tensor]:
         return {
             f"L{layer}H{head}": row
             for layer in place.attention_layers()
@@ -347,7 +351,7 @@ class EncoderCache(ActivationCache):
         }
 
     def _neuron_rows(
-        self, place: Place, norms: list[Any], neuron_slice: Any, onto: Tensor | None, apply_ln: bool
+        self, place: Place, norms: list[Library], neuron_slice: Chosen, onto: Tensor | None, apply_ln: bool
     ) -> dict[str, Tensor]:
         rows, chosen = {}, Slice.unwrap(neuron_slice)
         if isinstance(chosen.slice, int):
@@ -378,7 +382,7 @@ class EncoderCache(ActivationCache):
 
     def _finish(
         self, place: Place, rows: dict[str, Tensor], apply_ln: bool, return_labels: bool, incl_remainder: bool = False
-    ) -> Any:
+    ) -> Stacked:
         rows = self._after_ln(place, rows, apply_ln)
         if incl_remainder:
             total = self._features(place) if apply_ln and self._is_final(place) else place.stream()
@@ -386,7 +390,7 @@ class EncoderCache(ActivationCache):
         return _stacked(rows, place.stream().new_zeros(0, *place.stream().shape), return_labels)
 
 
-def _slice(chosen: Any) -> Slice:
+def _slice(chosen: Chosen) -> Slice:
     return chosen if isinstance(chosen, Slice) else Slice(chosen)
 
 
@@ -394,7 +398,7 @@ def _columns(directions: Tensor) -> Tensor:
     return directions[:, None] if directions.ndim == 1 else directions
 
 
-def _stacked(rows: dict[str, Tensor], empty: Tensor | None, labels: bool, onto: Tensor | None = None) -> Any:
+def _stacked(rows: dict[str, Tensor], empty: Tensor | None, labels: bool, onto: Tensor | None = None) -> Stacked:
     stack = torch.stack([*rows.values()]) if rows or empty is None else empty
     if onto is not None and onto.ndim == 1:
         stack = stack[..., 0]

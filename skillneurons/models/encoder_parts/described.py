@@ -1,14 +1,28 @@
 """What a model shows of itself: a few lines where it is printed, a table in Jupyter."""
 
-from typing import Any
-
 import pandas as pd
 
 from skillneurons.utilities.results import as_html
+from skillneurons.utilities.types import Library
 
 
 class ShownModel:
-    """A model that is printed in a few lines, not as the tree of its modules (which `print(model.blocks)` shows)."""
+    """A model that is printed in a few lines, not as the tree of its modules (which `print(model.blocks)` shows).
+
+    What can be done with it is asked of the model, not of its class.
+
+    Attributes:
+        can_reenter: Whether a pass can start at a block, with the stream that enters it.
+        has_weights: Whether its weights have TransformerLens's names and shapes, to be read, replaced and copied.
+        reads_after_text: Whether the label is read behind the text, as of decoders.
+    """
+
+    can_reenter: bool = True
+    has_weights: bool = True
+
+    @property
+    def reads_after_text(self) -> bool:
+        return False
 
     def __repr__(self) -> str:
         kind, facts = type(self).__name__, facts_of(self)
@@ -21,7 +35,7 @@ class ShownModel:
         return as_html(title, pd.DataFrame({"": list(facts), " ": list(facts.values())}))
 
 
-def facts_of(model: Any) -> dict[str, str]:
+def facts_of(model: Library) -> dict[str, str]:
     """What tells a `HookedEncoder` or `BridgedModel` from others, by name, in the order in which one asks.
 
     Example:

@@ -7,7 +7,6 @@ shapes, no modules of ours. Costs one copy of the weights.
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from skillneurons.models.config import EncoderConfig
 from skillneurons.models.tokenization import read_tokenizer
 from skillneurons.utilities import store
+from skillneurons.utilities.types import Tokenizer
 
 KIND = "HookedEncoder"
 STEM = "encoder"
@@ -33,7 +33,7 @@ def write_encoder(
     cfg: EncoderConfig,
     weights: Mapping[str, Tensor],
     unused: Mapping[str, Tensor],
-    tokenizer: Any,
+    tokenizer: Tokenizer | None,
 ) -> Path:
     """Write `encoder.safetensors`, `encoder.json` and the tokenizer's files; returns the folder."""
     folder = Path(folder)
@@ -49,7 +49,7 @@ def write_encoder(
     return folder
 
 
-def read_encoder(folder: str | Path) -> tuple[EncoderConfig, dict[str, Tensor], dict[str, Tensor], Any]:
+def read_encoder(folder: str | Path) -> tuple[EncoderConfig, dict[str, Tensor], dict[str, Tensor], Tokenizer | None]:
     """Configuration, weights, weights without a use, and tokenizer of a folder that `write_encoder` wrote.
 
     Raises:

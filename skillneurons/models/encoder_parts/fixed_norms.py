@@ -7,13 +7,14 @@ the biases add up to the stream without a remainder. Memory: one row of the stre
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.utilities import Slice
+
+from skillneurons.utilities.types import Library
 
 Rows = Float[Tensor, "row *batch_pos d_model"]
 
@@ -53,7 +54,7 @@ class FixedReadOut:
         return self.dense.mT @ (self.norm.pull(directions) * self.slope[..., None])
 
 
-def fixed_norm(norm: Any, before: Tensor, scale: Tensor | None = None) -> FixedNorm:
+def fixed_norm(norm: Library, before: Tensor, scale: Tensor | None = None) -> FixedNorm:
     """`norm` as it is on `before`, the sum that enters it.
 
     Example:
@@ -66,7 +67,7 @@ def fixed_norm(norm: Any, before: Tensor, scale: Tensor | None = None) -> FixedN
     return FixedNorm(now if scale is None else scale, norm.weight.detach().to(before), norm.bias.detach().to(before))
 
 
-def fixed_read_out(read_out: Any, stream: Float[Tensor, "*batch_pos d_model"]) -> FixedReadOut:
+def fixed_read_out(read_out: Library, stream: Float[Tensor, "*batch_pos d_model"]) -> FixedReadOut:
     """The read-out as it is on the final stream; what no slope accounts for, an activation of 0, is in its bias."""
     if not read_out.transform:
         return FixedReadOut(None, torch.ones_like(stream), None, torch.zeros_like(stream))
@@ -89,7 +90,7 @@ class Place:
         pos_slice: Of the positions that the place has.
     """
 
-    cache: Any
+    cache: Library
     layer: int
     mlp_input: bool
     pos_slice: Slice

@@ -4,7 +4,6 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
@@ -12,7 +11,7 @@ from transformer_lens.hook_points import HookPoint
 from skillneurons.models.config import EncoderConfig
 from skillneurons.models.encoder_parts.cache import EncoderCache
 from skillneurons.utilities.threads import changing
-from skillneurons.utilities.types import AttentionMask, FwdHooks
+from skillneurons.utilities.types import AttentionMask, FwdHooks, HookName, Library
 
 # Hook points that cost a pass time and memory, and the setting that puts them there.
 OPTIONAL = {
@@ -29,7 +28,7 @@ class EncoderHooks(HookedRootModule):
 
     cfg: EncoderConfig
 
-    bound_mask: Any = None
+    bound_mask: AttentionMask | None = None
     _points: Mapping[str, HookPoint] = {}
 
     def setup(self) -> None:
@@ -38,7 +37,7 @@ class EncoderHooks(HookedRootModule):
         self._points = dict(self.hook_dict)
         self._show()
 
-    def hook_points(self) -> Any:
+    def hook_points(self) -> Library:
         """All of them, also those that are not there now: hooks that are left on one are taken away with the others."""
         return self._points.values()
 
@@ -51,7 +50,7 @@ class EncoderHooks(HookedRootModule):
         return flag is None or getattr(self.cfg, flag)
 
     @contextmanager
-    def hooks(
+    def hooks(  # pyright: ignore[reportIncompatibleMethodOverride]  # any sequence is taken, not lists alone
         self,
         fwd_hooks: FwdHooks = (),
         bwd_hooks: FwdHooks = (),
@@ -68,11 +67,11 @@ class EncoderHooks(HookedRootModule):
         with changing(self), super().hooks(forward, backward, reset_hooks_end, clear_contexts):
             yield self
 
-    def add_hook(self, name: Any, hook: Any, *args: Any, **kwargs: Any) -> None:
+    def add_hook(self, name: HookName, hook: Library, *args: Library, **kwargs: Library) -> None:
         """As in TransformerLens; an unknown hook name is an error that lists the nearest ones."""
         super().add_hook(self._named(name), hook, *args, **kwargs)
 
-    def run_with_cache(self, *args: Any, return_cache_object: bool = True, **kwargs: Any) -> Any:
+    def run_with_cache(self, *args: Library, return_cache_object: bool = True, **kwargs: Library) -> Library:
         """As in TransformerLens: `(output, EncoderCache)`; an unknown name in `names_filter` is an error."""
         names = kwargs.get("names_filter")
         if isinstance(names, str | list | tuple):
@@ -111,7 +110,7 @@ class EncoderHooks(HookedRootModule):
             return name.removeprefix("embed.")
         return re.sub(r"^(blocks\.\d+)\.(hook_[qkv]_input)$", r"\1.attn.\2", re.sub(r"^mlm_head\.", "read_out.", name))
 
-    def _named(self, name: Any) -> Any:
+    def _named(self, name: HookName) -> Library:
         if not isinstance(name, str):
             return name  # a choice among the names
         found = self.hook_alias(name)

@@ -1,13 +1,13 @@
 """NextSentencePrediction: BERT's pooler and the head that tells whether two sentences follow, on a `HookedEncoder`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from skillneurons.models.encoder_parts.cache import EncoderCache
+from skillneurons.utilities.types import Json, Library
 
 
 class Pooler(nn.Module):
@@ -39,7 +39,7 @@ class NextSentencePrediction(nn.Module):
         torch.Size([1, 2])
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Library) -> None:
         super().__init__()
         if not hasattr(model, "pooler") or not hasattr(model, "nsp_head"):
             raise ValueError(
@@ -67,12 +67,16 @@ class NextSentencePrediction(nn.Module):
         return tokens, types, mask
 
     def forward(
-        self, input: Sequence[str] | Tensor, attention_mask: Tensor | None = None, *, token_type_ids: Any = None
+        self,
+        input: Sequence[str] | Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        token_type_ids: Tensor | None = None,
     ) -> Float[Tensor, "batch 2"]:
         """Logits, the first of "the second sentence follows"."""
         return self.nsp_head(self.pooler(self.model(**self._inputs(input, attention_mask, token_type_ids))))
 
-    def run_with_cache(self, input: Sequence[str] | Tensor, **kwargs: Any) -> tuple[Tensor, EncoderCache]:
+    def run_with_cache(self, input: Sequence[str] | Tensor, **kwargs: Json) -> tuple[Tensor, EncoderCache]:
         """Logits, and the encoder's cache with `pooler.hook_pooler_out` and `nsp_head.hook_nsp_out` beside."""
         inputs = self._inputs(input, kwargs.pop("attention_mask", None), kwargs.pop("token_type_ids", None))
         resid, cache = self.model.run_with_cache(**inputs, **kwargs)
@@ -81,7 +85,7 @@ class NextSentencePrediction(nn.Module):
         cache.cache_dict |= {"pooler.hook_pooler_out": pooled.detach(), "nsp_head.hook_nsp_out": logits.detach()}
         return logits, cache
 
-    def _inputs(self, input: Sequence[str] | Tensor, mask: Any, types: Any) -> dict[str, Any]:
+    def _inputs(self, input: Sequence[str] | Tensor, mask: Tensor | None, types: Tensor | None) -> dict[str, Json]:
         if not isinstance(input, Tensor):
             input, types, mask = self.to_tokens(input)
         elif types is None:

@@ -1,7 +1,6 @@
 """An encoder's text methods: to token ids and back, by its tokenizer."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from skillneurons.models.config import EncoderConfig
 from skillneurons.models.encoder_parts.weights import EncoderWeights
 from skillneurons.models.tokenization import read_tokenizer
 from skillneurons.utilities.devices import to_device
+from skillneurons.utilities.types import Library, Tokenizer
 
 Tokens = int | Sequence[int] | np.ndarray | Tensor
 
@@ -21,7 +21,7 @@ class NoVocabularyError(ValueError, AssertionError):
     """Neither a tokenizer nor its size; an AssertionError too, as in TransformerLens, since code may wait for that."""
 
 
-def settle_tokenizer(cfg: EncoderConfig, tokenizer: Any) -> Any:
+def settle_tokenizer(cfg: EncoderConfig, tokenizer: Tokenizer | None) -> Tokenizer | None:
     """The tokenizer, or the one that `cfg` names; `cfg` learns its name and, if it has none, the number of tokens.
 
     Raises:
@@ -40,7 +40,7 @@ def settle_tokenizer(cfg: EncoderConfig, tokenizer: Any) -> Any:
     return tokenizer
 
 
-def predictions(model: Any, input: str | list[str] | Int[Tensor, "batch pos"], logits: Tensor) -> str | list[str]:
+def predictions(model: Library, input: str | list[str] | Int[Tensor, "batch pos"], logits: Tensor) -> str | list[str]:
     """The likeliest token at each mask token, in reading order; a string for one text with one.
 
     Raises:
@@ -63,9 +63,9 @@ def predictions(model: Any, input: str | list[str] | Int[Tensor, "batch pos"], l
 class EncoderText(EncoderWeights):
     """The part of a `HookedEncoder` that takes or returns text."""
 
-    tokenizer: Any
+    tokenizer: Tokenizer
 
-    def _tokenizer(self) -> Any:
+    def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
             raise ValueError("The model has no tokenizer. Pass one: HookedEncoder.from_hf(hf_model, tokenizer).")
         return self.tokenizer

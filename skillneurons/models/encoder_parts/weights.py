@@ -1,7 +1,6 @@
 """An encoder's weights under TransformerLens's names and in its shapes. Views where torch can give them: no memory."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,17 +9,18 @@ from transformer_lens import FactoredMatrix
 
 from skillneurons.models.encoder_parts.hooks import EncoderHooks
 from skillneurons.models.encoder_parts.next_sentence import Pooler
+from skillneurons.utilities.types import Library
 
 
 class EncoderWeights(EncoderHooks):
     """The part of a `HookedEncoder` that shows its weights."""
 
-    blocks: Any
-    embed: Any
-    read_out: Any
+    blocks: Library
+    embed: Library
+    read_out: Library
     unused_weights: dict[str, Tensor]
 
-    def _stack(self, get: Callable[[Any], Tensor]) -> Tensor:
+    def _stack(self, get: Callable[[Library], Tensor]) -> Tensor:
         tensors = [get(block) for block in self.blocks]
         if len({tensor.shape for tensor in tensors}) > 1:
             raise ValueError(
@@ -51,7 +51,7 @@ class EncoderWeights(EncoderHooks):
     config = property(lambda self: self.cfg, doc="`cfg`, for tools that ask for Hugging Face's name of it.")
 
     @property
-    def mlm_head(self) -> Any:
+    def mlm_head(self) -> Library:
         """`read_out`, under TransformerLens's name."""
         return self.read_out
 

@@ -6,7 +6,6 @@ layer on, or on a bridge from the tokens on (integrated gradients); memory is th
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +16,9 @@ from skillneurons.activations.statistic import stack_layers, widened
 from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
 from skillneurons.classifiers.evaluation import label_margin
 from skillneurons.classifiers.tuning import frozen
-from skillneurons.models.encoder import HookedEncoder
 from skillneurons.tasks.batching import Batch, Encoded
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.types import Hook, Row
+from skillneurons.utilities.types import AtHook, Hook, Row
 
 
 @checked
@@ -117,7 +115,7 @@ def integrated_gradients(
             seen: dict[int, tuple[Tensor, Tensor]] = {}
             entering: dict[int, Tensor] = {}
             hooks = [_add_leaf(layer, classifier, seen) for layer in range(model.cfg.n_layers)]
-            if isinstance(model, HookedEncoder):  # a bridge cannot be entered at a layer
+            if model.can_reenter:
                 hooks += [_keep(layer, entering) for layer in range(model.cfg.n_layers)]
             with torch.no_grad(), model.hooks(fwd_hooks=[*classifier.fwd_hooks, *hooks]):
                 label_logits(classifier, batch, last_block_to=classifier.layout.n_prefix)
@@ -167,7 +165,7 @@ def _add_leaf(layer: int, classifier: Classifier, seen: dict[int, tuple[Tensor, 
     """Adds zero at the prompt's positions: its gradient is that of the activations there, through all that follows."""
     where = classifier.layout.positions("prompt")
 
-    def hook_fn(activations: Tensor, hook: Any = None) -> Tensor:
+    def hook_fn(activations: Tensor, hook: AtHook = None) -> Tensor:
         values = activations[:, where]
         leaf = torch.zeros_like(values, requires_grad=True)
         seen[layer] = (leaf, values.detach())
@@ -179,7 +177,7 @@ def _add_leaf(layer: int, classifier: Classifier, seen: dict[int, tuple[Tensor, 
 def _keep(layer: int, entering: dict[int, Tensor]) -> Hook:
     """Keeps the residual stream that enters a block, from which the passes of that layer begin."""
 
-    def hook_fn(resid: Tensor, hook: Any = None) -> None:
+    def hook_fn(resid: Tensor, hook: AtHook = None) -> None:
         entering[layer] = resid.detach()
 
     return f"blocks.{layer}.hook_resid_pre", hook_fn
@@ -188,7 +186,7 @@ def _keep(layer: int, entering: dict[int, Tensor]) -> Hook:
 def _replace(layer: int, classifier: Classifier, values: Tensor) -> Hook:
     where = classifier.layout.positions("prompt")
 
-    def hook_fn(activations: Tensor, hook: Any = None) -> Tensor:
+    def hook_fn(activations: Tensor, hook: AtHook = None) -> Tensor:
         return _put(activations, where, values)
 
     return f"blocks.{layer}.mlp.hook_post", hook_fn

@@ -5,7 +5,6 @@ for each row and neuron, of train and of validation.
 """
 
 import warnings
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,8 @@ from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+
+from skillneurons.utilities.types import Json
 
 
 class DidNotConverge(ValueError):
@@ -29,7 +30,7 @@ def probe_weights(
     strengths: tuple[float, ...] = (0.01, 0.1, 1.0),
     max_iter: int = 1000,
     seed: int = 0,
-) -> tuple[Float[Tensor, "layer neuron"], dict[str, Any]]:
+) -> tuple[Float[Tensor, "layer neuron"], dict[str, Json]]:
     """Absolute weights of a logistic regression on all neurons, each in units of its standard deviation.
 
     Neurons that say the same share or steal each other's weight, so a weight is not a neuron's own merit. Source:
@@ -76,7 +77,7 @@ def probe_weights(
     return weights, {"C": best[1], "validation_accuracy": best[0], "n_weights": int((weights > 0).sum())}
 
 
-def _penalty(l1_ratio: float) -> dict[str, Any]:
+def _penalty(l1_ratio: float) -> dict[str, Json]:
     """What scikit-learn calls the penalty: `penalty` up to 1.7, only `l1_ratio` from 1.8 on."""
     if not 0 <= l1_ratio <= 1:
         raise ValueError(f"`l1_ratio` is 1 for lasso, 0 for ridge, or between for elastic net, not {l1_ratio}.")

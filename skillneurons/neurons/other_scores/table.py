@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import pandas as pd
 import torch
@@ -35,6 +35,7 @@ from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result
+from skillneurons.utilities.types import Json, Library
 
 Needs: TypeAlias = Literal["counts", "moments", "fit", "activations", "probe", "gradients"]
 
@@ -52,7 +53,7 @@ class Score:
     """
 
     needs: Needs
-    compute: Callable[..., Any]
+    compute: Callable[..., Library]
     what: str
 
 
@@ -88,7 +89,7 @@ class RivalScores(Result):
     """
 
     values: dict[str, Float[Tensor, "layer neuron"]]
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Json] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.values:
@@ -240,7 +241,7 @@ def _score_one(
     n_gradient_rows: int,
     seed: int,
     done: Callable[[str], None],
-) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
+) -> tuple[dict[str, Tensor], dict[str, Json], dict[str, str]]:
     """Values of the scores, what the probes chose, and why a probe failed."""
     needs = {SCORES[name].needs for name in names}
     validation = classifier.encode(task.validation)
@@ -266,8 +267,9 @@ def _score_one(
                 parts.append(SCORES[name].compute(kept.values[layer], kept.labels).amax(0))
     values |= {name: torch.stack(parts) for name, parts in by_layer.items()}
 
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, Json] = {}
     failed: dict[str, str] = {}
+    train: PositionMeans | None = None
     if "probe" in needs:
         rows = task.subset(n_probe_rows, seed, splits=("train",)).train
         train = collect(classifier, rows, PositionMeans(len(rows)))
@@ -277,7 +279,7 @@ def _score_one(
         score = SCORES[name]
         if score.needs in ("counts", "moments", "fit"):
             values[name] = score.compute(streamed[score.needs])
-        elif score.needs == "probe":
+        elif train is not None and score.needs == "probe":
             try:
                 values[name], chosen[name] = score.compute(
                     train.values, train.labels, pooled.values, pooled.labels, seed=seed

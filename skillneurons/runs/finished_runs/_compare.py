@@ -59,11 +59,12 @@ def compare_runs(
     folders = [run.folder if isinstance(run, OpenedRun) else Path(run) for run in runs]
     names, tell = _names(folders), told(progress)
     _check_models(folders)
-    found, tasks = [], []
+    found, tasks, fingerprint = [], [], ""
     for i, run in enumerate(runs):
         tell("compare", i, len(runs))
         opened = run if isinstance(run, OpenedRun) else open_run(run, model=model, device=device)
         model = opened.model
+        fingerprint = fingerprint or opened.model.fingerprint()
         task = opened.task(source)
         tasks.append(task.name)
         found.append(ranked(opened.classifiers, task, opened.scores, fraction, n_draws=n_draws, seed=seed))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import pandas as pd
 
@@ -16,6 +16,7 @@ from skillneurons.runs.folder import FORMATS, RunFolder
 from skillneurons.runs.progress import told
 from skillneurons.runs.trials import Progress
 from skillneurons.utilities.options import check_options
+from skillneurons.utilities.types import Json
 
 
 class PerturbRunOptions(TypedDict, total=False):
@@ -81,7 +82,7 @@ def perturb_run(
     check_options(options, PerturbRunOptions)
     tell = told(progress)
     opened = open_run(run, model=model, device=device)
-    settings: dict[str, Any] = _with_tuples(opened.settings["settings"])
+    settings: dict[str, Json] = _with_tuples(opened.settings["settings"])
     settings |= {key: value for key, value in options.items() if value is not None}
     check_kinds(settings["kinds"])
     check_fractions(settings["fractions"])
@@ -120,6 +121,6 @@ def perturb_run(
     return PerturbedRun(curves, tables, folder)
 
 
-def _with_tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _with_tuples(settings: Mapping[str, Json]) -> dict[str, Json]:
     """A run's settings with tuples for JSON's lists."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from skillneurons.utilities.results import as_short
+from skillneurons.utilities.types import Json
 
-Cell = tuple[Any, str]
+Cell = tuple[Json, str]
 """A value to sort by, and what is shown of it."""
 
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "→": r"$\to$"}
@@ -40,14 +40,14 @@ class Section:
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
-def sections(run: Mapping[str, Any]) -> list[Section]:
+def sections(run: Mapping[str, Json]) -> list[Section]:
     """Of what `run.json` holds."""
     seeds = [_seeds(run)] if run.get("perturbation_over_seeds") else []
     tops = [_top_neurons(name, best, run["majority"][name]) for name, best in run["top_neurons"].items()]
     return [_prompts(run["prompts"]), *tops, _perturbation(run), *seeds]
 
 
-def _prompts(prompts: Mapping[str, Any]) -> Section:
+def _prompts(prompts: Mapping[str, Json]) -> Section:
     rows = tuple(
         (
             _cell(int(seed)),
@@ -69,7 +69,7 @@ def _prompts(prompts: Mapping[str, Any]) -> Section:
     return Section("Prompts", what, ("seed", "accuracy", "95 %", "balanced", "majority", "margin", "rows"), rows, exact)
 
 
-def _top_neurons(name: str, best: Sequence[Mapping[str, Any]], majority: float) -> Section:
+def _top_neurons(name: str, best: Sequence[Mapping[str, Json]], majority: float) -> Section:
     what = (
         "Ranked by predictivity on validation rows, which flatters: its interval pays for the choice, and “luck” is "
         "what the best of as many neurons reaches there in half of all cases where labels mean nothing. “Held out” is "
@@ -94,7 +94,7 @@ def _top_neurons(name: str, best: Sequence[Mapping[str, Any]], majority: float) 
     return Section(f"Top neurons of {name}", what, columns, rows, pd.DataFrame(list(best)))
 
 
-def _perturbation(run: Mapping[str, Any]) -> Section:
+def _perturbation(run: Mapping[str, Json]) -> Section:
     curves = run["perturbation"]
     before = next(iter(curves.values()))["unperturbed"]
     n_random, n = run["settings"]["n_random"], before["n"]
@@ -129,7 +129,7 @@ def _perturbation(run: Mapping[str, Any]) -> Section:
     return Section("Perturbation", what, columns, tuple(rows), pd.DataFrame(exact))
 
 
-def _seeds(run: Mapping[str, Any]) -> Section:
+def _seeds(run: Mapping[str, Json]) -> Section:
     found = run["perturbation_over_seeds"]
     rows = tuple(
         (
@@ -154,7 +154,7 @@ def _seeds(run: Mapping[str, Any]) -> Section:
     return Section("Perturbation over seeds", what, columns, rows, exact)
 
 
-def _cell(value: Any) -> Cell:
+def _cell(value: object) -> Cell:
     return value, as_short(value) if isinstance(value, float) else str(value)
 
 
