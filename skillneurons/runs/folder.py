@@ -71,6 +71,11 @@ class RunFolder:
         """Where the task's rows lay on this machine; not part of what is shared."""
         return self.path / "origin.json"
 
+    @staticmethod
+    def stays(name: str) -> bool:
+        """Whether a run wrote this for itself on this machine: no part of what is shared, and nothing to tell of."""
+        return name in ("origin.json", "config.toml") or name.startswith("points/")
+
     def note_origin(self, origin: str | None) -> None:
         """Note the file or folder that the task's rows were read from."""
         if origin is not None:

@@ -102,7 +102,7 @@ def push_run(
             )
     there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     sizes = {name: (folder / name).stat().st_size for name in names}
-    left_out = tuple(name for name in there if name not in sizes)
+    left_out = tuple(name for name in there if name not in sizes and not RunFolder.stays(name))
     if dry_run:
         return RunFiles(repo_id, sizes, left_out)
     api = api or HfApi()
