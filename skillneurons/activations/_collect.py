@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from skillneurons.activations.decisions import Decisions
 from skillneurons.activations.distributed import Ranks, check_mergeable, merged, share_of
-from skillneurons.activations.statistic import S, Summed, check_n_labels, check_n_rows
+from skillneurons.activations.statistic import S, Summed, check_n_labels, check_n_rows, give_groups
 from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
 from skillneurons.tasks.batching import Encoded
 from skillneurons.utilities.arguments import checked
@@ -71,8 +70,7 @@ def collect(
     encoded = classifier.encode(rows)
     n_labels = check_n_labels(statistic, encoded.labels)
     check_n_rows(statistic, len(encoded))
-    if isinstance(statistic, Decisions) and statistic.groups is None:
-        statistic.groups = encoded.groups
+    give_groups(statistic, encoded.groups)
     where = classifier.layout.positions(positions)
     if classifier.layout.varies(positions) and getattr(statistic, "fixed_positions", False):
         raise ValueError(

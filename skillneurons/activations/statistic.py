@@ -1,6 +1,6 @@
 """What a pass over examples fills: the protocol of statistics, and what they share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skillneurons.tasks.batching import Batch
 from skillneurons.utilities import store
+from skillneurons.utilities.row_groups import RowGroups
 from skillneurons.utilities.types import Json, Library
 
 
@@ -179,9 +180,23 @@ def check_n_labels(statistic: Library, labels: Int[Tensor, " batch"]) -> int:
 
 def check_n_rows(statistic: Library, n_rows: int) -> None:
     """Raise where a statistic that keeps rows was made for another number of them: it would hold what nobody wrote."""
-    for one in (statistic, *getattr(statistic, "parts", ())):
-        one = getattr(one, "inner", one)
+    for one in _parts(statistic):
         if getattr(one, "keeps_rows", False) and one.n != n_rows:
             raise ValueError(
                 f"{type(one).__name__} was made for {one.n} rows, but {n_rows} come. Make it with `n={n_rows}`."
             )
+
+
+def give_groups(statistic: Library, groups: RowGroups | None) -> None:
+    """Tell a statistic which rows belong together, and what it is made of, wherever it asks and was not told."""
+    for one in _parts(statistic):
+        if hasattr(one, "groups") and one.groups is None:
+            one.groups = groups
+
+
+def _parts(statistic: Library) -> Iterator[Library]:
+    """A statistic and, however deep, those it fills: its `parts`, and what is `inner` to it."""
+    yield statistic
+    for one in (*getattr(statistic, "parts", ()), getattr(statistic, "inner", None)):
+        if one is not None and not isinstance(one, Tensor):
+            yield from _parts(one)

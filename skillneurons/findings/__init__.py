@@ -38,6 +38,7 @@ from skillneurons.findings.specificity import cross_perturbation as cross_pertur
 from skillneurons.findings.specificity import task_similarity as task_similarity
 from skillneurons.findings.stability import Stability as Stability
 from skillneurons.findings.stability import stability as stability
+from skillneurons.findings.stability import validation_decisions as validation_decisions
 from skillneurons.findings.words import WordSelectivity as WordSelectivity
 from skillneurons.findings.words import label_word_selectivity as label_word_selectivity
 from skillneurons.findings.words import nearest_tokens as nearest_tokens

@@ -7,7 +7,7 @@ the free direction all happen inside the processor's cache. Measures are compare
 tie. The permuted labels take permutations x rows bytes. See `tests/benchmarks/bench_permutations.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -141,38 +141,16 @@ def permutation_test(
     """
     every = [decisions] if isinstance(decisions, Decisions) else list(decisions)
     labels = _shared_labels(every)
-    n, n_1 = len(labels), int(labels.sum())
-    if measure not in ("predictivity", "balanced_accuracy"):
-        raise ValueError(f"`measure` is 'predictivity' or 'balanced_accuracy', not {measure!r}.")
-    if n_permutations < 1:
-        raise ValueError(f"`n_permutations` is {n_permutations}; at least 19 are needed to reach p = 0.05.")
-    centred, groups = measure == "balanced_accuracy", every[0].groups
-    if groups is not None:
-        check_rows(groups, n)
-        signs = group_signs(groups.n_groups, n_permutations, seed)
-    else:
-        # The true labels come first, so that they are measured by the same arithmetic as the permuted ones.
-        signs = (2 * torch.cat([labels[None].to(torch.int8), _permuted(labels, n_permutations, seed)]) - 1).to(device)
-    # hits - misses is 2 n (accuracy - 1/2). Less its mean, and times n so that it stays an integer, it is
-    # 8 n_0 n_1 (balanced accuracy - 1/2).
-    units = len(every) * (2 * n if measure == "predictivity" else 8 * n_1 * (n - n_1))
+    units = len(every) * _units(labels, _check_measure(measure, n_permutations))
+    groups, (n_layers, d_mlp) = every[0].groups, every[0].baseline.shape[1:]
 
     null_max = torch.zeros(n_permutations, dtype=torch.long if groups is None else torch.float64)
     observed, as_good = [], []
-    n_layers, d_mlp = every[0].baseline.shape[1:]
-    for layer in range(n_layers):
-        for start in range(0, d_mlp, NEURONS_PER_BLOCK):
-            stop = min(start + NEURONS_PER_BLOCK, d_mlp)
-            blocks = [one.unpack(layer, start, stop) for one in every]
-            if groups is None:
-                by_seed = [_best_margin(one.to(device), signs, centred) for one in blocks]
-            else:
-                # Rounded, so that a tie is a tie.
-                by_seed = [flipped_margins(one, labels, groups, signs, centred).round(decimals=6) for one in blocks]
-            best = torch.stack(by_seed).sum(0)  # [permutation neuron]
-            as_good.append((best[1:] >= best[0]).sum(0).cpu())
-            observed.append(best[0].clone().cpu())  # a view would keep all of `best`
-            null_max = torch.maximum(null_max, best[1:].amax(1).cpu())
+    for by_seed in _margins(every, labels, n_permutations, seed, measure, device):
+        best = torch.stack(by_seed).sum(0)  # [permutation neuron]
+        as_good.append((best[1:] >= best[0]).sum(0).cpu())
+        observed.append(best[0].clone().cpu())  # a view would keep all of `best`
+        null_max = torch.maximum(null_max, best[1:].amax(1).cpu())
     value, exceeded = torch.cat(observed), torch.cat(as_good)
     below = torch.searchsorted(null_max.sort().values, value)
     shape, total = (n_layers, d_mlp), n_permutations + 1
@@ -185,12 +163,93 @@ def permutation_test(
             "measure": measure,
             "n_permutations": n_permutations,
             "seed": seed,
-            "rows": n,
+            "rows": len(labels),
             "n_seeds": len(every),
             "model": model,
             **({} if groups is None else {"n_groups": groups.n_groups}),
         },
     )
+
+
+def shuffled_scores(
+    decisions: Sequence[Decisions],
+    *,
+    n_permutations: int = 199,
+    seed: int = 0,
+    measure: Measure = "predictivity",
+    device: str | torch.device = "cpu",
+) -> Float[Tensor, "seed permutation layer neuron"]:
+    """The measure of every neuron under each prompt, with the true labels first and then under permuted ones.
+
+    All prompts see the same permutations, or signs of whole groups, as in `permutation_test`. Memory: four bytes for
+    each prompt, permutation and neuron.
+
+    Args:
+        decisions: Of several prompts on the same rows.
+        n_permutations: Besides the true labels.
+        seed: Of the permutations.
+        measure: See `permutation_test`.
+        device: Where the products are taken.
+
+    Example:
+        >>> from skillneurons import Decisions
+        >>> above = (torch.arange(20)[:, None, None, None] % torch.tensor([2, 3])) == 1
+        >>> one = Decisions.of(above, torch.arange(20) % 2)
+        >>> shuffled_scores([one, one], n_permutations=9).shape
+        torch.Size([2, 10, 1, 2])
+    """
+    every = list(decisions)
+    labels = _shared_labels(every)
+    units = _units(labels, _check_measure(measure, n_permutations))
+    blocks = _margins(every, labels, n_permutations, seed, measure, device)
+    parts = zip(*([(0.5 + one.double() / units).float().cpu() for one in by_seed] for by_seed in blocks), strict=True)
+    shape = every[0].baseline.shape[1:]
+    return torch.stack([torch.cat(of_seed, dim=1).unflatten(1, shape) for of_seed in parts])
+
+
+def _check_measure(measure: Measure, n_permutations: int) -> Measure:
+    if measure not in ("predictivity", "balanced_accuracy"):
+        raise ValueError(f"`measure` is 'predictivity' or 'balanced_accuracy', not {measure!r}.")
+    if n_permutations < 1:
+        raise ValueError(f"`n_permutations` is {n_permutations}; at least 19 are needed to reach p = 0.05.")
+    return measure
+
+
+def _units(labels: Int[Tensor, " batch"], measure: Measure) -> int:
+    """What a margin is divided by to be the measure less 1/2.
+
+    Hits - misses is 2 n (accuracy - 1/2). Less its mean, and times n so that it stays an integer, it is
+    8 n_0 n_1 (balanced accuracy - 1/2).
+    """
+    n, n_1 = len(labels), int(labels.sum())
+    return 2 * n if measure == "predictivity" else 8 * n_1 * (n - n_1)
+
+
+def _margins(
+    every: Sequence[Decisions],
+    labels: Int[Tensor, " batch"],
+    n_permutations: int,
+    seed: int,
+    measure: Measure,
+    device: str | torch.device,
+) -> Iterator[list[Tensor]]:
+    """Best margins of a block of neurons after the other: of each prompt `[permutation neuron]`, true labels first."""
+    centred, groups = measure == "balanced_accuracy", every[0].groups
+    if groups is not None:
+        check_rows(groups, len(labels))
+        signs = group_signs(groups.n_groups, n_permutations, seed)
+    else:
+        # The true labels come first, so that they are measured by the same arithmetic as the permuted ones.
+        signs = (2 * torch.cat([labels[None].to(torch.int8), _permuted(labels, n_permutations, seed)]) - 1).to(device)
+    n_layers, d_mlp = every[0].baseline.shape[1:]
+    for layer in range(n_layers):
+        for start in range(0, d_mlp, NEURONS_PER_BLOCK):
+            blocks = [one.unpack(layer, start, min(start + NEURONS_PER_BLOCK, d_mlp)) for one in every]
+            if groups is None:
+                yield [_best_margin(one.to(device), signs, centred) for one in blocks]
+            else:
+                # Rounded, so that a tie is a tie.
+                yield [flipped_margins(one, labels, groups, signs, centred).round(decimals=6) for one in blocks]
 
 
 def _shared_labels(every: Sequence[Decisions]) -> Int[Tensor, " batch"]:

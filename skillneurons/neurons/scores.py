@@ -110,8 +110,12 @@ class NeuronScores(Result):
     @property
     def balanced_predictivity(self) -> Float[Tensor, "layer neuron"]:
         """As `predictivity`, of balanced accuracy: 1/2 for a neuron that is always on one side."""
+        return self._balanced_by_seed.mean(dim=0)
+
+    @property
+    def _balanced_by_seed(self) -> Float[Tensor, "seed layer neuron"]:
         balanced = torch.stack([balanced_accuracy_from_counts(above, self.n) for above in self.above])
-        return predictivity(balanced).mean(dim=0)
+        return predictivity(balanced)
 
     @property
     def measure(self) -> Measure:
@@ -122,6 +126,11 @@ class NeuronScores(Result):
     def ranking(self) -> Float[Tensor, "layer neuron"]:
         """The validation score that `top`, `best` and `claims` rank by: that of `measure`."""
         return self.predictivity if self.measure == "predictivity" else self.balanced_predictivity
+
+    @property
+    def ranking_by_seed(self) -> Float[Tensor, "seed layer neuron"]:
+        """`ranking` under each prompt by itself."""
+        return self.predictivity_by_seed if self.measure == "predictivity" else self._balanced_by_seed
 
     @property
     def held_out(self) -> Float[Tensor, "layer neuron"]:

@@ -103,7 +103,7 @@ def plot_existence_null(result: Existence, *, ax: Axes | None = None) -> Axes:
 @checked
 @styled
 def plot_stability(result: Stability, *, ax: Axes | None = None) -> Axes:
-    """Overlap of top neurons between every two seeds, with the overlap of random sets (F2).
+    """Overlap of top neurons between every two seeds, with the overlap by chance (F2).
 
     Example:
         >>> from skillneurons import find_skill_neurons, findings, load_example, plots
@@ -111,13 +111,19 @@ def plot_stability(result: Stability, *, ax: Axes | None = None) -> Axes:
         >>> scores = find_skill_neurons([first, second], task)
         >>> ax = plots.plot_stability(findings.stability(scores, fraction=0.05))
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
-        ['rank correlation, all neurons', 'top 5 %', 'random sets']
+        ['rank correlation, all neurons', 'top 5 %', 'by chance (random sets)']
     """
     ax = axes_or_new(ax)
     table = result.to_dataframe()
     places = np.arange(len(table))
     ax.bar(places - 0.2, table["overlap"], width=0.38, color=SKILL, label=f"top {100 * result.meta['fraction']:.3g} %")
-    ax.bar(places + 0.2, table["expected_overlap"], width=0.38, color=RANDOM, label="random sets")
+    ax.bar(
+        places + 0.2,
+        table["expected_overlap"],
+        width=0.38,
+        color=RANDOM,
+        label=f"by chance ({table['chance'].iloc[0]})",
+    )
     ax.plot(places, table["correlation"], "D", color=COLOURS[0], markersize=4, label="rank correlation, all neurons")
     ax.set_xticks(places, [f"{a}, {b}" for a, b in zip(table["seed"], table["other_seed"], strict=True)])
     low = min(0.0, table["correlation"].min() - 0.05)

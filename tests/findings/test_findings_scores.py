@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from planted import N_SIGNALS, planted_classifier, planted_task
 from scipy.stats import binomtest, spearmanr
 
-from skillneurons import Classifier, NeuronScores, NeuronSet, Task, Verbalizer, find_skill_neurons, prune, top_neurons
+from skillneurons import (
+    Classifier,
+    Decisions,
+    NeuronScores,
+    NeuronSet,
+    Task,
+    Verbalizer,
+    find_skill_neurons,
+    prune,
+    top_neurons,
+)
 from skillneurons.findings import (
     label_word_selectivity,
     nearest_tokens,
@@ -22,6 +32,7 @@ from skillneurons.findings import (
     word_selectivity,
 )
 from skillneurons.interventions.gaps import paired_gap, spread
+from skillneurons.neurons._permutation_test import _permuted
 from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.plots import plot_several_classes, plot_stability, plot_task_similarity, plot_word_selectivity
 from skillneurons.utilities.row_groups import groups_of
@@ -195,6 +206,99 @@ def test_stability_of_nothing_is_chance():
         overlaps.append(result.overlap[0, 1].item() - result.expected_overlap[0, 1].item())
         p.append(result.p[0, 1].item())
     assert abs(np.mean(overlaps)) < 0.1 and np.mean(np.array(p) < 0.05) < 0.15
+
+
+def decided(rng, n_prompt, signal=0.0, n_groups=None, d_mlp=197):
+    """Decisions of two prompts that see the same rows through neurons much alike, and labels that mean nothing.
+
+    Ten neurons are made to tell the label under both prompts. With `n_groups`, rows of a group are alike and share
+    their label.
+    """
+    group = np.arange(90) * (n_groups or 90) // 90
+    labels = torch.from_numpy(rng.permutation(np.arange(n_groups or 90) % 2)[group])
+    common = rng.normal(size=(90, 1, d_mlp))
+    if n_groups is not None:
+        common += rng.normal(size=(n_groups, 1, d_mlp))[group]
+    pair = []
+    for _ in range(2):
+        value = common + 0.7 * rng.normal(size=(90, n_prompt, d_mlp))
+        value[:, :, :10] += signal * (2 * labels.numpy()[:, None, None] - 1)
+        ids = None if n_groups is None else group.tolist()
+        pair.append(Decisions.of(torch.from_numpy(value > 0)[:, :, None], labels, ids))
+    return pair
+
+
+def scores_of(pair):
+    above, n = torch.stack([one.above for one in pair]), pair[0].labels.bincount()
+    meta = {"model": "m", "task": "t", "task_fingerprint": "f", "positions": "prompt", "seeds": [0, 1]}
+    return NeuronScores(above, n, above, n, torch.zeros(2, *above.shape[2:]), meta)
+
+
+@pytest.mark.parametrize("n_groups", [None, 15], ids=["independent", "groups"])
+def test_prompts_that_see_the_same_rows_share_no_more_than_under_shuffled_labels(n_groups):
+    rng, p = np.random.default_rng(0), {"shuffled labels": [], "random sets": []}
+    extra = []
+    for seed in range(200):
+        pair = decided(rng, 2, n_groups=n_groups)
+        scores = scores_of(pair)
+        for one in (stability(scores, 0.3, decisions=pair, n_shuffles=59, seed=seed), stability(scores, 0.3)):
+            p[one.meta["chance"]].append(one.p[0, 1].item() <= 0.05)
+            if one.meta["chance"] == "shuffled labels":
+                extra.append((one.overlap - one.expected_overlap)[0, 1].item())
+    assert binomtest(sum(p["shuffled labels"]), 200, 0.05).pvalue > 0.01, p
+    assert sum(p["random sets"]) > 40  # what chance is not
+    assert abs(np.mean(extra)) < 3 * np.std(extra) / 200**0.5
+
+
+def test_planted_neurons_are_shared_beyond_shuffled_labels():
+    pair = decided(np.random.default_rng(1), 2, signal=2.0, n_groups=30)
+    result = stability(scores_of(pair), 10 / 197, decisions=pair)
+    assert result.overlap[0, 1] == 1 and result.p[0, 1] == pytest.approx(1 / 200)
+    assert result.expected_overlap[0, 1] > result.random_overlap[0, 1] == pytest.approx(10 / 197)
+    assert result.expected_correlation[0, 1] > 0.2
+    assert result.to_dataframe()["chance"].item() == "shuffled labels" and "shuffled labels" in repr(result)
+
+
+@pytest.mark.parametrize("per_layer", [True, False])
+def test_stability_under_shuffled_labels_is_that_of_slow_loops(per_layer):
+    rng = np.random.default_rng(2)
+    labels = torch.arange(20) % 2
+    above = rng.random((2, 20, 3, 2, 7)) < 0.5
+    pair = [Decisions.of(torch.from_numpy(one), labels) for one in above]
+    result = stability(scores_of(pair), 2 / 7, per_layer=per_layer, decisions=pair, n_shuffles=19, seed=5)
+    overlaps, correlations = [], []
+    for y in [labels, *_permuted(labels, 19, 5)]:
+        right = (above == y.numpy()[:, None, None, None]).mean(1)
+        values = np.maximum(right, 1 - right).max(1)  # seed, layer, neuron
+        tops = []
+        for one in values:
+            blocks = list(one) if per_layer else [one.ravel()]
+            n_top = 2 if per_layer else 4
+            ranked = [sorted(range(len(b)), key=lambda n, b=b: (-b[n], n))[:n_top] for b in blocks]
+            tops.append({(layer, n) for layer, some in enumerate(ranked) for n in some})
+        overlaps.append(len(tops[0] & tops[1]) / 4)
+        correlations.append(spearmanr(values[0].ravel(), values[1].ravel()).statistic)
+    assert result.overlap[0, 1] == overlaps[0] and result.correlation[0, 1] == pytest.approx(correlations[0])
+    assert result.expected_overlap[0, 1] == pytest.approx(np.mean(overlaps[1:]))
+    assert result.expected_correlation[0, 1] == pytest.approx(np.mean(correlations[1:]), abs=1e-5)
+    assert result.p[0, 1] == pytest.approx(np.mean(np.array(overlaps) >= overlaps[0]))
+
+
+def test_stability_refuses_decisions_on_other_rows(two_seeds):
+    pair = decided(np.random.default_rng(3), 2)
+    with pytest.raises(ValueError, match="give other scores"):
+        stability(scores_of(pair), decisions=decided(np.random.default_rng(4), 2))
+    with pytest.raises(ValueError, match="`n_shuffles`"):
+        stability(scores_of(pair), decisions=pair, n_shuffles=3)
+
+
+def test_stability_ranks_by_the_scores_own_measure():
+    pair = decided(np.random.default_rng(5), 1)
+    balanced = replace(scores_of(pair), meta=scores_of(pair).meta | {"measure": "balanced_accuracy"})
+    result = stability(balanced, 0.1, decisions=pair, n_shuffles=19)
+    own = balanced.ranking_by_seed
+    assert result.correlation[0, 1] == pytest.approx(spearman(own[0].flatten(), own[1].flatten()))
+    torch.testing.assert_close(own.mean(0), balanced.ranking)
 
 
 def test_stability_of_one_seed_is_an_error():

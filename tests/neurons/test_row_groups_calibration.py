@@ -3,6 +3,8 @@
 `docs/results/statistics/clustered_null.py` asks the same of the bundled model and its clauses.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,16 @@ from scipy.stats import binomtest
 
 from skillneurons.activations._collect import collect
 from skillneurons.activations.decisions import Decisions
+from skillneurons.activations.statistic import Together
+from skillneurons.activations.sums import LabelSums
+from skillneurons.activations.text import At, Pooled
 from skillneurons.classifiers._load_example import load_example
+from skillneurons.findings.existence import existence
 from skillneurons.neurons._permutation_test import permutation_test
 from skillneurons.neurons._predictivity import accuracy_from_counts, best_position
 from skillneurons.neurons.design_effects import association_effects
 from skillneurons.neurons.p_values import strongest_position
-from skillneurons.neurons.scores import NeuronScores
+from skillneurons.neurons.scores import NeuronScores, find_skill_neurons
 from skillneurons.utilities.intervals import proportion_effects
 from skillneurons.utilities.row_groups import groups_of
 
@@ -181,3 +187,25 @@ def test_a_pass_takes_the_groups_from_the_rows():
     assert collect(classifier, rows, Decisions(baseline, 32)).groups.n_groups == 16
     alone = [{key: value for key, value in row.items() if key != "group"} for row in rows]
     assert collect(classifier, alone, Decisions(baseline, 32)).groups is None
+
+
+def test_a_pass_takes_the_groups_from_the_rows_however_deep_a_statistic_asks():
+    classifier, task = load_example()
+    rows, baseline = [dict(row, group=i // 2) for i, row in enumerate(task.validation)], torch.zeros(16, 4, 768)
+    deep, pooled = Decisions(baseline, 32), Decisions(torch.zeros(1, 4, 768), 32)
+    told, sums = Decisions(baseline, 32, groups=groups_of([0, 0, *range(1, 31)])), LabelSums(2)
+    inside = Together([At(classifier.layout.positions("prompt"), one) for one in (deep, told, sums)])
+    words = classifier.layout.positions("text")
+    collect(classifier, rows, Together([inside, At(words, Pooled(pooled, "mean"))]), positions="all")
+    assert deep.groups.n_groups == pooled.groups.n_groups == 16 and told.groups.n_groups == 31
+    assert not hasattr(sums, "groups")
+
+
+def test_the_null_of_existence_pays_for_groups():
+    classifier, task = load_example()
+    task = replace(task, validation=[dict(row, group=i // 8) for i, row in enumerate(task.validation)])
+    scores = find_skill_neurons(classifier, task)
+    decisions = collect(classifier, task.validation, Decisions(scores.baseline[0], 32))
+    result = existence([classifier], task, scores, n_permutations=19, probe=False)
+    assert decisions.groups is not None
+    torch.testing.assert_close(result.null_max, permutation_test(decisions, n_permutations=19).null_max)
