@@ -121,7 +121,7 @@ def test_the_command_line_takes_a_decoder(decoder, task_files, tmp_path):
     assert load_model(decoder, dtype="float64").fingerprint() in shown.replace("\n", "")
     assert load_model(decoder, dtype="float64").fingerprint() != load_model(decoder).fingerprint()
     call("perturb", run, "--source", task_files, "--fractions", 0.1, "--n-random", 1, "--kinds", "mean", "--rows", 20)
-    assert (run / "perturb" / "mean-prompt-seed-0-margin.png").exists()
+    assert (run / "perturb" / "mean-all-seed-0.png").exists()
 
 
 def test_findings_on_a_bridge_are_those_that_leave_weights_alone(decoder, tiny_task, tmp_path):
