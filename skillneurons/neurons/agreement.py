@@ -80,7 +80,7 @@ def correlation_interval(
     Example:
         >>> import torch
         >>> correlation_interval(0.5, torch.tensor([0.3, 0.4, 0.5]))
-        (0.295..., 0.662...)
+        (0.304..., 0.655...)
     """
     middle = np.arctanh(np.clip(correlation, -ALMOST, ALMOST))
     spread = resampled.double().clamp(-ALMOST, ALMOST).arctanh().std()

@@ -62,7 +62,7 @@ class FindSettings:
         (0.1, 0.3)
         >>> FindSettings(seeds=(0, 0))
         Traceback (most recent call last):
-        ValueError: `seeds` needs at least one seed and none twice, but is (0, 0).
+        ValueError: `seeds` needs seeds that differ, but is (0, 0).
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -78,8 +78,6 @@ class FindSettings:
     sweep_seeds: bool = False
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"`seeds` needs at least one seed and none twice, but is {self.seeds}.")
         check_kinds(self.kinds)
         check_fractions(self.fractions)
         # Refused here, since a run comes to them after all tuning.

@@ -33,6 +33,7 @@ MADE_BY = {
     "Classifier": "`Classifier(model, prompt, verbalizer)` is one, and `load_example()` has one to try.",
     "NeuronScores": "`find_skill_neurons(classifier, task)` makes them.",
     "NeuronSet": "`scores.top(fraction)` is one.",
+    "slice": "`Layout(n_prompt).positions('prompt')` gives them.",
 }
 
 

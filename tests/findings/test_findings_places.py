@@ -113,7 +113,7 @@ def test_existence_refuses_what_does_not_belong_together(classifiers, task, scor
     with pytest.raises(ValueError, match=r"`scores` are of 'signal0', but not of these rows of 'signal1'"):
         existence(classifiers, planted_classifier(1, **SIZES).task, scores)
     for finding in (existence, robustness):
-        with pytest.raises(ValueError, match="`classifiers` is empty"):
+        with pytest.raises(ValueError, match="`classifiers` needs one or more"):
             finding([], task, scores)
     with pytest.raises(ValueError, match="not 0"):
         shuffled_labels(torch.tensor([0, 1]), 0, seed=0)

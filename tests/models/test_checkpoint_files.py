@@ -223,7 +223,7 @@ def test_what_no_library_can_load_is_told_in_a_short_message(build_hf, tmp_path)
 
 @pytest.mark.parametrize("device", ["mps", "mps:0", "meta"])
 def test_devices_on_which_nothing_can_be_summed_are_refused(device):
-    with pytest.raises(ValueError, match=rf"`device` is '{device}', but .*Pass 'cpu'"):
+    with pytest.raises(ValueError, match=rf"`device` is '{device}'.*Pass 'cpu'"):
         check_device(device)
 
 

@@ -97,7 +97,7 @@ def test_a_figure_or_its_axes_are_written_in_each_format(curves, tmp_path):
         assert [path.name for path in written] == [f"curve-0.{i}.{ending}" for ending in ("png", "svg", "pdf")]
         assert all(path.stat().st_size > 1000 for path in written)
     assert not plt.get_fignums()
-    with pytest.raises(ValueError, match="`formats` are some of"):
+    with pytest.raises(ValueError, match="`formats` of `save_figure` needs"):
         plots.save_figure(plots.plot_perturbation(curves[0]), tmp_path / "a", formats="pdf")
     with pytest.raises(ValueError, match=r"\['gif'\]"):
         plots.save_figure(plots.plot_perturbation(curves[0]), tmp_path / "a", formats=["gif"])
