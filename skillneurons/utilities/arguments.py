@@ -113,9 +113,10 @@ def _checked_function(function: Callable, known_as: str | None = None, unchecked
     @functools.cache
     def hints() -> dict[str, Library]:  # when first called: names in annotations may be imported after the function
         try:
-            return get_type_hints(function)
+            found = get_type_hints(function)
         except NameError:
             return {}
+        return {key: _keywords_of(hint) if get_origin(hint) is Unpack else hint for key, hint in found.items()}
 
     @functools.wraps(function)
     def call(*args: Library, **kwargs: Library) -> Library:
@@ -132,14 +133,18 @@ def _checked_function(function: Callable, known_as: str | None = None, unchecked
     return call
 
 
+def _keywords_of(hint: Library) -> dict[str, Library]:
+    """The annotations that a TypedDict declares for keywords, of `Unpack[…]`."""
+    return get_type_hints(get_args(hint)[0])
+
+
 def _check_argument(kind: Library, key: str, value: Library, hint: Library, function: str) -> None:
     if kind is inspect.Parameter.VAR_POSITIONAL:
         for one in value:
             _check(key, one, hint, function)
     elif kind is inspect.Parameter.VAR_KEYWORD:
-        declared = get_type_hints(get_args(hint)[0]) if get_origin(hint) is Unpack else {}
         for name, one in value.items():
-            _check(name, one, declared.get(name, Any if declared else hint), function)
+            _check(name, one, hint.get(name, Any) if isinstance(hint, dict) else hint, function)
     else:
         _check(key, value, hint, function)
 
@@ -163,14 +168,19 @@ def fits(value: Library, hint: Library) -> bool:
         >>> fits(["a", "b"], Sequence[str]), fits("ab", Sequence[str]), fits(True, int), fits(1, float)
         (True, False, False, True)
     """
-    from beartype.door import is_bearable
-
-    return any(_fits_one(value, option, is_bearable) for option in _options(hint))
-
-
-def _fits_one(value: Library, hint: Library, is_bearable: Callable[[Library, Library], bool]) -> bool:
     if hint is Any or hint is object:
         return True
+    return any(_fits_one(value, option) for option in _options(hint))
+
+
+@functools.cache
+def _is_bearable() -> Callable[[Library, Library], bool]:
+    from beartype.door import is_bearable  # not before a function is called: importing it takes a while
+
+    return is_bearable
+
+
+def _fits_one(value: Library, hint: Library) -> bool:
     origin, arguments = get_origin(hint), get_args(hint)
     container = origin or hint
     if isinstance(value, bool) and hint in (int, float, complex):
@@ -192,7 +202,7 @@ def _fits_one(value: Library, hint: Library, is_bearable: Callable[[Library, Lib
         return isinstance(value, container) and all(
             fits(key, arguments[0]) and fits(one, arguments[1]) for key, one in value.items()
         )
-    return is_bearable(value, hint)
+    return _is_bearable()(value, hint)
 
 
 def _options(hint: Library) -> tuple[Library, ...]:
