@@ -196,7 +196,7 @@ def pruning_report(
     model = prunable(classifier)
     n_layers = model.cfg.n_layers
     chosen_layers = list(range(n_layers // 4, n_layers)) if layers is None else list(layers)
-    _check(fractions, chosen_layers, fold)
+    _check(fractions, chosen_layers)
     check_answers(classifier, task)
     ranked = [scores] if isinstance(scores, NeuronScores) else list(scores)
     kept = [union_of_top(ranked, fraction) for fraction in fractions]
@@ -250,9 +250,7 @@ def pruning_report(
     )
 
 
-def _check(fractions: Sequence[float], layers: Sequence[int], fold: str) -> None:
-    if fold not in ("prompt", "everywhere"):
-        raise ValueError(f"`fold` is 'prompt' or 'everywhere', not {fold!r}.")
+def _check(fractions: Sequence[float], layers: Sequence[int]) -> None:
     if not fractions or not layers:
         raise ValueError(
             f"A report needs shares to keep and layers to prune, but `fractions` are {tuple(fractions)} and `layers` "

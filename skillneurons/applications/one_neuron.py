@@ -30,7 +30,6 @@ from skillneurons.tasks.batching import Batch
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, drawn_by
 from skillneurons.utilities.types import Json, Row, Tokenizer
@@ -148,7 +147,6 @@ def neuron_card(
     options.setdefault("n_random", 20)
     options.setdefault("positions", "all")
     settings = SweepSettings(**options)
-    check_whole("n_words", n_words)
     at = _seed_index(classifier, task, scores)
     n_layers, d_mlp = scores.predictivity.shape
     if neuron is None:

@@ -217,8 +217,6 @@ def steering_curve(
             f"Steering compares neurons with random ones, but got 0 and {settings.n_random} random sets. Choose "
             "neurons, such as `scores.top(0.1)`."
         )
-    if match not in ("shift", "own"):
-        raise ValueError(f"`match` is 'shift' or 'own', not {match!r}.")
     encoded = settings.encoded(classifier, task)
     target = classifier.labels.index(label)
     sets = [neurons, *neurons.random_sets(settings.n_random, seed=settings.seed)]

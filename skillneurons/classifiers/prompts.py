@@ -118,7 +118,6 @@ def random_prompt(model: AnyModel, n_prompt: int = 16, seed: int = 0) -> SoftPro
         >>> random_prompt(HookedEncoder.from_pretrained("bundled"), 3, seed=0).vectors.shape
         torch.Size([3, 192])
     """
-    check_whole("seed", seed)
     generator = torch.Generator().manual_seed(seed)
     model = as_classifiable(model)
     W_E = model.W_E.detach()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.checks import check_positive, check_whole
+from skillneurons.utilities.checks import check_positive
 from skillneurons.utilities.devices import to_device
 from skillneurons.utilities.draws import current_rows, integers, normals
 from skillneurons.utilities.types import AtHook, Hook
@@ -182,7 +182,6 @@ def gaussian(
         True
     """
     check_positive("sigma", sigma)  # Noise of no size would change nothing.
-    check_whole("seed", seed)
 
     def change(activations: Tensor, layer: int, chosen: Tensor) -> Tensor:
         n_rows, n_pos, _ = activations.shape

@@ -16,7 +16,7 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.p_values import Correction, OverSeeds, adjusted
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.checks import check_share, check_whole
+from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.results import Result
 from skillneurons.utilities.types import Json
 
@@ -58,7 +58,6 @@ def claims(
         (2, 2)
     """
     check_whole("n", n, low=1)
-    check_share("level", level, ends=False)
     table = scores.to_dataframe()
     low, high = scores.held_out_interval(1 - (1 - level) / max(1, min(n, len(table))))
     p = scores.p_values(rows=rows, over_seeds=over_seeds)
@@ -242,7 +241,6 @@ def against_random(
             f"{tuple(score.shape)}. Both belong to one model."
         )
     check_whole("n_draws", n_draws, high=MOST_DRAWS)
-    check_whole("seed", seed)
     if not len(chosen) or n_draws < 1:
         raise ValueError(
             f"A comparison needs neurons and draws, but `chosen` has {len(chosen)}, `n_draws` is {n_draws}."

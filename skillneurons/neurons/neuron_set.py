@@ -18,7 +18,7 @@ from torch import Tensor
 from skillneurons.neurons.matching import Nearness, Value
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.checks import check_share, check_some, check_whole
+from skillneurons.utilities.checks import check_some, check_whole
 from skillneurons.utilities.results import Result
 from skillneurons.utilities.types import Json
 
@@ -264,7 +264,6 @@ class NeuronSet(Result):
         Raises:
             ValueError: There are not enough neurons left.
         """
-        check_whole("seed", seed)
         generator = torch.Generator().manual_seed(seed)
         free = self.exists & ~self.mask if disjoint else self.exists
         if exclude is not None:
@@ -377,7 +376,6 @@ def top_neurons(
         >>> list(top_neurons(torch.tensor([[0.9, 0.5], [0.8, 0.7]]), 0.5, per_layer=False))
         [(0, 0), (1, 0)]
     """
-    check_share("fraction", fraction)
     if bool(score.isnan().any()):
         raise ValueError("`score` holds NaN, which cannot be ranked.")
     rows = score if per_layer else score.reshape(1, -1)

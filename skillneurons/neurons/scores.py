@@ -395,8 +395,6 @@ def find_skill_neurons(
         ['layer', 'neuron', 'predictivity', 'held_out', 'held_out_balanced']
     """
     classifiers = [classifiers] if isinstance(classifiers, Classifier) else list(classifiers)
-    if measure not in (None, "predictivity", "balanced_accuracy"):
-        raise ValueError(f"`measure` is 'predictivity' or 'balanced_accuracy', not {measure!r}.")
     if not classifiers:
         raise ValueError("`classifiers` is empty; pass at least one, from `tune_prompt` for example.")
     if task.n_labels != 2:

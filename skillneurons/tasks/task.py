@@ -252,7 +252,6 @@ class Task(Shown):
 
     def balanced(self, seed: int = 0) -> "Task":
         """Every split cut to the same number of rows of each class, drawn by `seed`."""
-        check_whole("seed", seed)
 
         def cut(rows: Rows) -> list[Row]:
             smallest = min(Counter(rows.labels.tolist()).values())
@@ -263,8 +262,6 @@ class Task(Shown):
 
     def subset(self, n: int, seed: int = 0, *, splits: Sequence[str] = SPLITS) -> "Task":
         """At most `n` rows of each of `splits`, drawn by `seed` with the classes' shares kept."""
-        check_whole("n", n)
-        check_whole("seed", seed)
         if n < self.n_labels:
             raise ValueError(f"`n` must be at least one row for each of the {self.n_labels} classes, not {n}.")
 

@@ -10,7 +10,7 @@ from skillneurons.runs.folder import RunFolder
 from skillneurons.runs.progress import told
 from skillneurons.runs.trials import Progress
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.checks import check_share, check_whole
+from skillneurons.utilities.checks import check_whole
 
 
 @checked
@@ -54,7 +54,6 @@ def compare_runs(
     """
     if len(runs) < 2:
         raise ValueError(f"`runs` needs at least two folders to compare, but is {[str(run) for run in runs]}.")
-    check_share("fraction", fraction)
     check_whole("n_draws", n_draws, low=2)
     folders = [run.folder if isinstance(run, OpenedRun) else Path(run) for run in runs]
     names, tell = _names(folders), told(progress)
