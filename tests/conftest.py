@@ -12,6 +12,7 @@ import jaxtyping
 import pytest
 import torch
 import transformers
+from planted import planted_model, planted_task
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from skillneurons.models.encoder import HookedEncoder
@@ -171,6 +172,17 @@ def tiny_task():
     return Task(
         "tiny", make_rows(62, 0), make_rows(34, 1), make_rows(26, 2), ["terrible", "great"], ["negative", "positive"]
     )
+
+
+@pytest.fixture(scope="module")
+def model():
+    """With a neuron that tells the classes of `task`; what tests of runs start from. A file may have others."""
+    return planted_model()
+
+
+@pytest.fixture(scope="module")
+def task():
+    return planted_task(0, n_train=64, n_validation=32, n_test=40)
 
 
 @pytest.fixture(scope="session")

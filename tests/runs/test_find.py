@@ -7,7 +7,7 @@ from dataclasses import replace
 import matplotlib
 import pytest
 import torch
-from planted import planted_model, planted_task, unsealed
+from planted import planted_task, unsealed
 from typer.testing import CliRunner
 
 from skillneurons import NeuronScores, NeuronSet, TuningConfig, load_model, load_task
@@ -32,16 +32,6 @@ SETTINGS = FindSettings(
     n_random=2,
     n_perturb_rows=30,
 )
-
-
-@pytest.fixture(scope="module")
-def model():
-    return planted_model()
-
-
-@pytest.fixture(scope="module")
-def task():
-    return planted_task(0, n_train=64, n_validation=32, n_test=40)
 
 
 @pytest.fixture(scope="module")

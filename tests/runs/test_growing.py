@@ -8,7 +8,7 @@ import matplotlib
 import pandas as pd
 import pytest
 import torch
-from planted import planted_model, planted_task, unsealed
+from planted import unsealed
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -32,16 +32,6 @@ SMALL = FindSettings(
     n_random=2,
     n_perturb_rows=30,
 )
-
-
-@pytest.fixture(scope="module")
-def model():
-    return planted_model()
-
-
-@pytest.fixture(scope="module")
-def task():
-    return planted_task(0, n_train=64, n_validation=32, n_test=40)
 
 
 @pytest.fixture(scope="module")

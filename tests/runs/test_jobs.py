@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import one_thread
-from planted import planted_model, planted_task
 from typer.testing import CliRunner
 
 from skillneurons import TuningConfig
@@ -45,19 +44,9 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def model():
-    return planted_model()
-
-
-@pytest.fixture(scope="module")
 def saved(model, tmp_path_factory):
     """Where other processes load the model from."""
     return model.save(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def task():
-    return planted_task(0, n_train=64, n_validation=32, n_test=40)
 
 
 def make_trials(task, folder, seeds=(0, 1)):

@@ -9,7 +9,7 @@ import golden
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from planted import planted_model, planted_task
+from planted import planted_task
 from typer.testing import CliRunner
 
 from skillneurons import TuningConfig, find_skill_neurons
@@ -36,11 +36,6 @@ SIZES = {"n_train": 47, "n_validation": 43, "n_test": 41}
 @pytest.fixture(scope="module")
 def tasks():
     return [planted_task(0, **SIZES), planted_task("topics", **SIZES)]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return planted_model()
 
 
 @pytest.fixture(scope="module", autouse=True)
