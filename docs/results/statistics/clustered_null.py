@@ -30,6 +30,16 @@ POSITIONS, EVERY, N_PLANTED = slice(0, 16, 4), 4, 8  # 4 positions of 768 of the
 SETTINGS = ((1, 0.5), (1, 0.28), (2, 0.5))  # clauses to a row, share of class 1
 
 
+def asked_and_clauses(description: str | None, n_clauses: int) -> tuple[int, dict, random.Random, list[str]]:
+    """Repetitions asked for on the command line; the bank of `movies`, and clauses of it by a draw that goes on."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=200)
+    bank = json.loads((Path(skillneurons.__file__).parent / "bundled" / "clauses" / "movies.json").read_text())
+    draw = random.Random(0)
+    clauses = draw.sample([clause for named in bank["clauses"].values() for clause in named], n_clauses)
+    return parser.parse_args().repetitions, bank, draw, clauses
+
+
 def compose(clauses: list[str], n_own: int, bank: dict, rng: random.Random) -> list[dict]:
     """Rows with the indices of their clauses."""
     if n_own == 1:
@@ -110,12 +120,7 @@ def repetition(pools, share: float, planted: float, rng, seed: int) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=200)
-    n = parser.parse_args().repetitions
-    bank = json.loads((Path(skillneurons.__file__).parent / "bundled" / "clauses" / "movies.json").read_text())
-    draw = random.Random(0)
-    clauses = draw.sample([clause for named in bank["clauses"].values() for clause in named], 1056)
+    n, bank, draw, clauses = asked_and_clauses(__doc__, 1056)
     classifier, _ = load_example()
     ours = compose(clauses[928:], 1, bank, draw)
     baseline = collect(classifier, ours, LabelSums(1)).mean

@@ -8,17 +8,11 @@ prompts with `stability`: against the same prompts under 99 shuffles, and agains
 minutes on a core, and prints the table of docs/statistics.md.
 """
 
-import argparse
-import json
-import random
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import torch
-from clustered_null import compose, decided, relabelled
+from clustered_null import asked_and_clauses, compose, decided, relabelled
 
-import skillneurons
 from skillneurons import Decisions, LabelSums, collect, load_example
 from skillneurons.findings import stability
 from skillneurons.neurons.scores import NeuronScores
@@ -55,12 +49,7 @@ def repetition(pools: list, where: str, rng, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=200)
-    n = parser.parse_args().repetitions
-    bank = json.loads((Path(skillneurons.__file__).parent / "bundled" / "clauses" / "movies.json").read_text())
-    draw = random.Random(0)
-    clauses = draw.sample([clause for named in bank["clauses"].values() for clause in named], 528)
+    n, bank, draw, clauses = asked_and_clauses(__doc__, 528)
     classifiers = [load_example(seed=seed)[0] for seed in (0, 1)]
     baselines = [collect(one, compose(clauses[400:], 1, bank, draw), LabelSums(1)).mean for one in classifiers]
     for n_own, where in ((1, "rows"), (1, "clauses"), (2, "clauses")):
