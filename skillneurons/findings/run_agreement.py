@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from skillneurons.activations._collect import collect
-from skillneurons.activations.decisions import Decisions
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.findings.common import task_predictivity
+from skillneurons.findings.stability import validation_decisions
 from skillneurons.neurons.agreement import correlation_interval, overlap_test, rank_correlations, share_interval
 from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 from skillneurons.neurons.redrawn import redrawn
@@ -136,11 +135,7 @@ def ranked(
     """
     parts = []
     for of_subtask, subtask in zip(scores, task.subtasks(), strict=True):
-        decisions = []
-        for i, classifier in enumerate(classifiers):
-            rows = classifier.encode(subtask.validation)
-            one = Decisions(of_subtask.baseline[i], len(rows), groups=rows.groups)
-            decisions.append(collect(classifier, rows, one, positions=of_subtask.meta["positions"]))
+        decisions = validation_decisions(classifiers, subtask, of_subtask)
         balanced = of_subtask.measure == "balanced_accuracy"
         parts.append(redrawn(decisions, n_draws=n_draws, seed=seed, balanced=balanced))
     both = []

@@ -140,13 +140,13 @@ def permutation_test(
         [[0.01..., 1.0]]
     """
     every = [decisions] if isinstance(decisions, Decisions) else list(decisions)
-    labels = _shared_labels(every)
+    labels = shared_labels(every)
     units = len(every) * _units(labels, _check_measure(measure, n_permutations))
     groups, (n_layers, d_mlp) = every[0].groups, every[0].baseline.shape[1:]
 
     null_max = torch.zeros(n_permutations, dtype=torch.long if groups is None else torch.float64)
     observed, as_good = [], []
-    for by_seed in _margins(every, labels, n_permutations, seed, measure, device):
+    for by_seed in best_margins(every, labels, n_permutations, seed, measure, device):
         best = torch.stack(by_seed).sum(0)  # [permutation neuron]
         as_good.append((best[1:] >= best[0]).sum(0).cpu())
         observed.append(best[0].clone().cpu())  # a view would keep all of `best`
@@ -199,9 +199,9 @@ def shuffled_scores(
         torch.Size([2, 10, 1, 2])
     """
     every = list(decisions)
-    labels = _shared_labels(every)
+    labels = shared_labels(every)
     units = _units(labels, _check_measure(measure, n_permutations))
-    blocks = _margins(every, labels, n_permutations, seed, measure, device)
+    blocks = best_margins(every, labels, n_permutations, seed, measure, device)
     parts = zip(*([(0.5 + one.double() / units).float().cpu() for one in by_seed] for by_seed in blocks), strict=True)
     shape = every[0].baseline.shape[1:]
     return torch.stack([torch.cat(of_seed, dim=1).unflatten(1, shape) for of_seed in parts])
@@ -225,7 +225,7 @@ def _units(labels: Int[Tensor, " batch"], measure: Measure) -> int:
     return 2 * n if measure == "predictivity" else 8 * n_1 * (n - n_1)
 
 
-def _margins(
+def best_margins(
     every: Sequence[Decisions],
     labels: Int[Tensor, " batch"],
     n_permutations: int,
@@ -241,18 +241,23 @@ def _margins(
     else:
         # The true labels come first, so that they are measured by the same arithmetic as the permuted ones.
         signs = (2 * torch.cat([labels[None].to(torch.int8), _permuted(labels, n_permutations, seed)]) - 1).to(device)
+    for blocks in unpacked_blocks(every):
+        if groups is None:
+            yield [_best_margin(one.to(device), signs, centred) for one in blocks]
+        else:
+            # Rounded, so that a tie is a tie.
+            yield [flipped_margins(one, labels, groups, signs, centred).round(decimals=6) for one in blocks]
+
+
+def unpacked_blocks(every: Sequence[Decisions]) -> Iterator[list[Bool[Tensor, "batch prompt neuron"]]]:
+    """Decisions of a block of neurons after the other, of each prompt."""
     n_layers, d_mlp = every[0].baseline.shape[1:]
     for layer in range(n_layers):
         for start in range(0, d_mlp, NEURONS_PER_BLOCK):
-            blocks = [one.unpack(layer, start, min(start + NEURONS_PER_BLOCK, d_mlp)) for one in every]
-            if groups is None:
-                yield [_best_margin(one.to(device), signs, centred) for one in blocks]
-            else:
-                # Rounded, so that a tie is a tie.
-                yield [flipped_margins(one, labels, groups, signs, centred).round(decimals=6) for one in blocks]
+            yield [one.unpack(layer, start, min(start + NEURONS_PER_BLOCK, d_mlp)) for one in every]
 
 
-def _shared_labels(every: Sequence[Decisions]) -> Int[Tensor, " batch"]:
+def shared_labels(every: Sequence[Decisions]) -> Int[Tensor, " batch"]:
     if not every:
         raise ValueError("`decisions` is empty; collect them for at least one prompt.")
     labels, shape, alone = every[0].labels, every[0].baseline.shape, every[0].groups is None

@@ -14,8 +14,7 @@ from torch import Tensor
 from transformer_lens.utilities.statistics import derive_generator
 
 from skillneurons.activations.decisions import Decisions
-from skillneurons.neurons._permutation_test import NEURONS_PER_BLOCK, _best_margin, _permuted, _shared_labels
-from skillneurons.neurons._sign_flips import flipped_margins, group_signs
+from skillneurons.neurons._permutation_test import Measure, best_margins, shared_labels, unpacked_blocks
 from skillneurons.utilities.checks import check_whole
 
 
@@ -56,28 +55,18 @@ def redrawn(
     """
     check_whole("n_draws", n_draws, low=1)
     every = [decisions] if isinstance(decisions, Decisions) else list(decisions)
-    labels, groups = _shared_labels(every), every[0].groups
-    signs = 2 * labels.to(torch.int8) - 1
-    if groups is None:
-        flips = torch.cat([signs[None], (2 * _permuted(labels, n_draws, seed) - 1).to(torch.int8)])
-        flips = flips.to(torch.int8)
-    else:
-        flips = group_signs(groups.n_groups, n_draws, seed)
-    weights = _weights(every[0], n_draws, seed)
-    n_layers, d_mlp = every[0].baseline.shape[1:]
-    shuffled, resampled = [], []
-    for layer in range(n_layers):
-        for start in range(0, d_mlp, NEURONS_PER_BLOCK):
-            blocks = [one.unpack(layer, start, min(start + NEURONS_PER_BLOCK, d_mlp)) for one in every]
-            by_prompt = [
-                _best_margin(one, flips, balanced)
-                if groups is None
-                else flipped_margins(one, labels, groups, flips, balanced)
-                for one in blocks
-            ]
-            shuffled.append(torch.stack(by_prompt).double().mean(0)[1:])
-            resampled.append(torch.stack([_weighted(one, signs, weights, balanced) for one in blocks]).mean(0))
-    shape = n_draws, n_layers, d_mlp
+    labels = shared_labels(every)
+    signs, weights = 2 * labels.to(torch.int8) - 1, _weights(every[0], n_draws, seed)
+    measure: Measure = "balanced_accuracy" if balanced else "predictivity"
+    shuffled = [
+        torch.stack(by_prompt).double().mean(0)[1:]
+        for by_prompt in best_margins(every, labels, n_draws, seed, measure, "cpu")
+    ]
+    resampled = [
+        torch.stack([_weighted(one, signs, weights, balanced) for one in block]).mean(0)
+        for block in unpacked_blocks(every)
+    ]
+    shape = n_draws, *every[0].baseline.shape[1:]
     return Redrawn(torch.cat(shuffled, 1).reshape(shape), torch.cat(resampled, 1).double().reshape(shape))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from tqdm.auto import tqdm
 
+from skillneurons.classifiers.classifier import Classifier
+from skillneurons.classifiers.prompts import Verbalizer, random_prompt
 from skillneurons.models.bridge import AnyModel, as_classifiable
 from skillneurons.runs.trials import Progress
 from skillneurons.tasks.task import Task
@@ -97,9 +99,6 @@ def cost(model: AnyModel, task: Task, settings: Library, jobs: int = 1) -> str:
         >>> cost(classifier.model, task, FindSettings(seeds=(0,)))
         '1 prompt of at most 250 steps, 1 x 3 passes to score, 69 perturbations of 32 rows: at most about ...'
     """
-    from skillneurons.classifiers.classifier import Classifier
-    from skillneurons.classifiers.prompts import Verbalizer, random_prompt
-
     model = as_classifiable(model)
     words = Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)
     classifier = Classifier(model, random_prompt(model, settings.n_prompt), words, task.labels)
