@@ -102,7 +102,7 @@ def collect(
         statistic,
         len(encoded),
         {
-            "model": classifier.prompt.model,
+            "model": classifier.fingerprint,
             "prompt": classifier.prompt.vectors,
             "rows": (encoded.tokens, encoded.token_types, encoded.offsets, encoded.labels),
             "hook": hook,

@@ -317,7 +317,7 @@ def _describe(classifier: Classifier, encoded: Encoded, positions: str, shard_by
     n_positions, d_mlps = _n_positions(classifier, positions), classifier.model.cfg.d_mlps
     vectors = classifier.prompt.vectors.detach().cpu().float().contiguous()
     meta = {
-        "model": classifier.prompt.model,
+        "model": classifier.fingerprint,
         "model_source": classifier.model.cfg.source,
         "dtype": str(classifier.model.dtype),
         "prompt": {"sha256": _digest(vectors), "origin": classifier.prompt.origin, "seed": classifier.prompt.seed},

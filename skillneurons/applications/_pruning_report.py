@@ -229,7 +229,7 @@ def pruning_report(
     empty = prune(classifier, kept[0] - kept[0], mean, layers=chosen_layers)
     logits, without = classifier.logits(test), empty.logits(test)
     nothing_retuned = torch.nan if retune is None else evaluate(_retuned(empty, task, retune, seed), test).accuracy
-    meta: dict[str, Json] = {"task": task.name, "model": classifier.prompt.model, "model_source": model.cfg.source}
+    meta: dict[str, Json] = {"task": task.name, "model": classifier.fingerprint, "model_source": model.cfg.source}
     meta |= {"classifier_seed": classifier.prompt.seed, "layers": chosen_layers, "fold": fold, "seed": seed}
     meta["retune"] = None if retune is None else asdict(retune)
     return PruningReport(

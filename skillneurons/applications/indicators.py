@@ -121,7 +121,7 @@ def transfer_indicators(
     if len(n_seeds) != 1:
         raise ValueError(f"Each task needs as many classifiers, but their numbers are {sorted(n_seeds)}.")
     (n,) = n_seeds
-    if len(prints := {c.prompt.model for group in classifiers.values() for c in group}) > 1:
+    if len(prints := {c.fingerprint for group in classifiers.values() for c in group}) > 1:
         raise ValueError(f"Prompts of one model are compared, but the classifiers have {sorted(prints)}.")
     for name in names:
         if not isinstance(skill[name], NeuronSet) and len(skill[name]) != n:

@@ -201,7 +201,7 @@ def neuron_card(
 
 def _seed_index(classifier: Classifier, task: Task, scores: NeuronScores) -> int:
     """Which of the scores' seeds is the classifier's; raises where the three do not belong together."""
-    check_same_model([scores], classifier.prompt.model)
+    check_same_model([scores], classifier.fingerprint)
     check_binary([classifier], task)
     if scores.meta["task_fingerprint"] != task.fingerprint:
         raise ValueError(f"`scores` are of {scores.meta['task']!r}, `task` is {task!r}. Pass the task that was scored.")
@@ -355,7 +355,7 @@ def text_heat(classifier: Classifier, texts: Sequence[str | Row], neuron: tuple[
         words=tuple(words for words, _ in parts),
         values=tuple(values for _, values in parts),
         labels=tuple(classifier.labels[int(row["label"])] for row in rows) if labelled else (),
-        meta={"model": classifier.prompt.model, "classifier_seed": classifier.prompt.seed},
+        meta={"model": classifier.fingerprint, "classifier_seed": classifier.prompt.seed},
     )
 
 

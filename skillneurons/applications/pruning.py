@@ -98,10 +98,10 @@ def _check_fits(classifier: Classifier, model: HookedEncoder, keep: NeuronSet) -
             f"`keep` has {keep.d_mlps} neurons per layer, but the model has {model.cfg.d_mlps}. Use a set "
             "of this model."
         )
-    if keep.model is not None and keep.model != classifier.prompt.model:
+    if keep.model is not None and keep.model != classifier.fingerprint:
         raise ValueError(
             f"`keep` was chosen on a model with fingerprint {keep.model}, but the classifier's has "
-            f"{classifier.prompt.model}. Score the neurons of this model."
+            f"{classifier.fingerprint}. Score the neurons of this model."
         )
 
 

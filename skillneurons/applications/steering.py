@@ -237,7 +237,7 @@ def steering_curve(
         shifts[at] = (label_margin(steered, wanted) - start).double().mean()
     meta = {
         "task": task.name,
-        "model": classifier.prompt.model,
+        "model": classifier.fingerprint,
         "classifier_seed": classifier.prompt.seed,
         "n_neurons": len(neurons),
         "match": match,
@@ -262,7 +262,7 @@ class _Shift:
         where = classifier.layout.positions(positions)
         return Intervention(
             lambda neurons: steer(neurons, self.direction, strength=strength, positions=where) if strength else [],
-            model=classifier.prompt.model,
+            model=classifier.fingerprint,
             stop=where.stop,
             identity=self.made_of | {"kind": "steer", "strength": strength, "positions": positions},
         )

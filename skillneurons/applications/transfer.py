@@ -181,7 +181,7 @@ def transfer_matrix(
                 on_pair(i * len(tasks) + j + 1, len(tasks) ** 2)
     majority = torch.tensor([max(rows.labels.bincount()).item() / len(rows) for rows in encoded], dtype=torch.float64)
     meta = {
-        "model": classifiers[names[0]][0].prompt.model,
+        "model": classifiers[names[0]][0].fingerprint,
         "seeds": seeds,
         "rows": [len(rows) for rows in encoded],
         "labels": [[*pair, dict(table)] for pair, table in (labels or {}).items()],
@@ -202,7 +202,7 @@ def _checked(
     counts = {name: len(classifiers[name]) for name in names}
     if len(set(counts.values())) > 1:
         raise ValueError(f"Each task needs as many classifiers, but their numbers are {counts}.")
-    prints = {c.prompt.model for name in names for c in classifiers[name]}
+    prints = {c.fingerprint for name in names for c in classifiers[name]}
     if len(prints) > 1:
         raise ValueError(f"Prompts move between tasks, not models, but the classifiers have {sorted(prints)}.")
     seeds = {name: [c.prompt.seed for c in classifiers[name]] for name in names}
@@ -314,7 +314,7 @@ def warm_start(
     if not others or len({len(group) for group in others.values()}) > 1:
         counts = {name: len(group) for name, group in others.items()}
         raise ValueError(f"Starts need as many classifiers for each other task, and one at least, but are {counts}.")
-    if len(prints := {c.prompt.model for group in others.values() for c in group}) > 1:
+    if len(prints := {c.fingerprint for group in others.values() for c in group}) > 1:
         raise ValueError(f"Prompts move between tasks, not models, but the classifiers have {sorted(prints)}.")
     config = config or TuningConfig(steps=200, eval_every=10, patience=20)
     first = next(iter(others.values()))
@@ -330,7 +330,7 @@ def warm_start(
                 accuracy[i, k, steps.index(step)] = value
             if on_run is not None:
                 on_run(i * len(seeds) + k + 1, len(starts) * len(seeds))
-    meta = {"task": task.name, "model": first[0].prompt.model, "seeds": seeds, "config": asdict(config)}
+    meta = {"task": task.name, "model": first[0].fingerprint, "seeds": seeds, "config": asdict(config)}
     return WarmStart(tuple(starts), tuple(steps), accuracy, level, meta)
 
 

@@ -91,6 +91,11 @@ class Classifier(Shown):
             )
 
     @property
+    def fingerprint(self) -> str:
+        """Of the model whose neurons these are, as it was when the classifier was made: what scores and sets carry."""
+        return self.prompt.model
+
+    @property
     def layout(self) -> Layout:
         return Layout(len(self.prompt), self.model.reads_after_text, self.prompt.in_front)
 
@@ -166,7 +171,7 @@ class Classifier(Shown):
             FloatingPointError: A logit is NaN or infinite.
         """
         require_eval(self.model)
-        check_hooks(fwd_hooks, self.prompt.model)
+        check_hooks(fwd_hooks, self.fingerprint)
         encoded = self.encode(rows)
         result, parts = torch.empty(len(encoded), len(self.labels)), []
         with self.model.hooks(fwd_hooks=[*self.fwd_hooks, *fwd_hooks]):
@@ -228,7 +233,7 @@ class Classifier(Shown):
         if self.extra_hooks:
             raise ValueError("Only a classifier made of a prompt can be saved; this one has hooks of its own.")
         meta = {
-            "model": self.prompt.model,
+            "model": self.fingerprint,
             "model_source": self.model.cfg.source,
             "model_revision": self.model.cfg.revision,
             "prompt": self.prompt.described(),

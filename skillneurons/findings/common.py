@@ -48,7 +48,7 @@ def check_scored(scores: NeuronScores, task: Task, classifiers: Sequence[Classif
     """Raise unless the scores are of these classifiers on the task's rows: so numbers side by side belong together."""
     if not classifiers:
         raise ValueError("`classifiers` is empty; pass those that were scored.")
-    check_same_model([scores], classifiers[0].prompt.model)
+    check_same_model([scores], classifiers[0].fingerprint)
     seeds = [classifier.prompt.seed for classifier in classifiers]
     if seeds != list(scores.seeds):
         raise ValueError(f"`classifiers` have seeds {seeds}, but `scores` {scores.seeds}. Pass those that were scored.")

@@ -178,7 +178,7 @@ def necessity(
     width = options.pop("width", None)
     settings = SweepSettings(**cast(SweepOptions, options))
     ranked, rivals = as_list(scores), dict(rivals or {})
-    check_same_model(ranked, classifier.prompt.model)
+    check_same_model(ranked, classifier.fingerprint)
     check_sweep(kinds, fractions, scope, settings.n_random)
     check_rivals(rivals, tuple(ranked[0].predictivity.shape))
     encoded = settings.encoded(classifier, task)

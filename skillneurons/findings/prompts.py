@@ -182,7 +182,7 @@ def place_scores(
             _collect(classifier, splits[split], places, counts[split])
         for i, (positions, pool) in enumerate(places):
             meta = {
-                "model": classifier.prompt.model,
+                "model": classifier.fingerprint,
                 "task": task.name,
                 "task_fingerprint": task.fingerprint,
                 "seeds": [classifier.prompt.seed],

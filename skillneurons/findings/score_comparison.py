@@ -153,9 +153,9 @@ def compare_scores(
     check_whole("n_bootstrap", n_bootstrap, low=1, high=MOST_RANDOM_SETS)
     if list(fractions) != sorted(set(fractions)) or not 0 < fractions[0] <= fractions[-1] <= 1:
         raise ValueError(f"`fractions` must rise from above 0 to at most 1, but are {tuple(fractions)}.")
-    if scores.meta.get("model") not in (None, classifier.prompt.model):
+    if scores.meta.get("model") not in (None, classifier.fingerprint):
         raise ValueError(
-            f"`scores` are of model {scores.meta['model']}, but the classifier's is {classifier.prompt.model}."
+            f"`scores` are of model {scores.meta['model']}, but the classifier's is {classifier.fingerprint}."
         )
     encoded = settings.encoded(classifier, task)
     perturb = settings.perturbation(kind).of(classifier, task)

@@ -231,7 +231,7 @@ def serves(
     settings = SweepSettings(**options)
     settings.check_intervals()
     check_fractions((fraction,))
-    check_same_model(list(found.scores), classifier.prompt.model)
+    check_same_model(list(found.scores), classifier.fingerprint)
     rows = settings.encoded(classifier, task)
     counts = rows.labels.bincount(minlength=task.n_labels).tolist()
     if few := [label for label, count in zip(task.labels, counts, strict=True) if count < 2]:

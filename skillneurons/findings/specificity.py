@@ -256,7 +256,7 @@ def cross_perturbation(
     check_fractions((fraction,))
     flat = [one for name in names for one in as_list(scores[name])]
     for name in names:
-        check_same_model(flat, classifiers[name].prompt.model)
+        check_same_model(flat, classifiers[name].fingerprint)
         check_answers(classifiers[name], tasks[name])
         check_task(scores[name], tasks[name])
     skill = [union_of_top(as_list(scores[name]), fraction, settings.per_layer) for name in names]

@@ -69,7 +69,7 @@ class Perturbation:
         """The perturbation with what it needs measured: the classifier's activations on the task's training rows."""
         return Intervention(
             PERTURBATIONS[self.kind](self, classifier, task),
-            model=classifier.prompt.model,
+            model=classifier.fingerprint,
             stop=classifier.layout.positions(self.positions).stop,
             identity=asdict(self) | {"task": task.fingerprint},
         )

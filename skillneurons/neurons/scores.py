@@ -410,7 +410,7 @@ def find_skill_neurons(
     if any(torch.equal(one.prompt.vectors, other.prompt.vectors) for one, other in combinations(classifiers, 2)):
         raise ValueError("A classifier is there twice, and would count as two seeds. Pass each once.")
     lengths = {len(c.prompt) for c in classifiers}
-    models = {c.prompt.model for c in classifiers}
+    models = {c.fingerprint for c in classifiers}
     if len(lengths) > 1 or len(models) > 1:
         raise ValueError(f"Classifiers must share model and prompt length, but have {models} and lengths {lengths}.")
     check_even_layers(classifiers[0].model)
@@ -456,7 +456,7 @@ def _score_one(
     done("train")
     counts, effects = counted(classifier, splits, baseline, options, done)
     meta = {
-        "model": classifier.prompt.model,
+        "model": classifier.fingerprint,
         "model_source": classifier.model.cfg.source,
         "model_revision": classifier.model.cfg.revision,
         "task": task.name,

@@ -128,7 +128,7 @@ def run_trial(
 
     def load_scores(subtask: Task, path: Path) -> NeuronScores:
         loaded = NeuronScores.load(path)
-        wanted = {"model": classifier.prompt.model, "task_fingerprint": subtask.fingerprint, "seeds": [trial.seed]}
+        wanted = {"model": classifier.fingerprint, "task_fingerprint": subtask.fingerprint, "seeds": [trial.seed]}
         for key, value in wanted.items():
             if loaded.meta[key] != value:
                 raise store.StoreError(f"{path} holds scores with {key} {loaded.meta[key]}, not {value}.")

@@ -119,7 +119,7 @@ def claim_of(
         ValueError: There are no neurons, or all are chosen; or the neurons are another model's.
     """
     check_even_layers(classifier.model)
-    model = classifier.prompt.model
+    model = classifier.fingerprint
     if neurons.model not in (None, model) or neurons.mask.shape != scores.predictivity.shape:
         raise ValueError(
             f"`neurons` need to be of the scored model, {model} with {tuple(scores.predictivity.shape)} layers and "

@@ -214,7 +214,7 @@ def rival_scores(
     for name, reason in failed.items():
         warnings.warn(f"Score {name!r} is left out. {reason}", stacklevel=2)
     meta = {
-        "model": every[0].prompt.model,
+        "model": every[0].fingerprint,
         "task": task.name,
         "task_fingerprint": task.fingerprint,
         "seeds": [classifier.prompt.seed for classifier in every],
