@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jupytext
 from sphinx.errors import ExtensionError
+from sphinx.ext import napoleon
 
 HERE = Path(__file__).parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # for the kernels, which inherit it
@@ -70,6 +71,16 @@ def tutorials_from_notebooks() -> None:
 
 
 tutorials_from_notebooks()
+
+
+class PropertiesAsProse(napoleon.GoogleDocstring):
+    """Docstrings of properties read as those of methods are: as attributes', `Pred(n): ...` would be a type."""
+
+    def __init__(self, docstring, config=None, app=None, what="", *rest):
+        super().__init__(docstring, config, app, "method" if what == "property" else what, *rest)
+
+
+napoleon.GoogleDocstring = PropertiesAsProse
 
 
 def plain_signature(app, what, name, obj, options, signature, return_annotation):
