@@ -70,6 +70,7 @@ if _typing.TYPE_CHECKING:
     from skillneurons.models.bridge import as_classifiable as as_classifiable
     from skillneurons.models.config import EncoderConfig as EncoderConfig
     from skillneurons.models.encoder import HookedEncoder as HookedEncoder
+    from skillneurons.models.encoder_parts.class_head import Head as Head
     from skillneurons.neurons._permutation_test import PermutationTest as PermutationTest
     from skillneurons.neurons._permutation_test import permutation_test as permutation_test
     from skillneurons.neurons._predictivity import accuracy as accuracy

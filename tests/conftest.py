@@ -49,6 +49,22 @@ ARCHITECTURES = {
     "data2vec": ("Data2VecTextForMaskedLM", ROBERTA),
     "data2vec-headless": ("Data2VecTextModel", ROBERTA),
 }
+# Fine-tuned: with a head for classes, of texts or of their tokens.
+CLASSIFIERS = {
+    "roberta-classes": ("RobertaForSequenceClassification", ROBERTA | {"num_labels": 3}),
+    "roberta-two-classes": ("RobertaForSequenceClassification", ROBERTA),
+    "xlm-roberta-classes": ("XLMRobertaForSequenceClassification", ROBERTA),
+    "camembert-classes": ("CamembertForSequenceClassification", ROBERTA),
+    "bert-classes": ("BertForSequenceClassification", BERT),
+    "mpnet-classes": ("MPNetForSequenceClassification", MPNET),
+    "distilbert-classes": ("DistilBertForSequenceClassification", DISTILBERT | {"num_labels": 5}),
+    "electra-classes": ("ElectraForSequenceClassification", ELECTRA),
+    "ernie-classes": ("ErnieForSequenceClassification", BERT | {"hidden_act": "relu"}),
+    "data2vec-classes": ("Data2VecTextForSequenceClassification", ROBERTA | {"num_labels": 3}),
+    "roberta-tokens": ("RobertaForTokenClassification", ROBERTA),
+    "bert-tokens": ("BertForTokenClassification", BERT),
+    "distilbert-tokens": ("DistilBertForTokenClassification", DISTILBERT),
+}
 SIGNALS = (("dreadful", "boring", "clumsy"), ("lovely", "moving", "clever"))
 FILLERS = ("the", "film", "a", "scene", "story", "and", "is", "of", "it", "was")
 CORPUS = [f" {word}" for word in (*SIGNALS[0], *SIGNALS[1], *FILLERS, "terrible", "great", "good", "bad")] * 3
@@ -71,7 +87,7 @@ def one_thread():
 
 def make_hf(architecture, dtype=torch.float32, seed=0, **changes):
     """A random Hugging Face model, all of its weights far from where initialisation puts them."""
-    class_name, options = ARCHITECTURES[architecture]
+    class_name, options = (ARCHITECTURES | CLASSIFIERS)[architecture]
     model_class = getattr(transformers, class_name)
     sizes = {"vocab_size": 53, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
     sizes |= {"intermediate_size": 29, "max_position_embeddings": 41, "layer_norm_eps": 1e-5}

@@ -73,6 +73,25 @@ HEADS = ("lm_head.", "cls.", "vocab_", "generator_")
 
 
 @dataclass(frozen=True)
+class ClassHead:
+    """What a sequence classifier makes of its first token, `output(act_fn(dense(x)))`: names of its weights.
+
+    Args:
+        dense: Of the layer in front: a pooler's, where the class has one.
+        output: Of the layer with a row for each class.
+        act_fn: Between the two.
+    """
+
+    dense: str
+    output: str
+    act_fn: str
+
+
+ROBERTA_CLASSES = ClassHead("classifier.dense", "classifier.out_proj", "tanh")
+BERT_CLASSES = ClassHead("bert.pooler.dense", "classifier", "tanh")
+
+
+@dataclass(frozen=True)
 class Architecture:
     """What tells one Hugging Face class from another: the names of its weights, and how it counts positions.
 
@@ -87,6 +106,7 @@ class Architecture:
         head_act_fn: The head's activation function, where it is not `hidden_act`.
         eps: Of all its LayerNorms, where the configuration has none.
         settings: Names of settings that its configuration calls otherwise than BERT's.
+        classes: The head of its sequence classifiers.
     """
 
     prefix: str
@@ -99,30 +119,38 @@ class Architecture:
     head_act_fn: str | None = None
     eps: float | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    classes: ClassHead | None = None
 
     def setting(self, hf: Library, name: str) -> Json:
         """A setting of a Hugging Face configuration by BERT's name for it; None where there is none."""
         return getattr(hf, self.settings.get(name, name), None)
 
     def without_head(self) -> "Architecture":
-        return replace(self, prefix="", head=None)
+        return replace(self, prefix="", head=None, classes=None)
 
 
-ROBERTA = Architecture("roberta.", EMBEDDINGS | SEGMENTS, BERT_BLOCK, ROBERTA_HEAD, "RobertaModel", True)
+ROBERTA = Architecture(
+    "roberta.", EMBEDDINGS | SEGMENTS, BERT_BLOCK, ROBERTA_HEAD, "RobertaModel", True, classes=ROBERTA_CLASSES
+)
 XLM_ROBERTA = replace(ROBERTA, headless="XLMRobertaModel")
 CAMEMBERT = replace(ROBERTA, headless="CamembertModel")
-BERT = Architecture("bert.", EMBEDDINGS | SEGMENTS, BERT_BLOCK, BERT_HEAD, "BertModel", False)
-MPNET = Architecture("mpnet.", EMBEDDINGS | RELATIVE_POSITIONS, MPNET_BLOCK, ROBERTA_HEAD, "MPNetModel", True)
+BERT = Architecture(*("bert.", EMBEDDINGS | SEGMENTS, BERT_BLOCK, BERT_HEAD, "BertModel", False), classes=BERT_CLASSES)
+MPNET = Architecture(
+    *("mpnet.", EMBEDDINGS | RELATIVE_POSITIONS, MPNET_BLOCK, ROBERTA_HEAD, "MPNetModel", True), classes=ROBERTA_CLASSES
+)
 DISTILBERT = Architecture(
     *("distilbert.", EMBEDDINGS, DISTILBERT_BLOCK, DISTILBERT_HEAD, "DistilBertModel", False),
     layers="transformer.layer",
     eps=1e-12,
     settings={"intermediate_size": "hidden_dim", "hidden_act": "activation"},
+    classes=ClassHead("pre_classifier", "classifier", "relu"),
 )
 ELECTRA = Architecture(
-    *("electra.", EMBEDDINGS | SEGMENTS, BERT_BLOCK, ELECTRA_HEAD, "ElectraModel", False), head_act_fn="gelu"
+    *("electra.", EMBEDDINGS | SEGMENTS, BERT_BLOCK, ELECTRA_HEAD, "ElectraModel", False),
+    head_act_fn="gelu",
+    classes=replace(ROBERTA_CLASSES, act_fn="gelu"),
 )
-ERNIE = replace(BERT, prefix="ernie.", headless="ErnieModel")
+ERNIE = replace(BERT, prefix="ernie.", headless="ErnieModel", classes=replace(BERT_CLASSES, dense="ernie.pooler.dense"))
 DATA2VEC = replace(ROBERTA, prefix="data2vec_text.", headless="Data2VecTextModel")
 
 ARCHITECTURES = {
@@ -139,15 +167,19 @@ ARCHITECTURES = {
     "ErnieForMaskedLM": ERNIE,
     "Data2VecTextForMaskedLM": DATA2VEC,
 }
-# Each encoder alone, too.
-ARCHITECTURES |= {one.headless: one.without_head() for one in ARCHITECTURES.values()}
+# Each encoder with a head for classes, of texts (`class_head_of` has what it computes) or of their tokens; and alone.
+for _one in tuple(ARCHITECTURES.values()):
+    _name = _one.headless.removesuffix("Model")
+    ARCHITECTURES[f"{_name}ForSequenceClassification"] = replace(_one, head=None)
+    ARCHITECTURES[f"{_name}ForTokenClassification"] = replace(_one, head=None, classes=None)
+    ARCHITECTURES[_one.headless] = _one.without_head()
 
 FAMILIES = "RoBERTa, XLM-R, CamemBERT, BERT, MPNet, DistilBERT, ELECTRA, Ernie and Data2VecText"
 
 
 def what_is_taken(hf_class: str) -> str:
     """What could be passed instead of a class that is not in the table: a message's last words."""
-    taken = f"A HookedEncoder takes masked language models and headless encoders of {FAMILIES}"
+    taken = f"A HookedEncoder takes masked language models, classifiers and headless encoders of {FAMILIES}"
     base = [one for one in ARCHITECTURES if one.endswith("Model") and hf_class.startswith(one.removesuffix("Model"))]
     if base and "For" in hf_class:
         return f"{taken}: of this one, its encoder alone, by `transformers.{max(base, key=len)}.from_pretrained`."

@@ -15,6 +15,7 @@ from transformers.activations import ACT2FN
 
 from skillneurons.models.blocks import RelativeBias
 from skillneurons.models.config import EncoderConfig
+from skillneurons.models.encoder_parts.class_head import class_head_of
 from skillneurons.utilities.types import Library
 
 # Largest distance of two results, in shares of their size: rounding is a hundredth of it, in 24 layers too.
@@ -54,6 +55,7 @@ class Converted(Protocol):
     cfg: EncoderConfig
     blocks: nn.ModuleList
     relative_bias: RelativeBias | None
+    unused_weights: dict[str, Tensor]
 
     @property
     def device(self) -> torch.device: ...
@@ -119,6 +121,16 @@ def check_conversion(encoder: Converted, hf_model: Library) -> None:
         resid = expected  # so that a difference is told where it arises
     if encoder.cfg.read_out == "mlm" and not _same(encoder.unembed(resid), out[0]):
         raise ValueError(_differs("the language model's head", encoder.unembed(resid), out[0]))
+    _check_class_head(encoder, resid, out)
+
+
+def _check_class_head(encoder: Converted, resid: Tensor, out: Library) -> None:
+    try:
+        head = class_head_of(encoder.cfg, encoder.unused_weights)
+    except ValueError:
+        return  # of numbers or several labels, which is refused where a classifier is made of it
+    if head is not None and not _same(head(resid[:, 0]), out[0]):
+        raise ValueError(_differs("the head for classes", head(resid[:, 0]), out[0]))
 
 
 def _two_tokens(encoder: Converted) -> list[int]:

@@ -266,7 +266,8 @@ class HookedEncoder(ShownModel, EncoderText):
             shortcuts: `last_block_to`: number of leading positions for which the last block is computed (its keys and
                 values always cover all). Default: up to `logits_at` where that is a number and the last block carries
                 no hooks, else all. Hooks of the last block see these positions only. `check_input`: False where ids,
-                mask and indices are known to be good: on a GPU, looking at them waits for the device.
+                mask and indices are known to be good: on a GPU, looking at them waits for the device. `read_by`: what
+                reads the final residual stream in place of the unembedding, a `Head` for example.
 
         Returns:
             Logits, or with `stop_at_layer` the residual stream `[batch pos d_model]`.
@@ -292,6 +293,8 @@ class HookedEncoder(ShownModel, EncoderText):
         stop = n_layers if stop_at_layer is None else self._layer(stop_at_layer, "stop_at_layer", n_layers + 1)
         if stop < start:
             raise ValueError(f"`stop_at_layer` is {stop_at_layer}, before `start_at_layer`, which is {start_at_layer}.")
+        if logits_for is not None and shortcuts.get("read_by") is not None:
+            raise ValueError("`read_by` reads the stream in place of the words that `logits_for` asks for: pass one.")
         if stop_at_layer is not None and (logits_at is not None or logits_for is not None):
             raise ValueError(
                 f"With `stop_at_layer` ({stop_at_layer}) there are no logits. Leave it out, or `logits_…`."
@@ -337,7 +340,8 @@ class HookedEncoder(ShownModel, EncoderText):
                     f"positions from 0 to {resid.shape[1] - 1}."
                 )
             resid = resid[torch.arange(len(resid), device=resid.device), logits_at]
-        return self.unembed(resid, logits_for)
+        read_by = shortcuts.get("read_by")
+        return self.unembed(resid, logits_for) if read_by is None else read_by(resid)
 
     def unembed(
         self, resid: Float[Tensor, "*batch d_model"], logits_for: Sequence[int] | Int[Tensor, " label"] | None = None

@@ -131,11 +131,11 @@ def test_weights_that_are_not_finite_are_refused_by_name(build_hf, bad):
 
 def test_other_architectures_are_refused_by_name(build_hf, tmp_path):
     config = build_hf("roberta").config
-    classifier = transformers.RobertaForSequenceClassification(config)
-    with pytest.raises(ValueError, match=r"is a RobertaForSequenceClassification\. .* `transformers\.RobertaModel\."):
+    classifier = transformers.RobertaForQuestionAnswering(config)
+    with pytest.raises(ValueError, match=r"is a RobertaForQuestionAnswering\. .* `transformers\.RobertaModel\."):
         HookedEncoder.from_hf(classifier)
     classifier.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"holds a RobertaForSequenceClassification\. .*`load_model`"):
+    with pytest.raises(ValueError, match=r"holds a RobertaForQuestionAnswering\. .*`load_model`"):
         HookedEncoder.from_pretrained(tmp_path)
     edit_config(tmp_path, architectures=None)
     with pytest.raises(ValueError, match=r"holds a \(none\)"):

@@ -60,8 +60,8 @@ def test_what_our_encoder_takes_is_one_and_anything_else_a_bridge(tiny_model, de
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("RobertaForSequenceClassification", "its encoder alone, by `transformers.RobertaModel.from_pretrained`"),
-        ("XLMRobertaForTokenClassification", "by `transformers.XLMRobertaModel.from_pretrained`"),
+        ("RobertaForQuestionAnswering", "its encoder alone, by `transformers.RobertaModel.from_pretrained`"),
+        ("XLMRobertaForQuestionAnswering", "by `transformers.XLMRobertaModel.from_pretrained`"),
         ("DebertaV2ForMaskedLM", "Data2VecText. A TransformerBridge"),
     ],
 )

@@ -1,6 +1,6 @@
 """What an encoder asks of its input."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 from torch import Tensor
@@ -13,6 +13,7 @@ class Shortcuts(TypedDict, total=False):
 
     last_block_to: int | None
     check_input: bool
+    read_by: Callable[[Tensor], Tensor]
 
 
 def check_tokens(tokens: Tensor, mask: Tensor | None, cfg: EncoderConfig) -> None:
