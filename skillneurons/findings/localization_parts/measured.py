@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skillneurons.activations._collect import collect
@@ -12,6 +12,7 @@ from skillneurons.activations.correlations import Correlations
 from skillneurons.activations.statistic import S, check_even_layers
 from skillneurons.activations.sums import AboveCounts, LabelSums
 from skillneurons.classifiers.classifier import Classifier
+from skillneurons.findings.localization_parts.known import Known, known
 from skillneurons.neurons._predictivity import (
     accuracy_from_counts,
     balanced_accuracy_from_counts,
@@ -63,6 +64,14 @@ class Claim:
         return held_out_accuracy(
             self._accuracy(self.scores.above, self.scores.n), self._accuracy(self.scores.above_test, self.scores.n_test)
         )[0]
+
+    def accuracy_of(self, above: Tensor, n: Tensor) -> Float[Tensor, "prompt layer neuron"]:
+        """From counts, by the measure that ranks."""
+        return self._accuracy(above[None], n)[0]
+
+    def known(self, says: Bool[Tensor, " batch"]) -> Known:
+        """How well something that says yes or no on each test row tells the classes apart."""
+        return known(says, self.test.labels, self.scores.measure, self.test.groups)
 
     def _accuracy(self, above: Tensor, n: Tensor) -> Float[Tensor, "seed prompt layer neuron"]:
         by = accuracy_from_counts if self.scores.measure == "predictivity" else balanced_accuracy_from_counts
