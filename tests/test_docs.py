@@ -1,7 +1,7 @@
 """The documentation: every public name has its place in the reference, and the site builds without a warning."""
 
 import contextlib
-import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -105,6 +105,13 @@ def test_every_documented_name_has_an_example(name):
         assert isinstance(value, ModuleType)
     else:
         assert ">>>" in text or (isinstance(value, type) and re.search(r"See `\w+`, which", text))
+
+
+def test_the_picture_of_what_was_reproduced_is_of_the_stored_tables():
+    spec = importlib.util.spec_from_file_location("reproduced", ROOT / "docs" / "images" / "reproduced.py")
+    drawing = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(drawing)
+    assert drawing.digest() in (ROOT / "docs" / "images" / "reproduced.svg").read_text(), drawing.__doc__
 
 
 def test_a_star_import_brings_the_public_names_and_no_others():

@@ -34,6 +34,7 @@ from skillneurons.plots.statistics import plot_false_positives as plot_false_pos
 from skillneurons.plots.statistics import plot_null as plot_null
 from skillneurons.plots.statistics import plot_score_agreement as plot_score_agreement
 from skillneurons.plots.statistics import plot_score_effects as plot_score_effects
+from skillneurons.plots.statistics import plot_summary as plot_summary
 from skillneurons.plots.style import style as style
 from skillneurons.utilities.lazy import FIGURES as _FIGURES
 from skillneurons.utilities.lazy import public_names as _public_names

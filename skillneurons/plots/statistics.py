@@ -1,8 +1,13 @@
-"""Figures of what chance gives: the null, held-out accuracy with intervals, and rival scores compared."""
+"""Figures of what chance gives: the null, held-out accuracy, rival scores compared, and what became of claims."""
 
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from skillneurons.findings.score_comparison import ScoreComparison
 from skillneurons.neurons._permutation_test import PermutationTest
@@ -10,6 +15,15 @@ from skillneurons.neurons.other_scores.table import SCORES
 from skillneurons.plots.style import COLOURS, DIVERGING, RANDOM, REFERENCE, SKILL, axes_or_new, styled
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.intervals import clopper_pearson
+from skillneurons.utilities.types import Json
+
+# How `plot_summary` shows verdicts: told apart by shape and by fill, not by colour alone.
+HELD: dict[str, dict[str, Json]] = {
+    "yes": {"marker": "s", "color": SKILL, "markersize": 8},
+    "open": {"marker": "s", "color": RANDOM, "markersize": 7.5, "markerfacecolor": "none", "markeredgewidth": 0.9},
+    "no": {"marker": "X", "color": REFERENCE, "markersize": 8, "markeredgewidth": 0},
+}
+HELD_LABELS = ("held", "open: the interval has both signs", "the opposite held")
 
 
 @checked
@@ -101,6 +115,56 @@ def plot_claims(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     )
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, columnspacing=1, handletextpad=0.4)
     return ax
+
+
+@checked
+@styled
+def plot_summary(summaries: Mapping[str, pd.DataFrame]) -> Figure:
+    """What became of each claim: filled squares where it held, one for each task and claim.
+
+    Args:
+        summaries: From `runs.summary`, by what their columns are to be called.
+
+    Returns:
+        The figure: a column of squares for each summary, a row for each finding.
+
+    Raises:
+        ValueError: No summary.
+
+    Example:
+        >>> import pandas as pd
+        >>> from skillneurons import plots
+        >>> held = pd.DataFrame({"finding": ["F1-existence"] * 2 + ["F3-prompts"], "held": ["open", "yes", "open"]})
+        >>> figure = plots.plot_summary({"my model": held})
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['F1 existence', 'F3 prompts']
+    """
+    if not summaries:
+        raise ValueError("`summaries` needs one at least, but is empty. Pass what `runs.summary` returns, by a name.")
+    findings = list(dict.fromkeys(name for table in summaries.values() for name in table.finding))
+    most = [max(table.finding.value_counts(), default=1) for table in summaries.values()]
+    figure, panels = plt.subplots(
+        1,
+        len(summaries),
+        figsize=(2.4 + 0.2 * sum(most), 0.9 + 0.24 * len(findings)),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
+        width_ratios=most,
+    )
+    for ax, width, (name, table) in zip(panels[0], most, summaries.items(), strict=True):
+        for y, finding in enumerate(findings):
+            held = sorted(table.held[table.finding == finding], key=list(HELD).index)
+            for x, verdict in enumerate(held):
+                ax.plot(x, y, **HELD[verdict], linestyle="none")
+        ax.set(xlim=(-0.7, width - 0.3), ylim=(len(findings) - 0.4, -0.6), xticks=[], title=name)
+        ax.set_yticks(range(len(findings)), [finding.replace("-", " ", 1) for finding in findings])
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        ax.hlines(np.arange(len(findings)) + 0.5, -0.7, width - 0.3, color=RANDOM, linewidth=0.3, alpha=0.5)
+    marks = [Line2D([], [], **look, linestyle="none") for look in HELD.values()]
+    figure.legend(marks, HELD_LABELS, loc="outside lower center", ncols=3, handletextpad=0.3)
+    return figure
 
 
 @checked
