@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skillneurons.activations.correlations import AtOwnPosition
@@ -232,6 +232,58 @@ class ResidualCounts(Summed):
     @property
     def above(self) -> Int[Tensor, "label 1 layer neuron"]:
         return stack_layers(self.totals, dim=1)[:, None].long()
+
+
+@dataclass(eq=False)
+class SharesRight:
+    """For each row and layer, the share of chosen neurons that tell the row's class; NaN in layers without any.
+
+    Args:
+        n: Number of rows.
+        position: Of each neuron, into the positions that are collected.
+        baseline: Each neuron's threshold there.
+        upward: Whether above means class 1.
+        chosen: Whose share, for each of several choices.
+
+    Example:
+        >>> from skillneurons import collect, load_example
+        >>> from skillneurons.activations.own_position import SharesRight
+        >>> classifier, task = load_example()
+        >>> first, every = torch.zeros(4, 768, dtype=torch.long), torch.ones(2, 4, 768, dtype=torch.bool)
+        >>> shares = SharesRight(32, first, torch.zeros(4, 768), every[0], every)
+        >>> collect(classifier, task.test, shares).values.shape
+        torch.Size([2, 32, 4])
+    """
+
+    keeps_rows: ClassVar[bool] = True
+    fixed_positions: ClassVar[bool] = True
+
+    n: int
+    position: Int[Tensor, "layer neuron"]
+    baseline: Float[Tensor, "layer neuron"]
+    upward: Bool[Tensor, "layer neuron"]
+    chosen: Bool[Tensor, "choice layer neuron"]
+    values: Float[Tensor, "choice batch layer"] = field(default_factory=lambda: torch.empty(0, 0, 0))
+    seen: list[AtOwnPosition] = field(default_factory=list, repr=False)
+
+    def update(
+        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
+    ) -> None:
+        if not self.seen:
+            self.seen.append(AtOwnPosition(self.position, torch.zeros_like(self.baseline)))
+            self.values = torch.empty(len(self.chosen), self.n, len(self.position), dtype=torch.float64)
+        if (whole := self.seen[0].complete(layer, activations)) is None:
+            return
+        is_one = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).bool()[:, None]
+        for i, part in enumerate(whole):
+            # In the precision that the baseline was compared in where it was counted.
+            above = part.to(activations.dtype) > self.baseline[i].to(activations)
+            right = ((above == self.upward[i].to(above.device)).cpu() == is_one).double()
+            weights = self.chosen[:, i].double()
+            self.values[:, batch.index, i] = (right @ weights.T).T / weights.sum(1)[:, None]
+
+    def finish(self) -> None:
+        """Nothing is summed; activations that are not finite show where they are counted."""
 
 
 def projected(
