@@ -44,6 +44,8 @@ ARCHITECTURES = {
     "electra-untied": ("ElectraForMaskedLM", ELECTRA | {"tie_word_embeddings": False}),
     "electra-discriminator": ("ElectraForPreTraining", ELECTRA),
     "electra-headless": ("ElectraModel", ELECTRA),
+    "electra-narrow": ("ElectraForMaskedLM", ELECTRA | {"embedding_size": 11}),
+    "electra-narrow-discriminator": ("ElectraForPreTraining", ELECTRA | {"embedding_size": 11}),
     "ernie": ("ErnieForMaskedLM", BERT),
     "ernie-headless": ("ErnieModel", BERT),
     "data2vec": ("Data2VecTextForMaskedLM", ROBERTA),

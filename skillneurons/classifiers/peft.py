@@ -134,10 +134,10 @@ def load_peft(folder: str | Path, model: AnyModel, *, moved: bool = False) -> So
     folder, model = Path(folder), as_classifiable(model)
     config = _read_config(folder)
     vectors, provenance = _read_vectors(folder, config)
-    d_model, fingerprint, base = model.cfg.d_model, model.fingerprint(), config.get("base_model_name_or_path")
-    if vectors.shape[1] != d_model:
+    width, fingerprint, base = model.W_E.shape[1], model.fingerprint(), config.get("base_model_name_or_path")
+    if vectors.shape[1] != width:
         raise ValueError(
-            f"The adapter in {folder} has vectors of width {vectors.shape[1]}, but the model's are {d_model} wide. "
+            f"The adapter in {folder} has vectors of width {vectors.shape[1]}, but the model's are {width} wide. "
             f"Load the adapter's model, {base!r}."
         )
     if provenance and provenance["model"] != fingerprint:

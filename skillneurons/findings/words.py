@@ -159,7 +159,7 @@ def nearest_tokens(
         torch.Size([2, 2])
     """
     check_whole("n_nearest", n_nearest, 1, model.cfg.d_vocab)
-    words = F.normalize(model.W_E, dim=1)
+    words = F.normalize(model.word_directions(), dim=1)
     weights = torch.cat([_weights(model, layer, side)[neurons.indices(layer)] for layer in range(model.cfg.n_layers)])
     cosine = F.normalize(weights, dim=1) @ words.T
     nearest = cosine.abs().topk(n_nearest, dim=1).indices
@@ -203,7 +203,8 @@ def label_word_selectivity(
         >>> score.shape, bool(score.max() < 0.5)  # layer, neuron; none is near to 1
         (torch.Size([4, 768]), True)
     """
-    words = F.normalize(model.W_E[to_device(torch.tensor(verbalizer.token_ids), model.device)], dim=1)
+    ids = to_device(torch.tensor(verbalizer.token_ids), model.device)
+    words = F.normalize(model.word_directions(ids), dim=1)
     layers = [
         (F.normalize(_weights(model, layer, side), dim=1) @ words.T).abs().amax(dim=1)
         for layer in range(model.cfg.n_layers)

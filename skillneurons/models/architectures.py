@@ -103,6 +103,7 @@ class Architecture:
         headless: The same encoder's class without a head.
         counts_from_padding: Whether real tokens alone are numbered, from one past the padding id on.
         layers: Where its blocks are, within the encoder.
+        projection: What takes embeddings to the stream's width, where `embedding_size` may be another.
         head_act_fn: The head's activation function, where it is not `hidden_act`.
         eps: Of all its LayerNorms, where the configuration has none.
         settings: Names of settings that its configuration calls otherwise than BERT's.
@@ -116,6 +117,7 @@ class Architecture:
     headless: str
     counts_from_padding: bool
     layers: str = "encoder.layer"
+    projection: str | None = None
     head_act_fn: str | None = None
     eps: float | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -147,6 +149,7 @@ DISTILBERT = Architecture(
 )
 ELECTRA = Architecture(
     *("electra.", EMBEDDINGS | SEGMENTS, BERT_BLOCK, ELECTRA_HEAD, "ElectraModel", False),
+    projection="embeddings_project",
     head_act_fn="gelu",
     classes=replace(ROBERTA_CLASSES, act_fn="gelu"),
 )

@@ -214,15 +214,16 @@ class Block(nn.Module):
 
 
 class Embed(nn.Module):
-    """Lookup tables of words, positions and segments, and the LayerNorm over their sum."""
+    """Lookup tables of words, positions and segments, the LayerNorm over their sum, and what widens narrow ones."""
 
     def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        self.word = nn.Embedding(cfg.d_vocab, cfg.d_model)
-        self.position = nn.Embedding(cfg.n_ctx + cfg.position_offset, cfg.d_model)
-        self.token_type = nn.Embedding(cfg.d_token_types, cfg.d_model) if cfg.d_token_types else None
-        self.ln = LayerNorm(cfg.d_model, eps=cfg.eps)
+        self.word = nn.Embedding(cfg.d_vocab, cfg.d_embed)
+        self.position = nn.Embedding(cfg.n_ctx + cfg.position_offset, cfg.d_embed)
+        self.token_type = nn.Embedding(cfg.d_token_types, cfg.d_embed) if cfg.d_token_types else None
+        self.ln = LayerNorm(cfg.d_embed, eps=cfg.eps)
+        self.project = nn.Linear(cfg.d_embed, cfg.d_model) if cfg.d_embed != cfg.d_model else None
         # The points of what is added up belong to the encoder, by TransformerLens's names: a tuple is no submodule.
         self.points = (HookPoint(), HookPoint(), HookPoint())
 
@@ -242,7 +243,8 @@ class Embed(nn.Module):
             embed = embed + hook_token_type(self.token_type(types))
         elif has_hooks(hook_token_type):
             embed = embed + hook_token_type(torch.zeros_like(embed))
-        return self.ln(embed + hook_position(self.position(positions)))
+        normalized = self.ln(embed + hook_position(self.position(positions)))
+        return normalized if self.project is None else self.project(normalized)
 
 
 class RelativeBias(nn.Embedding):
@@ -285,13 +287,13 @@ class ReadOut(nn.Module):
         super().__init__()
         self.transform = cfg.read_out == "mlm"
         if self.transform:
-            self.dense = nn.Linear(cfg.d_model, cfg.d_model)
+            self.dense = nn.Linear(cfg.d_model, cfg.d_embed)
             # RoBERTa's head is always GELU, as ELECTRA's is; BERT's follows `hidden_act`.
             self.activation = ACT2FN[cfg.head_act_fn or ("gelu" if cfg.position_offset else cfg.act_fn)]
-            self.ln = LayerNorm(cfg.d_model, eps=cfg.eps)
+            self.ln = LayerNorm(cfg.d_embed, eps=cfg.eps)
             self.bias = nn.Parameter(torch.zeros(cfg.d_vocab))
             if not cfg.tied_embeddings:
-                self.weight = nn.Parameter(torch.zeros(cfg.d_vocab, cfg.d_model))
+                self.weight = nn.Parameter(torch.zeros(cfg.d_vocab, cfg.d_embed))
 
     def reset_parameters(self) -> None:
         """As `nn.Embedding` and `nn.Linear` do, which is how tools start a model anew."""
@@ -300,5 +302,5 @@ class ReadOut(nn.Module):
             if hasattr(self, "weight"):
                 nn.init.normal_(self.weight)
 
-    def forward(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+    def forward(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_feature"]:
         return self.ln(self.activation(self.dense(resid))) if self.transform else resid

@@ -27,7 +27,7 @@ HEAD = re.compile(
     r"(lm_head|cls|vocab_\w+|generator_\w+|classifier|pre_classifier|qa_outputs|score|.*head|.*predictions)\b"
 )
 LAYER = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d+)\.")
-ENCODER = re.compile(r"(?:^|\.)(embeddings|encoder|transformer)\.")
+ENCODER = re.compile(r"(?:^|\.)(embeddings(?:_project)?|encoder|transformer)\.")
 ADAPTER_FILE = "adapter_config.json"
 
 
@@ -90,7 +90,8 @@ def check_config(hf: Library, what: str, settings: Mapping[str, str] = MappingPr
             "transformers does not know. It knows 'gelu', 'relu', 'gelu_new', 'silu' and others by name."
         )
     names = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "vocab_size")
-    for name in (settings.get(name, name) for name in (*names, "max_position_embeddings")):
+    narrow = ("embedding_size",) if hasattr(hf, "embedding_size") else ()
+    for name in (settings.get(name, name) for name in (*names, "max_position_embeddings", *narrow)):
         size = getattr(hf, name, None)
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{what} needs `{name}` to be 1 or more, but its configuration has {size!r}.")

@@ -24,7 +24,10 @@ from skillneurons.utilities.types import Library, Tokenizer
 def weight_names(cfg: EncoderConfig) -> dict[str, str]:
     """Our parameter name -> Hugging Face's, for every parameter a model of this configuration has."""
     known = ARCHITECTURES[cfg.hf_class]
-    table = {ours: known.prefix + theirs for ours, theirs in known.encoder.items()}
+    shared = dict(known.encoder)
+    if cfg.d_embed != cfg.d_model:
+        shared["embed.project"] = str(known.projection)
+    table = {ours: known.prefix + theirs for ours, theirs in shared.items()}
     for layer in range(cfg.n_layers):
         inside = f"{known.prefix}{known.layers}.{layer}"
         table |= {f"blocks.{layer}.{ours}": f"{inside}.{theirs}" for ours, theirs in known.block.items()}
@@ -93,6 +96,7 @@ def convert(hf_model: PreTrainedModel) -> tuple[EncoderConfig, dict[str, Tensor]
         _check_mpnet(hf)
     cfg = EncoderConfig(
         d_model=hf.hidden_size,
+        d_embed=hf.embedding_size if known.projection else hf.hidden_size,
         d_head=hf.hidden_size // hf.num_attention_heads,
         n_heads=hf.num_attention_heads,
         n_layers=hf.num_hidden_layers,
@@ -132,11 +136,6 @@ def _check_parts(hf: Library, hf_class: str) -> None:
         raise ValueError(
             f"`hf_model` is a {hf_class} that adds a task's vector to each embedding (`use_task_id`), which a "
             "HookedEncoder has no place for. Ernie without `use_task_id` is taken."
-        )
-    if getattr(hf, "embedding_size", hf.hidden_size) != hf.hidden_size:
-        raise ValueError(
-            f"`hf_model` is a {hf_class} whose embeddings are {hf.embedding_size} wide (`embedding_size`) and its "
-            f"blocks {hf.hidden_size}; a HookedEncoder needs one width, as ELECTRA's base discriminator has it."
         )
 
 

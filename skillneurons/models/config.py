@@ -16,6 +16,8 @@ class EncoderConfig(TransformerLensConfig):
 
     Args:
         d_mlps: Hidden width of each block's MLP. All equal to `d_mlp` unless the encoder has been pruned.
+        d_embed: Width of the word embeddings, and so of soft prompts. `d_model` unless a projection follows them (small
+            ELECTRA).
         d_token_types: Number of segment embeddings (1 for RoBERTa, 2 for BERT); 0 for a model without (MPNet).
         pad_token_id: The padding token.
         position_offset: Row of the position table that the first token uses (`pad_token_id + 1` for RoBERTa, else 0).
@@ -41,6 +43,7 @@ class EncoderConfig(TransformerLensConfig):
     """
 
     d_mlps: tuple[int, ...] = ()
+    d_embed: int = 0
     d_token_types: int = 1
     pad_token_id: int = 1
     position_offset: int = 2
@@ -58,6 +61,7 @@ class EncoderConfig(TransformerLensConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.d_embed = self.d_embed or self.d_model
         if not self.d_mlps:
             self.d_mlps = (self.d_mlp or 0,) * self.n_layers
         if len(self.d_mlps) != self.n_layers:

@@ -198,7 +198,8 @@ def _residuals(hf_model: Library) -> Iterator[list[Tensor]]:
     def look(module: nn.Module, inputs: Library, output: Library) -> None:
         seen.append((output[0] if isinstance(output, tuple) else output).detach())
 
-    handles = [module.register_forward_hook(look) for module in {base.embeddings, *stack.layer}]
+    embeddings = getattr(base, "embeddings_project", base.embeddings)
+    handles = [module.register_forward_hook(look) for module in {embeddings, *stack.layer}]
     try:
         yield seen
     finally:

@@ -348,14 +348,12 @@ class HookedEncoder(ShownModel, EncoderText):
     ) -> Float[Tensor, "*batch d_vocab_out"]:
         """The read-out alone: final residual stream to logits of all tokens, or of those in `logits_for`."""
         features = self.read_out(resid)
-        weight, bias = self._unembedding
-        if logits_for is not None:
-            chosen = torch.as_tensor(logits_for)
-            if not 0 <= int(chosen.min()) <= int(chosen.max()) < self.cfg.d_vocab:
-                raise ValueError(f"`logits_for` are token ids from 0 to {self.cfg.d_vocab - 1}, but has {logits_for}.")
-            chosen = to_device(chosen, resid.device)
-            weight, bias = weight[chosen], None if bias is None else bias[chosen]
-        return F.linear(features, weight, bias)
+        if logits_for is None:
+            return F.linear(features, *self._unembedding())
+        chosen = torch.as_tensor(logits_for)
+        if not 0 <= int(chosen.min()) <= int(chosen.max()) < self.cfg.d_vocab:
+            raise ValueError(f"`logits_for` are token ids from 0 to {self.cfg.d_vocab - 1}, but has {logits_for}.")
+        return F.linear(features, *self._unembedding(to_device(chosen, resid.device)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HookedEncoder":
         # What `to`, `half` and `cuda` come down to.
@@ -392,8 +390,11 @@ class HookedEncoder(ShownModel, EncoderText):
         tell of weights written through `.data`.
         """
         behaviour = {name: getattr(self.cfg, name) for name in BEHAVIOUR}
+        # Only where it is so: models that were there before a setting was keep their fingerprints.
         if self.cfg.relative_positions:
             behaviour["relative_positions"] = True
         if self.cfg.head_act_fn is not None:
             behaviour["head_act_fn"] = self.cfg.head_act_fn
+        if self.cfg.d_embed != self.cfg.d_model:
+            behaviour["d_embed"] = self.cfg.d_embed
         return fingerprint_of(self.named_parameters(), behaviour)

@@ -36,6 +36,8 @@ def slow_effect(encoder, cache, start, x):
     for norm, inside in list(zip(norms, before, strict=True))[start:]:
         spread = (inside.var(-1, keepdim=True, unbiased=False) + norm.eps).sqrt()
         x = (x - x.mean(-1, keepdim=True)) / spread * norm.weight
+        if norm is encoder.embed.ln and encoder.embed.project is not None:
+            x = x @ encoder.embed.project.weight.T
     return x
 
 
@@ -146,8 +148,10 @@ def test_with_the_read_out_applied_w_u_gives_the_logits(run):
 @pytest.mark.parametrize("apply_ln", [False, True])
 def test_projected_neurons_are_the_projections_of_neurons(run, apply_ln):
     encoder, _, cache = run
-    onto = torch.randn(16, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for layer in (encoder.cfg.n_layers, 1):
+        # Of what `W_U` multiplies, which a head may make narrower than the stream.
+        width = len(encoder.W_U) if apply_ln and layer != 1 else 16
+        onto = torch.randn(width, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         options = {"apply_ln": apply_ln, "pos_slice": [0, 2], "return_labels": True}
         full, labels = cache.get_full_resid_decomposition(layer, **options)
         projected, same = cache.get_full_resid_decomposition(layer, project_output_onto=onto, **options)

@@ -44,7 +44,10 @@ def hf_run(model, **inputs):
             handle.remove()
     logits = out.get("logits", out.get("prediction_logits"))
     if logits is None:
-        logits = out.last_hidden_state @ model.get_input_embeddings().weight.T
+        # In the words' own space, which the stream may be wider than.
+        narrow = getattr(model.base_model, "embeddings_project", None)
+        final = out.last_hidden_state if narrow is None else out.last_hidden_state @ narrow.weight
+        logits = final @ model.get_input_embeddings().weight.T
     return logits, seen, out.attentions
 
 
@@ -151,7 +154,8 @@ def test_segments_are_those_of_hugging_face(build_hf):
 
 
 def test_soft_prompts_give_hugging_faces_values_and_gradients(hf_model, encoder):
-    ours, theirs = (torch.randn(3, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) for _ in "ab")
+    shape, seed = (3, encoder.cfg.d_embed), torch.Generator()
+    ours, theirs = (torch.randn(shape, dtype=torch.float64, generator=seed.manual_seed(3)) for _ in "ab")
     ours.requires_grad_(), theirs.requires_grad_()
     tokens, mask, inputs = spliced_inputs(hf_model, theirs)
     expected, neurons, _ = hf_run(hf_model, **inputs)
@@ -289,7 +293,7 @@ def test_transformer_lens_utilities_work_on_the_cache(hf_model, encoder):
     neurons = cache.stack_activation("post")
     assert neurons.shape == (n_layers, 3, 7, 29) and torch.equal(neurons[1], cache["blocks.1.mlp.hook_post"])
     _, plain = encoder.run_with_cache(tokens[:1], return_cache_object=False, remove_batch_dim=True)
-    assert type(plain) is dict and plain["hook_embed"].shape == (7, 16)
+    assert type(plain) is dict and plain["hook_embed"].shape == (7, encoder.cfg.d_embed)
 
 
 # Weights

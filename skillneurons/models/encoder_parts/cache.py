@@ -296,7 +296,7 @@ class EncoderCache(ActivationCache):
             raise ValueError("`logit_lens` needs the model in eval mode, but it is in train mode. Call `model.eval()`.")
         # What it asks of a model, whose `ln_final` is here the whole read-out.
         reader = SimpleNamespace(
-            cfg=SimpleNamespace(n_layers=model.cfg.n_layers, d_model=model.cfg.d_model, normalization_type="LN"),
+            cfg=SimpleNamespace(n_layers=model.cfg.n_layers, d_model=len(model.W_U), normalization_type="LN"),
             ln_final=model.read_out,
             unembed=model.unembed,
             W_U=model.W_U,

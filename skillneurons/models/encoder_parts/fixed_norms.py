@@ -6,7 +6,7 @@ and adds its biases. Carried through every one on its way, each contribution end
 the biases add up to the stream without a remainder. Memory: one row of the stream for each contribution.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -21,18 +21,25 @@ Rows = Float[Tensor, "row *batch_pos d_model"]
 
 @dataclass(frozen=True)
 class FixedNorm:
-    """A LayerNorm with the scale it had at each position: linear in what comes in, plus its biases."""
+    """A LayerNorm with the scale it had at each position: linear in what comes in, plus its biases.
+
+    The embedding's may be narrower than the stream: `widen`, `[d_model d_embed]`, is then the projection behind it,
+    whose biases are in `bias`.
+    """
 
     scale: Float[Tensor, "*batch_pos 1"]
-    weight: Float[Tensor, " d_model"]
+    weight: Float[Tensor, " d_norm"]
     bias: Float[Tensor, " d_model"]
+    widen: Float[Tensor, "d_model d_norm"] | None = None
 
-    def carry(self, rows: Float[Tensor, "*row_batch_pos d_model"]) -> Float[Tensor, "*row_batch_pos d_model"]:
-        return (rows - rows.mean(-1, keepdim=True)) / self.scale * self.weight
+    def carry(self, rows: Float[Tensor, "*row_batch_pos d_norm"]) -> Float[Tensor, "*row_batch_pos d_model"]:
+        done = (rows - rows.mean(-1, keepdim=True)) / self.scale * self.weight
+        return done if self.widen is None else done @ self.widen.mT
 
     def pull(self, directions: Float[Tensor, "*batch_pos d_model out"]) -> Float[Tensor, "*batch_pos_ d_model out"]:
         """Directions before the norm that meet a row as the given ones do after it."""
-        scaled = self.weight[:, None] * directions / self.scale[..., None]
+        inside = directions if self.widen is None else self.widen.mT @ directions
+        scaled = self.weight[:, None] * inside / self.scale[..., None]
         return scaled - scaled.mean(-2, keepdim=True)
 
 
@@ -40,7 +47,7 @@ class FixedNorm:
 class FixedReadOut:
     """The read-out before the unembedding, its LayerNorm's scale and its activation's slope `act(x) / x` held fixed."""
 
-    dense: Float[Tensor, "d_model d_model"] | None
+    dense: Float[Tensor, "d_feature d_model"] | None
     slope: Tensor
     norm: FixedNorm | None
     bias: Tensor
@@ -119,13 +126,21 @@ class Place:
     def norms(self) -> list[FixedNorm]:
         """Every LayerNorm on the way, the embedding's first."""
         model = self.cache.model
-        found = [("embed.ln", model.embed.ln, torch.stack([*self.embeddings().values()]).sum(0))]
+        found = []
         for layer in range(self.layer + self.mlp_input):
             block, name = model.blocks[layer], f"blocks.{layer}"
             found.append((f"{name}.ln1", block.ln1, self.stream(f"{name}.hook_resid_mid")))
             if layer < self.layer:
                 found.append((f"{name}.ln2", block.ln2, self.stream(f"{name}.hook_resid_post")))
-        return [fixed_norm(norm, before, self.scale(name)) for name, norm, before in found]
+        return [self._embedding_norm()] + [fixed_norm(norm, before, self.scale(name)) for name, norm, before in found]
+
+    def _embedding_norm(self) -> FixedNorm:
+        embed = self.cache.model.embed
+        norm = fixed_norm(embed.ln, torch.stack([*self.embeddings().values()]).sum(0), self.scale("embed.ln"))
+        if embed.project is None:
+            return norm
+        widen = embed.project.weight.detach().to(norm.bias)
+        return replace(norm, bias=norm.bias @ widen.mT + embed.project.bias.detach().to(norm.bias), widen=widen)
 
     def scale(self, norm: str) -> Tensor | None:
         """The scale that a norm had, where the cache has it."""
@@ -152,7 +167,7 @@ class Place:
         return post
 
 
-def carried(norms: list[FixedNorm], rows: Rows) -> Rows:
+def carried(norms: list[FixedNorm], rows: Float[Tensor, "row *batch_pos d_in"]) -> Rows:
     """The rows after all of the norms."""
     for norm in norms:
         rows = norm.carry(rows)
@@ -171,12 +186,12 @@ def mlp_norms(norms: list[FixedNorm], layer: int) -> list[FixedNorm]:
 
 def bias_row(place: Place, norms: list[FixedNorm], heads: bool, neurons: bool) -> Float[Tensor, "*batch_pos d_model"]:
     """What the LayerNorms' biases add up to, with the heads' and the neurons' where those are told apart."""
-    row = torch.zeros_like(place.stream())
-    for i, norm in enumerate(norms):
-        layer, is_mlp = divmod(i - 1, 2)
-        if i and heads and not is_mlp:
+    row = torch.zeros_like(place.stream()) + norms[0].bias
+    for i, norm in enumerate(norms[1:]):
+        layer, is_mlp = divmod(i, 2)
+        if heads and not is_mlp:
             row = row + place.cache.model.blocks[layer].attn.b_O.detach().to(row)
-        if i and neurons and is_mlp:
+        if neurons and is_mlp:
             row = row + place.cache.model.blocks[layer].mlp.b_out.detach().to(row)
         row = norm.carry(row) + norm.bias
     return row

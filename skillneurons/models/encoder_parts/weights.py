@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens import FactoredMatrix
 
@@ -41,9 +41,11 @@ class EncoderWeights(EncoderHooks):
     b_K = property(lambda self: self._stack(lambda block: block.attn.b_K), doc="[layer head d_head]")
     b_V = property(lambda self: self._stack(lambda block: block.attn.b_V), doc="[layer head d_head]")
     b_O = property(lambda self: self._stack(lambda block: block.attn.b_O), doc="[layer d_model]")
-    W_E = property(lambda self: self.embed.word.weight, doc="[d_vocab d_model]")
-    W_pos = property(lambda self: self.embed.position.weight[self.cfg.position_offset :], doc="[n_ctx d_model]")
-    W_U = property(lambda self: self._unembedding[0].T, doc="[d_model d_vocab]")
+    W_E = property(lambda self: self.embed.word.weight, doc="[d_vocab d_model], or d_embed where that is another width")
+    W_pos = property(
+        lambda self: self.embed.position.weight[self.cfg.position_offset :], doc="[n_ctx d_model], likewise"
+    )
+    W_U = property(lambda self: self._unembedding()[0].T, doc="[d_model d_vocab], likewise: of what `read_out` gives")
 
     W_E_pos = property(lambda self: torch.cat([self.W_E, self.W_pos]), doc="[d_vocab+n_ctx d_model]")
     QK = property(lambda self: FactoredMatrix(self.W_Q, self.W_K.mT), doc="[layer head d_model d_model]")
@@ -76,13 +78,23 @@ class EncoderWeights(EncoderHooks):
 
     @property
     def b_U(self) -> Float[Tensor, " d_vocab"]:
-        bias = self._unembedding[1]
+        bias = self._unembedding()[1]
         return torch.zeros(self.cfg.d_vocab, device=self.device, dtype=self.dtype) if bias is None else bias
 
-    @property
-    def _unembedding(self) -> tuple[Tensor, Tensor | None]:
-        weight = self.embed.word.weight if self.cfg.tied_embeddings else self.read_out.weight
-        return weight, self.read_out.bias if self.read_out.transform else None
+    def word_directions(self, tokens: Int[Tensor, " token"] | None = None) -> Float[Tensor, "token d_model"]:
+        """Where the embeddings of all words, or of these, point in the stream.
+
+        Rows of `W_E`, through the projection behind them where they are narrower than the stream.
+        """
+        words = self.W_E if tokens is None else self.W_E[tokens]
+        return words if self.embed.project is None else words @ self.embed.project.weight.T
+
+    def _unembedding(self, tokens: Int[Tensor, " token"] | None = None) -> tuple[Tensor, Tensor | None]:
+        """What a read-out's features are multiplied with, and what is added, for all tokens or these."""
+        if not self.read_out.transform:
+            return self.word_directions(tokens), None
+        weight, bias = self.W_E if self.cfg.tied_embeddings else self.read_out.weight, self.read_out.bias
+        return (weight, bias) if tokens is None else (weight[tokens], bias[tokens])
 
     @property
     def device(self) -> torch.device:
@@ -114,6 +126,6 @@ class EncoderWeights(EncoderHooks):
                 named[f"blocks.{layer}.attn.{name}"] = getattr(block.attn, name)
             for name in ("W_in", "W_out", "b_in", "b_out"):
                 named[f"blocks.{layer}.mlp.{name}"] = getattr(block.mlp, name)
-        rest = ("ln.", "ln1.", "ln2.", "read_out.dense", "relative_bias.")
+        rest = ("ln.", "ln1.", "ln2.", "embed.project.", "read_out.dense", "relative_bias.")
         named |= {name: value for name, value in self.named_parameters() if any(part in name for part in rest)}
         return named
