@@ -20,6 +20,7 @@ from skillneurons.applications._pruning_controls import accuracy_lost, needs_non
 from skillneurons.applications.pruning import Moments, forward_flops, n_parameters, prunable, prune, weight_magnitude
 from skillneurons.classifiers.classifier import Classifier, check_answers
 from skillneurons.classifiers.evaluation import Evaluation, evaluate, evaluation_of
+from skillneurons.classifiers.read_out import label_words
 from skillneurons.classifiers.tuning import TuningConfig, TuningWarning, tune_prompt
 from skillneurons.findings.common import by_task, difference, ends, mean_of
 from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
@@ -193,6 +194,8 @@ def pruning_report(
     check_options(options, ComparedOptions)
     rank_by, n_random = options.get("rank_by") or {}, options.get("n_random", 3)
     retune, seed = options.get("retune"), options.get("seed", 0)
+    if retune is not None:
+        label_words(classifier.verbalizer, "`retune`, which tunes the prompt again,")
     model = prunable(classifier)
     n_layers = model.cfg.n_layers
     chosen_layers = list(range(n_layers // 4, n_layers)) if layers is None else list(layers)

@@ -346,7 +346,9 @@ def text_heat(classifier: Classifier, texts: Sequence[str | Row], neuron: tuple[
             f"{encoded.n_truncated} of `texts` have more than the {encoded.max_length} tokens that the model and the "
             "prompt leave. Shorten them."
         )
-    seen = collect(classifier, encoded, WordActivations(layer, index), positions="text")
+    # Where nothing stands beside the text, `"text"` leaves out its first token, which is in the prompt's place.
+    whole = "text" if classifier.layout.n_added else "all"
+    seen = collect(classifier, encoded, WordActivations(layer, index), positions=whole)
     parts = [_by_word(classifier.model.tokenizer, row, seen.values[i]) for i, row in enumerate(rows)]
     labelled = all("label" in row for row in rows)
     return TextHeat(

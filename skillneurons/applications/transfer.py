@@ -124,9 +124,7 @@ def transferred(source: Classifier, target: Task, labels: Mapping[str, str] | No
         raise ValueError(f"`labels` maps {sorted(unknown)[0]!r}, but {target.name!r} has {target.labels}.")
     if len(set(words)) < len(words):
         raise ValueError(f"`labels` answers two labels of {target.name!r} by one of {source.labels}.")
-    verbalizer = Verbalizer(
-        tuple(source.verbalizer.words[i] for i in words), tuple(source.verbalizer.token_ids[i] for i in words)
-    )
+    verbalizer = source.verbalizer.of(words)
     return Classifier(source.model, source.prompt, verbalizer, tuple(target.labels), extra_hooks=source.extra_hooks)
 
 

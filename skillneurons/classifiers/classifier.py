@@ -1,4 +1,4 @@
-"""Classifier: a frozen model, a soft prompt and label words. The thing whose neurons are studied.
+"""Classifier: a frozen model, and a soft prompt and label words or its own head. The thing whose neurons are studied.
 
 `label_logits` is the one place that runs the model on examples; tuning, probing and evaluation all go through it.
 """
@@ -15,8 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from skillneurons.classifiers.answers import Answers
-from skillneurons.classifiers.prompts import Layout, SoftPrompt, Verbalizer, splice
-from skillneurons.models.bridge import AnyModel, Model, as_classifiable
+from skillneurons.classifiers.prompts import Layout, SoftPrompt, no_prompt, splice
+from skillneurons.classifiers.read_out import ReadOut, as_own_encoder, as_saved, check_reads, of_labels, read_out_of
+from skillneurons.models.bridge import AnyModel, Model, as_classifiable, as_encoder
+from skillneurons.models.encoder_parts.class_head import Head, class_head_of
 from skillneurons.models.encoder_parts.input_checks import check_ids
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Batch, Encoded, as_rows, bucketed, by_length, collate, encode
 from skillneurons.tasks.task import Task
@@ -24,7 +26,7 @@ from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.draws import rows_in_pass
 from skillneurons.utilities.results import Shown
-from skillneurons.utilities.types import FwdHooks, Texts
+from skillneurons.utilities.types import FwdHooks, Library, Texts, Tokenizer
 
 TEXTS = ("text", "text_a", "text_b")
 
@@ -37,13 +39,14 @@ class Classifier(Shown):
     Args:
         model: Never changed by anything in this package. A TransformerBridge may be passed; see `bridge`.
         prompt: Vectors in front of the text, or behind it for a decoder.
-        verbalizer: The label words.
+        verbalizer: The label words; or, where a fine-tuned model answers by a head of its own, this `Head`.
         labels: Names of the classes, in the order of the verbalizer.
         history: One record for each evaluation during tuning: step, loss, accuracy.
         extra_hooks: Forward hooks that belong to the classifier, such as a tuned adapter's.
 
     Raises:
-        ValueError: The prompt was made for another model, or labels and label words differ in number.
+        ValueError: The prompt was made for another model, labels and label words differ in number, or a head does not
+            read this model's first token.
 
     Example:
         >>> from skillneurons import Classifier, HookedEncoder, Verbalizer
@@ -65,7 +68,7 @@ class Classifier(Shown):
     else:
         model: AnyModel
     prompt: SoftPrompt
-    verbalizer: Verbalizer
+    verbalizer: ReadOut
     labels: Sequence[str] = ()
     history: tuple[dict[str, int | float], ...] = ()
     extra_hooks: FwdHooks = field(default=(), repr=False)
@@ -78,6 +81,14 @@ class Classifier(Shown):
         if self.prompt.vectors.device != self.model.device:
             vectors = self.prompt.vectors.to(self.model.device)
             object.__setattr__(self, "prompt", replace(self.prompt, vectors=vectors))
+        if isinstance(self.verbalizer, Head):
+            check_reads(self.verbalizer, as_encoder(self.model, "A head of its own"), self.prompt)
+            object.__setattr__(self, "verbalizer", self.verbalizer.to(self.model.device))
+        elif not len(self.prompt):
+            raise ValueError(
+                "Label words are read at a mask or at a prompt's vector, but `prompt` has none. Pass a prompt, or a "
+                "model's own `Head`: `Classifier.from_head(model)`."
+            )
         if self.prompt.in_front and self.model.reads_after_text:
             raise ValueError(
                 f"The prompt stands in front of all else (`in_front`), where a decoder ({self.model.cfg.source}) reads "
@@ -89,6 +100,50 @@ class Classifier(Shown):
                 f"The prompt was made for a model with fingerprint {self.prompt.model}, but this one "
                 f"({self.model.cfg.source}) has {expected}. Load the prompt's model or tune a new prompt."
             )
+
+    @classmethod
+    def from_head(
+        cls, model: Library, tokenizer: Tokenizer | None = None, *, labels: Sequence[str] = ()
+    ) -> "Classifier":
+        """A fine-tuned model as it is: no prompt, and its own head in place of label words.
+
+        The head reads the text's first token, `<s>`. What is measured at a prompt's positions elsewhere is measured
+        there: `positions` are `"prompt"` or `"first"` (that token), `"text"` (what follows) and `"all"`.
+
+        Args:
+            model: A sequence classifier of Hugging Face (`RobertaForSequenceClassification` and its like), its name or
+                folder, or the `HookedEncoder` made of it.
+            tokenizer: The model's, where it comes without one.
+            labels: The classes to answer with, in this order, where that is not the configuration's (`id2label`). Where
+                all are names of it (in small or capital letters), these classes are taken, else all in their order.
+
+        Raises:
+            TypeError: The model is no encoder.
+            ValueError: It has no head for classes, or one for numbers or for several labels at once; or `labels` are
+                neither names of its classes nor as many.
+
+        Example:
+            >>> from transformers import RobertaConfig, RobertaForSequenceClassification
+            >>> from skillneurons import HookedEncoder
+            >>> sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 12}
+            >>> config = RobertaConfig(vocab_size=4000, max_position_embeddings=40, **sizes)
+            >>> fine_tuned = RobertaForSequenceClassification(config).eval()
+            >>> tokenizer = HookedEncoder.from_pretrained("bundled").tokenizer
+            >>> classifier = Classifier.from_head(fine_tuned, tokenizer, labels=["negative", "positive"])
+            >>> classifier.logits(["A clever film.", "Dull and far too long."]).shape
+            torch.Size([2, 2])
+            >>> classifier.layout.positions("first")
+            slice(0, 1, None)
+        """
+        encoder = as_own_encoder(model, tokenizer)
+        head = class_head_of(encoder.cfg, encoder.unused_weights)
+        if head is None:
+            raise ValueError(
+                f"A head for classes is needed, but {encoder.cfg.source!r}, a {encoder.cfg.hf_class}, has none. Pass a "
+                "sequence classifier, such as RobertaForSequenceClassification; or tune a prompt: `tune_prompt`."
+            )
+        head = of_labels(head, tuple(labels))
+        return cls(encoder, no_prompt(encoder), head, tuple(labels))
 
     @property
     def fingerprint(self) -> str:
@@ -102,7 +157,8 @@ class Classifier(Shown):
     @property
     def fwd_hooks(self) -> FwdHooks:
         """The hooks that make the model this classifier."""
-        return [splice(self.prompt.vectors, self.layout.start), *self.extra_hooks]
+        prompt = [splice(self.prompt.vectors, self.layout.start)] if len(self.prompt) else []
+        return [*prompt, *self.extra_hooks]
 
     def encode(self, rows: Texts | Encoded) -> Encoded:
         """Tokenized rows; already tokenized ones are returned as they are.
@@ -159,7 +215,7 @@ class Classifier(Shown):
         *,
         tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> Float[Tensor, "batch label"]:
-        """Logit of each label word where the label is read, in the order of the rows, on the CPU in float32.
+        """Logits where the label is read, by label words or a head, in the order of the rows, on the CPU in float32.
 
         Args:
             rows: Examples, texts, pairs of texts, or what `encode` made of them.
@@ -188,7 +244,7 @@ class Classifier(Shown):
         return self.logits(rows, fwd_hooks).argmax(dim=-1)
 
     def probabilities(self, rows: Texts | Encoded, fwd_hooks: FwdHooks = ()) -> Float[Tensor, "batch label"]:
-        """What each label has of the label words' probability, for each row."""
+        """What each label has of the probability that all labels have together, for each row."""
         return self.logits(rows, fwd_hooks).softmax(dim=-1)
 
     def answers(self, rows: Texts | Encoded, fwd_hooks: FwdHooks = ()) -> Answers:
@@ -211,13 +267,17 @@ class Classifier(Shown):
         return Answers(self.probabilities(rows, fwd_hooks), tuple(self.labels), texts)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row for each class, with its label word and the token that this is."""
+        """One row for each class, with its label word and the token that this is; or its name in the model's head."""
+        if isinstance(self.verbalizer, Head):
+            return pd.DataFrame({"class": self.labels, "head": self.verbalizer.words})
         words, tokens = self.verbalizer.words, self.verbalizer.token_ids
         return pd.DataFrame({"class": self.labels, "word": words, "token": tokens})
 
     def __repr__(self) -> str:
         words = ", ".join(f"{label} → {word}" for label, word in zip(self.labels, self.verbalizer.words, strict=True))
-        lines = [f"Classifier({self.model.cfg.source}, {self.prompt})", f"  {words}"]
+        by_head = isinstance(self.verbalizer, Head)
+        what = "its own head" if by_head and not len(self.prompt) else str(self.prompt)
+        lines = [f"Classifier({self.model.cfg.source}, {what})", f"  {', '.join(self.labels) if by_head else words}"]
         if checked := [one["validation_accuracy"] for one in self.history if "validation_accuracy" in one]:
             lines.append(f"  tuned for {self.history[-1]['step']} steps, at best {max(checked):.3f} on validation")
         if self.extra_hooks:
@@ -225,7 +285,7 @@ class Classifier(Shown):
         return "\n".join(lines)
 
     def save(self, path: str | Path) -> Path:
-        """Write prompt, label words and history; the model is named, not copied.
+        """Write prompt, label words or head, and history; the model is named, not copied.
 
         Raises:
             ValueError: The classifier has hooks besides its prompt, which a file cannot hold.
@@ -237,11 +297,11 @@ class Classifier(Shown):
             "model_source": self.model.cfg.source,
             "model_revision": self.model.cfg.revision,
             "prompt": self.prompt.described(),
-            "verbalizer": {"words": self.verbalizer.words, "token_ids": self.verbalizer.token_ids},
             "labels": self.labels,
             "history": list(self.history),
         }
-        return store.save(path, "Classifier", {"prompt": self.prompt.vectors}, meta)
+        tensors, described = as_saved(self.verbalizer)
+        return store.save(path, "Classifier", {"prompt": self.prompt.vectors} | tensors, meta | described)
 
     @classmethod
     def load(cls, path: str | Path, model: AnyModel) -> "Classifier":
@@ -250,7 +310,7 @@ class Classifier(Shown):
         return cls(
             model=as_classifiable(model),
             prompt=SoftPrompt(tensors["prompt"], meta["model"], **meta["prompt"]),
-            verbalizer=Verbalizer(tuple(meta["verbalizer"]["words"]), tuple(meta["verbalizer"]["token_ids"])),
+            verbalizer=read_out_of(tensors, meta),
             labels=tuple(meta["labels"]),
             history=tuple(meta["history"]),
         )
@@ -300,7 +360,7 @@ def label_logits(
     start_at_layer: int | None = None,
     last_block_to: int | None = None,
 ) -> Float[Tensor, "batch label"]:
-    """Label-word logits where the label is read, for one batch; hooks must be in place already.
+    """Logits of the labels where the label is read, for one batch; hooks must be in place already.
 
     With `resid` and `start_at_layer` the pass begins at that block instead of at the tokens.
     """
@@ -310,10 +370,10 @@ def label_logits(
             batch.mask,
             token_type_ids=segments(classifier, batch) if resid is None else None,
             logits_at=classifier.layout.label_position,
-            logits_for=classifier.verbalizer.token_ids,
             start_at_layer=start_at_layer,
             last_block_to=last_block_to,
             check_input=False,  # `collate` made it
+            **classifier.verbalizer.asks,
         )
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.prompts import SoftPrompt
+from skillneurons.classifiers.read_out import label_words
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
@@ -61,6 +62,7 @@ def save_peft(classifier: Classifier, folder: str | Path, *, moved: bool = False
         torch.Size([16, 192])
     """
     folder, model, prompt = Path(folder), classifier.model, classifier.prompt
+    label_words(classifier.verbalizer, "An adapter of PEFT's prompt tuning")
     if classifier.extra_hooks:
         raise ValueError(
             "An adapter of PEFT's prompt tuning holds a prompt only; this classifier has hooks of its own."

@@ -1,13 +1,12 @@
-"""Soft prompts, where they go, and the words that answers are read as.
+"""Soft prompts and where they go.
 
 An encoder's input is `[MASK] p_1 … p_P <s> text </s>`: the mask at position 0, the soft prompt behind it, right-padded
-text. A prompt of PEFT's may stand in front of all else, `p_1 … p_P <s> text </s>`. A decoder's input is
-`text p_1 … p_P`, without padding, since a position sees only what is before it. The prompt's vectors replace the word
-embeddings of placeholder tokens at `hook_embed`, before positions and LayerNorm.
+text. A prompt of PEFT's may stand in front of all else, `p_1 … p_P <s> text </s>`; without a vector in it this is the
+text alone, which a fine-tuned model's own head reads at `<s>`. A decoder's input is `text p_1 … p_P`, without padding,
+since a position sees only what is before it. The prompt's vectors replace the word embeddings of placeholder tokens at
+`hook_embed`, before positions and LayerNorm.
 """
 
-import difflib
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +16,10 @@ from einops import repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from skillneurons.classifiers.verbalizer import Verbalizer as Verbalizer  # where it was in earlier releases
+from skillneurons.classifiers.verbalizer import check_label_words as check_label_words
 from skillneurons.models.bridge import AnyModel, as_classifiable
-from skillneurons.tasks.class_words import alike
-from skillneurons.tasks.task import Task
+from skillneurons.models.encoder import HookedEncoder
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_whole
@@ -28,25 +28,6 @@ from skillneurons.utilities.results import Result
 from skillneurons.utilities.types import AtHook, Hook, Json, Tokenizer
 
 MASK_POSITION = 0
-
-# How vocabularies spell the space in front of a word.
-SPACES = "Ġ▁"
-
-# Answers that are single tokens in most English vocabularies: what an error suggests.
-COMMON_WORDS = (
-    "good",
-    "bad",
-    "great",
-    "terrible",
-    "positive",
-    "negative",
-    "neutral",
-    "yes",
-    "no",
-    "maybe",
-    "true",
-    "false",
-)
 
 
 @checked
@@ -75,7 +56,7 @@ class SoftPrompt(Result):
     in_front: bool = False
 
     def __post_init__(self) -> None:
-        if self.vectors.ndim != 2 or not len(self.vectors):
+        if self.vectors.ndim != 2 or not (len(self.vectors) or self.in_front):
             raise ValueError(f"`vectors` needs shape [prompt, d_model], but has {tuple(self.vectors.shape)}.")
         store.check_finite("vectors", self.vectors, "Tune the prompt again with a lower `lr`.")
 
@@ -88,7 +69,8 @@ class SoftPrompt(Result):
     def to_dataframe(self) -> pd.DataFrame:
         """One row: the number of vectors, their width and mean length, and where the prompt comes from."""
         n_prompt, d_model = self.vectors.shape
-        columns = {"n_prompt": n_prompt, "d_model": d_model, "mean_norm": self.vectors.norm(dim=1).mean().item()}
+        mean_norm = self.vectors.norm(dim=1).mean().item() if n_prompt else 0.0
+        columns = {"n_prompt": n_prompt, "d_model": d_model, "mean_norm": mean_norm}
         return pd.DataFrame([columns | {"origin": self.origin, "seed": self.seed, "model": self.model}])
 
     def save(self, path: str | Path) -> Path:
@@ -143,6 +125,18 @@ def written_prompt(model: AnyModel, text: str) -> SoftPrompt:
     return SoftPrompt(vectors, model.fingerprint(), f"written: {text}")
 
 
+def no_prompt(model: HookedEncoder) -> SoftPrompt:
+    """A prompt without a vector: the text alone, for a model that is read by its own head. It counts as seed 0.
+
+    Example:
+        >>> from skillneurons import HookedEncoder
+        >>> from skillneurons.classifiers.prompts import no_prompt
+        >>> no_prompt(HookedEncoder.from_pretrained("bundled"))
+        SoftPrompt(0 vectors of 192, none, seed 0)
+    """
+    return SoftPrompt(model.W_E.detach()[:0].clone(), model.fingerprint(), "none", 0, in_front=True)
+
+
 @checked
 @dataclass(frozen=True)
 class Layout:
@@ -153,7 +147,8 @@ class Layout:
         after_text: `text p_1 … p_P` instead of `[MASK] p_1 … p_P text`: for decoders. The label is then read at `p_P`,
             and positions are counted from the end.
         in_front: `p_1 … p_P text`, as PEFT has it for encoders. The label is then read at `p_1`, where PEFT's
-            classifiers read it too.
+            classifiers read it too; or, without a vector, at the text's first token, which is then in the prompt's
+            place: `"prompt"` means it, as `"first"` does, and `"text"` what follows.
 
     Example:
         >>> from skillneurons import Layout
@@ -206,6 +201,9 @@ class Layout:
         if self.after_text:
             end = slice(-self.n_prompt, None)
             table = {"prompt": end, "text": slice(0, -self.n_prompt), "all": slice(0, None)}
+        elif self.in_front and not self.n_prompt:
+            first = slice(0, 1)
+            table = {"first": first, "prompt": first, "text": slice(1, None), "all": slice(0, None)}
         elif self.in_front:
             table = {"prompt": slice(0, self.n_prompt), "text": slice(self.n_prompt, None), "all": slice(0, None)}
         else:
@@ -224,7 +222,7 @@ class Layout:
 
     def prefix(self, tokenizer: Tokenizer) -> Int[Tensor, " prefix"]:
         """Token ids before the text. The mask also holds the prompt's places, since padding there would not be seen."""
-        if self.after_text:
+        if not self.n_prefix:
             return torch.zeros(0, dtype=torch.long)
         if tokenizer is None or tokenizer.mask_token_id is None:
             raise ValueError("The model's tokenizer needs a mask token, where the label is read.")
@@ -253,123 +251,3 @@ def splice(vectors: Float[Tensor, "prompt d_model"], start: int = 1) -> Hook:
         return torch.cat([embed[:, :begin], prompt, embed[:, end:]], dim=1)
 
     return "hook_embed", replace
-
-
-@checked
-@dataclass(frozen=True)
-class Verbalizer:
-    """Label words and the token each one is.
-
-    Args:
-        words: One for each class.
-        token_ids: Their ids in the model's vocabulary.
-
-    Example:
-        >>> from skillneurons import HookedEncoder, Verbalizer
-        >>> tokenizer = HookedEncoder.from_pretrained("bundled").tokenizer
-        >>> words = Verbalizer.from_words(tokenizer, ["terrible", "great"])
-        >>> [tokenizer.decode([token]) for token in words.token_ids]
-        [' terrible', ' great']
-    """
-
-    words: tuple[str, ...]
-    token_ids: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if isinstance(self.words, str) or len(self.words) != len(self.token_ids):
-            raise ValueError(
-                f"A verbalizer needs one word for each token id, but has {self.words!r} for {tuple(self.token_ids)}."
-            )
-        for name, values in (("words", self.words), ("token_ids", self.token_ids)):
-            if len(set(values)) != len(values):
-                twice = next(value for value in values if values.count(value) > 1)
-                raise ValueError(f"`{name}` needs to differ from class to class, but {twice!r} is there twice.")
-
-    @classmethod
-    def from_words(cls, tokenizer: Tokenizer, words: Sequence[str], labels: Sequence[str] = ()) -> "Verbalizer":
-        """Look the words up, with a leading space where the vocabulary marks it.
-
-        Args:
-            tokenizer: The model's.
-            words: One for each class.
-            labels: Names of the classes, for suggestions that mean the same.
-
-        Raises:
-            ValueError: Words are not single tokens (the error names all of them and their pieces, and suggests words
-                that are), or two words are the same token.
-        """
-        if tokenizer is None:
-            raise ValueError("The model has no tokenizer, so label words cannot be looked up. Pass one to `from_hf`.")
-        if isinstance(words, str):
-            raise ValueError(f"`words` needs one word for each class, but is one string, {words!r}.")
-        pieces = [_pieces(tokenizer, word) for word in words]
-        wrong = [i for i, word in enumerate(words) if not _is_single(tokenizer, word)]
-        if wrong:
-            names = [labels[i] if i < len(labels) else "" for i in range(len(words))]
-            raise ValueError("\n".join(_not_a_token(tokenizer, words[i], names[i], pieces[i]) for i in wrong))
-        ids = tuple(piece[0] for piece in pieces)
-        if len(set(ids)) != len(ids):
-            raise ValueError(f"Label words must be different tokens, but {tuple(words)} are {ids}.")
-        return cls(tuple(words), ids)
-
-
-def check_label_words(tokenizer: Tokenizer, tasks: Iterable[Task]) -> None:
-    """Raise where `Verbalizer.from_words` refuses a task's words: for all tasks and all words at once.
-
-    Args:
-        tokenizer: The model's; None where it is not known before the model is, and nothing can be checked.
-        tasks: Each with a label word for each class.
-
-    Raises:
-        ValueError: Words are not single tokens, or two words of a task are the same token.
-
-    Example:
-        >>> from skillneurons import load_task
-        >>> from skillneurons.classifiers.prompts import check_label_words
-        >>> from skillneurons.models._load_model import load_tokenizer
-        >>> check_label_words(load_tokenizer("bundled"), [load_task("movies"), load_task("news")])
-    """
-    if tokenizer is None:
-        return
-    wrong = []
-    for task in tasks:
-        try:
-            Verbalizer.from_words(tokenizer, task.label_words, task.labels)
-        except ValueError as error:
-            wrong += [f"{task.name}: {line}" for line in str(error).splitlines()]
-    if wrong:
-        raise ValueError("\n".join(wrong))
-
-
-def _not_a_token(tokenizer: Tokenizer, word: str, label: str, pieces: list[int]) -> str:
-    names = tokenizer.convert_ids_to_tokens(pieces)
-    of_class = f" of class {label!r}" if label and label != word else ""
-    suggestions = _single_token_words(tokenizer, word, label)
-    return (
-        f"Label word {word!r}{of_class} needs to be one token of the model's vocabulary, but is {len(pieces)}: "
-        f"{names}. Words that are one token: {', '.join(suggestions)}."
-    )
-
-
-def _single_token_words(tokenizer: Tokenizer, word: str, label: str = "", n: int = 5) -> list[str]:
-    """Whole words of the vocabulary: with the meaning of the class, if known; else spelt like `word`, and common."""
-    if meant := [w for w in alike(word, label) if w != word and _is_single(tokenizer, w)]:
-        return list(dict.fromkeys(meant))[:n]
-    vocabulary = {token.lstrip(SPACES) for token in tokenizer.get_vocab() if token[:1] in SPACES or token[:1].isalpha()}
-    near = [w for w in difflib.get_close_matches(word, sorted(vocabulary), n=2 * n) if _is_single(tokenizer, w)][:n]
-    common = [w for w in COMMON_WORDS if _is_single(tokenizer, w) and w not in near]
-    return [*near, *common[:n]]
-
-
-def _pieces(tokenizer: Tokenizer, word: str) -> list[int]:
-    """The word's tokens behind a space, which some tokenizers put in front of every text by themselves."""
-    word = word.strip()
-    bare = tokenizer(word, add_special_tokens=False)["input_ids"]
-    if bare and tokenizer.convert_ids_to_tokens(bare)[0][:1] in SPACES:
-        return bare
-    return tokenizer(" " + word, add_special_tokens=False)["input_ids"]
-
-
-def _is_single(tokenizer: Tokenizer, word: str) -> bool:
-    pieces = _pieces(tokenizer, word)
-    return len(pieces) == 1 and pieces[0] != tokenizer.unk_token_id

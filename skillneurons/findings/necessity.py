@@ -27,6 +27,7 @@ from torch import Tensor
 
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import Evaluation, evaluation_of
+from skillneurons.classifiers.read_out import label_words
 from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model, sweep_claims
 from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
 from skillneurons.findings.words import label_word_selectivity
@@ -321,7 +322,9 @@ def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[
     for study in studies:
         first, rivals = study.classifiers[0], {}
         if first.model.has_weights:
-            rivals["label words"] = label_word_selectivity(as_encoder(first.model, "F4"), first.verbalizer)
+            rivals["label words"] = label_word_selectivity(
+                as_encoder(first.model, "F4"), label_words(first.verbalizer, "F4")
+            )
         for positions in ("prompt", "all"):
             result = necessity(
                 first,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from skillneurons.activations.statistic import stack_layers
 from skillneurons.classifiers.prompts import Verbalizer
+from skillneurons.classifiers.read_out import label_words
 from skillneurons.findings.common import check_same_model, encoder_of
 from skillneurons.findings.record import Finding, Measured, ReproduceSettings, Study, register
 from skillneurons.models.encoder import HookedEncoder
@@ -228,7 +229,9 @@ def _text(model: HookedEncoder, token: int) -> str:
 def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[Measured]:
     for study in studies:
         first, scores = study.classifiers[0], study.scores[0]
-        result = word_selectivity(encoder_of(first), scores, first.verbalizer, fraction=settings.fraction)
+        result = word_selectivity(
+            encoder_of(first), scores, label_words(first.verbalizer, "F6"), fraction=settings.fraction
+        )
         shared = {f"label_words_{key}": result.overlap[key] for key in ("overlap", "expected", "p")}
         shared["label_words_rank_correlation"] = result.rank_correlation
         yield Measured(result, scores.meta["task"], shared)

@@ -225,7 +225,7 @@ def _digest(classifier: Classifier, rows: Encoded) -> str:
             f"`resume_in` needs a classifier made of a prompt, but this one has {len(classifier.extra_hooks)} hooks of "
             "its own, which no file can identify. Leave `resume_in` out."
         )
-    identity: dict[str, Json] = {"model": classifier.fingerprint, "answers": classifier.verbalizer.token_ids}
+    identity: dict[str, Json] = {"model": classifier.fingerprint, "answers": classifier.verbalizer.identity}
     if classifier.prompt.in_front:
         identity["in_front"] = True
     return _hashed(identity, (classifier.prompt.vectors, rows.tokens, rows.offsets, rows.labels))

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +15,6 @@ from skillneurons.models.config import EncoderConfig
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import REGRESSION, SEVERAL_LABELS
 from skillneurons.utilities.types import Json, Library
-
-
-class ReadBy(TypedDict):
-    """What `HookedEncoder.forward` is asked for, in place of words' logits."""
-
-    read_by: Library
 
 
 @checked
@@ -86,7 +79,7 @@ class Head:
         return self.dense_weight.shape[1]
 
     @property
-    def asks(self) -> ReadBy:
+    def asks(self) -> dict[str, Library]:
         """What a model is asked for, so that this head answers."""
         return {"read_by": self}
 

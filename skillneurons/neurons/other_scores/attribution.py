@@ -60,7 +60,7 @@ def gradient_attribution(
             seen: dict[int, tuple[Tensor, Tensor]] = {}
             hooks = [_add_leaf(layer, classifier, seen) for layer in range(model.cfg.n_layers)]
             with model.hooks(fwd_hooks=[*classifier.fwd_hooks, *hooks]):
-                logits = label_logits(classifier, batch, last_block_to=classifier.layout.n_prefix)
+                logits = label_logits(classifier, batch, last_block_to=classifier.layout.positions("prompt").stop)
             gradients = _gradients(logits, batch, [seen[layer][0] for layer in sorted(seen)])
             for layer, gradient in enumerate(gradients):
                 values = widened(seen[layer][1])
@@ -118,7 +118,7 @@ def integrated_gradients(
             if model.can_reenter:
                 hooks += [_keep(layer, entering) for layer in range(model.cfg.n_layers)]
             with torch.no_grad(), model.hooks(fwd_hooks=[*classifier.fwd_hooks, *hooks]):
-                label_logits(classifier, batch, last_block_to=classifier.layout.n_prefix)
+                label_logits(classifier, batch, last_block_to=classifier.layout.positions("prompt").stop)
             for layer, (_, seen_values) in seen.items():
                 values = widened(seen_values)
                 start = _at_layer(baseline, layer, values)
@@ -132,7 +132,7 @@ def integrated_gradients(
                             batch,
                             resid=entering.get(layer),
                             start_at_layer=layer if layer in entering else None,
-                            last_block_to=classifier.layout.n_prefix,
+                            last_block_to=classifier.layout.positions("prompt").stop,
                         )
                     total += weight * _gradients(logits, batch, [leaf])[0]
                 totals[layer] = totals.get(layer, 0) + ((values - start) * total).sum(0).double()

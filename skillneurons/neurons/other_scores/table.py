@@ -253,7 +253,7 @@ def _score_one(
     pooled = PositionMeans(len(validation))
     streamed = {"counts": counts, "moments": moments, "fit": fit, "probe": pooled}
     wanted = [statistic for need, statistic in streamed.items() if need in needs]
-    per_layer = max(1, 4 * len(validation) * len(classifier.prompt) * d_mlp)
+    per_layer = max(1, 4 * len(validation) * len(fitted.mean) * d_mlp)
     at_once = max(1, max_bytes // per_layer) if "activations" in needs else n_layers
     values: dict[str, Tensor] = {}
     by_layer: dict[str, list[Tensor]] = {name: [] for name in names if SCORES[name].needs == "activations"}

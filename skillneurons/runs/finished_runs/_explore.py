@@ -6,6 +6,7 @@ from pathlib import Path
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.prompts import Verbalizer
 from skillneurons.models.bridge import AnyModel
+from skillneurons.models.encoder_parts.class_head import Head
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.plots.explorer import DEFAULTS, Explorer, ExplorerSettings, explorer
 from skillneurons.runs._open_run import OpenedRun, open_run
@@ -54,5 +55,8 @@ def _of(classifier: Classifier, subtask: Task) -> Classifier:
     """The classifier with a subtask's words as its answers, so that margins are between its two classes."""
     if tuple(classifier.labels) == tuple(subtask.labels):
         return classifier
+    if isinstance(classifier.verbalizer, Head):
+        which = [classifier.labels.index(label) for label in subtask.labels]
+        return replace(classifier, verbalizer=classifier.verbalizer.of(which), labels=tuple(subtask.labels))
     verbalizer = Verbalizer.from_words(classifier.model.tokenizer, subtask.label_words, subtask.labels)
     return replace(classifier, verbalizer=verbalizer, labels=tuple(subtask.labels))
