@@ -23,6 +23,7 @@ from skillneurons import (
 from skillneurons.activations.cached import collect_cached
 from skillneurons.classifiers.evaluation import label_margin
 from skillneurons.models.bridge import as_classifiable
+from skillneurons.neurons.other_scores.from_decoders import output_of
 from skillneurons.plots import plot_places
 from skillneurons.runs._find import FindSettings, find
 from skillneurons.runs._open_run import open_run
@@ -109,6 +110,25 @@ def test_integrated_gradients_of_a_layer_sum_to_the_effect_of_silencing_it(name,
 def test_every_rival_score_of_a_decoders_neurons_is_there(gpt2, tiny_task):
     values = rival_scores(make_classifier(gpt2), tiny_task, n_gradient_rows=8).values
     assert all(value.shape == (2, 29) and bool(value.isfinite().all()) for value in values.values())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_what_neurons_of_a_bridge_write_adds_up_to_their_layers_output(name, request, tiny_task):
+    model = request.getfixturevalue(name)
+    tokens = torch.tensor([[5, 7, 11]])
+    kept = []
+
+    def keep(activations, hook=None):
+        kept.append(activations.detach())
+
+    hooks = [(f"blocks.0.{point}", keep) for point in ("mlp.hook_post", "hook_mlp_out")]
+    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+        model(tokens)
+    post, out = kept
+    weight, bias = output_of(model, 0)
+    torch.testing.assert_close(post @ weight + (0 if bias is None else bias), out, rtol=1e-4, atol=1e-5)
+    values = rival_scores(make_classifier(model), tiny_task, ["cett", "lape"]).values
+    assert all(bool(value.isfinite().all()) and value.max() > 0 for value in values.values())
 
 
 # Findings

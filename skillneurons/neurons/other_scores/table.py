@@ -1,9 +1,9 @@
 """One table of scores, by name, and one function that computes any of them from few passes.
 
 Costs, for each classifier, one pass over train and one over validation, and more for some scores. Predictivity, mean
-difference, point-biserial correlation and the Gaussian probe are sums: nothing more. Balanced accuracy at the best
-threshold, AUROC, average precision and mutual information need the order of the rows: as many layers are held at once
-as fit `max_bytes`, at least one, and validation is passed over again for the rest. Probes pass over
+difference, point-biserial correlation, the Gaussian probe, CETT and LAPE are sums: nothing more. Balanced accuracy at
+the best threshold, AUROC, average precision and mutual information need the order of the rows: as many layers are held
+at once as fit `max_bytes`, at least one, and validation is passed over again for the rest. Probes pass over
 `n_probe_rows` of train again and hold one number for each row and neuron, see `probes`. Attributions take backward
 passes over `n_gradient_rows` and hold one batch.
 """
@@ -29,6 +29,7 @@ from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 from skillneurons.neurons.other_scores import measures
 from skillneurons.neurons.other_scores import moments as streams
 from skillneurons.neurons.other_scores.attribution import gradient_attribution, integrated_gradients
+from skillneurons.neurons.other_scores.from_decoders import Contributions, class_specificity
 from skillneurons.neurons.other_scores.moments import GaussianHits, LabelMoments, LayerExamples, PositionMeans
 from skillneurons.neurons.other_scores.probes import DidNotConverge, probe_weights
 from skillneurons.tasks.task import Task
@@ -37,7 +38,7 @@ from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.results import Result
 from skillneurons.utilities.types import Json, Library
 
-Needs: TypeAlias = Literal["counts", "moments", "fit", "activations", "probe", "gradients"]
+Needs: TypeAlias = Literal["counts", "moments", "fit", "active", "contributions", "activations", "probe", "gradients"]
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,18 @@ class Score:
 
     Args:
         needs: What `compute` takes: `"counts"`: an `AboveCounts`; `"moments"`: a `LabelMoments`; `"fit"`: a
-            `GaussianHits`; `"activations"`: activations of one layer and labels; `"probe"`: activations averaged over
+            `GaussianHits`; `"active"`: an `AboveCounts` of activations above 0; `"contributions"`: a `Contributions`;
+            `"activations"`: activations of one layer and labels; `"probe"`: activations averaged over
             positions and labels, of train and of validation; `"gradients"`: classifier, rows and baseline.
         compute: The score. With `"activations"` and `"gradients"` one number for each position, else for each neuron.
         what: In a few words, for figures.
+        on_request: Whether it is computed only where it is named.
     """
 
     needs: Needs
     compute: Callable[..., Library]
     what: str
+    on_request: bool = False
 
 
 SCORES: dict[str, Score] = {
@@ -73,7 +77,16 @@ SCORES: dict[str, Score] = {
     "elastic_net_probe": Score("probe", partial(probe_weights, l1_ratio=0.5), "elastic-net weight"),
     "gradient_attribution": Score("gradients", gradient_attribution, "gradient x activation"),
     "integrated_gradients": Score("gradients", integrated_gradients, "integrated gradients"),
+    # What sets from elsewhere were chosen by: the first knows nothing of the labels, and both are for such sets only.
+    "cett": Score("contributions", lambda written: written.mean.amax(0), "contribution (CETT)", on_request=True),
+    "lape": Score(
+        "active",
+        lambda active: class_specificity(active.above, active.n).amax(0),
+        "specificity (LAPE)",
+        on_request=True,
+    ),
 }
+USUAL = tuple(name for name, score in SCORES.items() if not score.on_request)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -150,7 +163,7 @@ class RivalScores(Result):
 def rival_scores(
     classifiers: Classifier | Sequence[Classifier],
     task: Task,
-    names: Sequence[str] = tuple(SCORES),
+    names: Sequence[str] = USUAL,
     *,
     max_bytes: int = 1_000_000_000,
     n_probe_rows: int = 2000,
@@ -168,7 +181,7 @@ def rival_scores(
     Args:
         classifiers: One or several on one model.
         task: Of two classes.
-        names: Of `SCORES`.
+        names: Of `SCORES`; by default all but `"cett"` and `"lape"`, which other studies' neurons were chosen by.
         max_bytes: Activations held at once by scores that need them.
         n_probe_rows: Training rows that probes are fitted on, at most.
         n_gradient_rows: Validation rows that attributions are averaged over, at most.
@@ -252,6 +265,10 @@ def _score_one(
     counts, moments, fit = AboveCounts(fitted.mean, 2), LabelMoments(), GaussianHits(fitted)
     pooled = PositionMeans(len(validation))
     streamed = {"counts": counts, "moments": moments, "fit": fit, "probe": pooled}
+    streamed |= {
+        "active": AboveCounts(torch.zeros_like(fitted.mean), 2),
+        "contributions": Contributions(classifier.model),
+    }
     wanted = [statistic for need, statistic in streamed.items() if need in needs]
     per_layer = max(1, 4 * len(validation) * len(fitted.mean) * d_mlp)
     at_once = max(1, max_bytes // per_layer) if "activations" in needs else n_layers
@@ -277,7 +294,7 @@ def _score_one(
     few = task.subset(n_gradient_rows, seed, splits=("validation",)).validation
     for name in names:
         score = SCORES[name]
-        if score.needs in ("counts", "moments", "fit"):
+        if score.needs in ("counts", "moments", "fit", "active", "contributions"):
             values[name] = score.compute(streamed[score.needs])
         elif train is not None and score.needs == "probe":
             try:
