@@ -55,6 +55,7 @@ if _typing.TYPE_CHECKING:
     from skillneurons.classifiers.tuning import TuningWarning as TuningWarning
     from skillneurons.classifiers.tuning import tune_prompt as tune_prompt
     from skillneurons.findings import cross_perturbation as cross_perturbation
+    from skillneurons.findings import localization as localization
     from skillneurons.findings import necessity as necessity
     from skillneurons.findings import task_similarity as task_similarity
     from skillneurons.findings.score_comparison import ScoreComparison as ScoreComparison

@@ -10,11 +10,15 @@
 | F6 | they are not word selectivity | `word_selectivity` | `plot_word_selectivity` |
 | F7 | they come from pre-training | `origin`, `survives_retuning` | `plot_origin`, `plot_necessity` |
 | F10 | they hold on adversarial text | `robustness` | `plot_robustness` |
+| | are they the ones, or any of many alike? | `localization` | `plot_localization`, `plot_writers` |
 | | several classes | `several_classes`, `serves` | `plot_several_classes` |
 """
 
 from skillneurons.findings.existence import Existence as Existence
 from skillneurons.findings.existence import existence as existence
+from skillneurons.findings.localization import Localization as Localization
+from skillneurons.findings.localization import LocalizationSettings as LocalizationSettings
+from skillneurons.findings.localization import localization as localization
 from skillneurons.findings.necessity import Necessity as Necessity
 from skillneurons.findings.necessity import necessity as necessity
 from skillneurons.findings.origin import Origin as Origin

@@ -27,6 +27,8 @@ from skillneurons.plots.findings import plot_several_classes as plot_several_cla
 from skillneurons.plots.findings import plot_stability as plot_stability
 from skillneurons.plots.findings import plot_task_similarity as plot_task_similarity
 from skillneurons.plots.findings import plot_word_selectivity as plot_word_selectivity
+from skillneurons.plots.localization import plot_localization as plot_localization
+from skillneurons.plots.localization import plot_writers as plot_writers
 from skillneurons.plots.neuron import plot_neuron_card as plot_neuron_card
 from skillneurons.plots.neuron import plot_text_heat as plot_text_heat
 from skillneurons.plots.statistics import plot_claims as plot_claims

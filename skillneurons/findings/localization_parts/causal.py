@@ -21,6 +21,8 @@ from skillneurons.interventions.sweep import SweepSettings, sweep
 from skillneurons.neurons.matching import Activity, Crowd
 
 CONTROLS = ("layer", "activity", "crowd")
+ROUNDING = 1e-4
+"""Share of the margin below which a difference is none, however sure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +44,19 @@ class Causal:
     crowd_gap: Float[Tensor, "2 3"]
 
     def holds_against(self, control: str) -> bool:
-        """Whether the chosen neurons cost more margin than such random sets do, beyond luck."""
-        return bool(self.gaps[CONTROLS.index(control), 1, 2] < 0)
+        """Whether the chosen neurons cost more margin than such random sets do, beyond luck and rounding."""
+        return bool(self.gaps[CONTROLS.index(control), 1, 2] < -self._rounding)
 
     @property
     def crowd_costs(self) -> bool:
-        """Whether the crowd costs more margin than neurons of the layer do, beyond luck."""
-        return bool(self.crowd_gap[1, 2] < 0)
+        """Whether the crowd costs more margin than neurons of the layer do, or than the chosen, beyond luck."""
+        than_chosen = self.gaps[CONTROLS.index("crowd"), 1, 1] > self._rounding
+        return bool(than_chosen | (self.crowd_gap[1, 2] < -self._rounding))
+
+    @property
+    def _rounding(self) -> float:
+        """Exact copies differ by rounding alone, always in one direction."""
+        return ROUNDING * abs(self.plain[1].item())
 
     @property
     def crowd_share(self) -> float:
