@@ -9,10 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "tests"))
 
-from planted_places import KINDS, planted_place  # noqa: E402
+from planted_places import KINDS, planted_place
 
-from skillneurons import find_skill_neurons  # noqa: E402
-from skillneurons.findings import localization  # noqa: E402
+from skillneurons import find_skill_neurons
+from skillneurons.findings import localization
 
 N = 100
 
