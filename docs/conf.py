@@ -1,6 +1,7 @@
-"""Sphinx settings. Build with `sphinx-build -W docs docs/_build`; notebooks run at every build, and errors are fatal.
+"""Sphinx settings. Build with `sphinx-build -W docs docs/_build`; code on pages runs at every build, errors are fatal.
 
-`DOCS_EXECUTE=off` leaves notebooks unrun, for work on words; `cache` runs only those whose text has changed.
+Tutorials are shown as they are stored, outputs and all: that they run, and show this, is what `make notebooks` checks.
+`DOCS_EXECUTE=off` leaves other pages unrun too, for work on words; `cache` runs only those whose text has changed.
 """
 
 import importlib.metadata
@@ -48,6 +49,7 @@ napoleon_use_rtype = False
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = os.environ.get("DOCS_EXECUTE", "force")
+nb_execution_excludepatterns = ["tutorials/*"]
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
@@ -57,17 +59,16 @@ suppress_warnings = ["mystnb.unknown_mime_type"]
 
 
 def tutorials_from_notebooks() -> None:
-    """Put `notebooks/*.py`, which are what is reviewed, into `docs/tutorials` as notebooks that Sphinx can read."""
+    """Put the notebooks into `docs/tutorials`, where Sphinx can read them."""
     folder = HERE / "tutorials"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for path in sorted((HERE.parent / "notebooks").glob("[0-9]*.py")):
+    for path in sorted((HERE.parent / "notebooks").glob("[0-9]*.ipynb")):
         notebook = jupytext.read(path)
         for cell in notebook.cells:
             # In the repository a notebook's links lead to ../docs; here the docs are one folder up.
             cell.source = cell.source.replace("](../docs/", "](../")
-        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        jupytext.write(notebook, folder / f"{path.stem}.ipynb")
+        jupytext.write(notebook, folder / path.name)
 
 
 tutorials_from_notebooks()
@@ -90,12 +91,19 @@ def plain_signature(app, what, name, obj, options, signature, return_annotation)
     return re.sub(r"~(?:jaxtyping|typing|numpy)\.", "", signature).replace("<factory>", "..."), return_annotation
 
 
+def links_to_notebooks(app, docname, source):
+    """In the repository a page's links lead to ../notebooks; here notebooks are in `tutorials`."""
+    source[0] = re.sub(r"\]\(\.\./notebooks/(\w+\.ipynb)", r"](tutorials/\1", source[0])
+
+
 def check_figures(app, error):
     """Fail where a page that was run and draws has no figure."""
-    if error is not None or app.builder.name != "html" or nb_execution_mode == "off":
+    if error is not None or app.builder.name != "html":
         return
     without = []
     for page in sorted(app.env.found_docs):
+        if nb_execution_mode == "off" and not page.startswith("tutorials/"):
+            continue
         source = Path(app.env.doc2path(page))
         draws = re.search(r"\bplot_\w+\(|\.plot\(", source.read_text(encoding="utf-8"))
         if draws and (source.suffix == ".ipynb" or "{code-cell}" in source.read_text(encoding="utf-8")):
@@ -106,5 +114,6 @@ def check_figures(app, error):
 
 
 def setup(app):
+    app.connect("source-read", links_to_notebooks)
     app.connect("build-finished", check_figures)
     app.connect("autodoc-process-signature", plain_signature)

@@ -116,9 +116,11 @@ ax = crossed.plot()
 crossed.own_minus_other
 
 # %% [markdown]
-# Each number is a task's loss under its own neurons minus that under the others': negative means specific. The model is
-# small, the prompts are short and tuned for few steps, so not every task need show it although the rankings differ:
-# that neurons *predict* one task only and that one task only *needs* them are two claims, and each needs its own test.
+# Each number is a task's loss under its own neurons minus that under the others': negative means specific. In the
+# figure the news needs its own neurons and hardly notices the others'; the two tasks of sentiment lose about as much
+# under each other's neurons as under their own, which is what their rankings have in common. The model is small and
+# the prompts are tuned for few steps: that neurons *predict* one task only and that one task only *needs* them are two
+# claims, and each needs its own test.
 
 # %% [markdown]
 # ## The checked number

@@ -125,7 +125,8 @@ ax = steered.plot(quantity="shift")
 # %% [markdown]
 # Look at two things. Which way does the line go? A neuron that *tells* the label need not *push* the answer that way:
 # later layers may read it the other way round, or not at all. And where does the line lie beside the band? Random
-# neurons know something of the label too, and pushed as far they may move the answer more.
+# neurons know something of the label too, and pushed as far they may move the answer more. Here the line rises from
+# left to right and lies outside the band of two random sets on both sides: these neurons push the way they tell.
 
 # %% [markdown]
 # ## The checked number

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -19,6 +20,8 @@ from skillneurons.cli.commands import app
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "api"
+# What a build writes, or a clone has not got.
+GENERATED = r"^(\.|.*/\.|runs/|build/|docs/(_build|tutorials|jupyter_execute)/)"
 
 
 def public_names(module):
@@ -112,6 +115,34 @@ def test_the_picture_of_what_was_reproduced_is_of_the_stored_tables():
     drawing = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(drawing)
     assert drawing.digest() in (ROOT / "docs" / "images" / "reproduced.svg").read_text(), drawing.__doc__
+
+
+def texts_with_links():
+    """Files that a forge shows, with their text: pages, and the words of notebooks."""
+    pages = [path for path in ROOT.rglob("*.md") if not re.search(GENERATED, path.relative_to(ROOT).as_posix())]
+    yield from ((path, path.read_text()) for path in pages)
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        yield path, "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+def test_every_link_works_where_the_repository_is_read():
+    """On the site they do too: tests/test_pages.py."""
+    texts, broken = dict(texts_with_links()), []
+    for path, text in texts.items():
+        prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
+        assert "{doc}" not in prose and "{ref}" not in prose, path
+        for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+            target, _, place = link.partition("#")
+            there = (path.parent / target).resolve() if target else path
+            if re.match(r"https?:", link):
+                continue
+            inside = there.is_relative_to(ROOT) and not re.search(GENERATED, there.relative_to(ROOT).as_posix())
+            headings = re.findall(r"^#+ (.*)$", texts.get(there, ""), flags=re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            if not (inside and there.exists()) or (place and place not in slugs):
+                broken.append(f"{path.relative_to(ROOT)}: {link}")
+    assert broken == [] and len(texts) > 20
 
 
 def test_a_star_import_brings_the_public_names_and_no_others():

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -59,6 +60,24 @@ def test_no_sentence_of_a_property_became_a_type(site):
     reference = {path.name: path.read_text() for path in (site / "api").glob("*.html")}
     assert "Pred(n) on validation" in re.sub(r"<[^>]*>", "", reference["neurons.html"])
     assert [name for name, text in reference.items() if ">Type<" in text] == []
+
+
+def test_every_link_leads_to_a_page_and_to_its_place_there(site):
+    texts = {path: path.read_text() for path in pages(site)}
+    places = {
+        path: {html.unescape(name) for name in re.findall(r'\bid="([^"]+)"', text)} for path, text in texts.items()
+    }
+    broken, n_links = [], 0
+    for path, text in texts.items():
+        for link in re.findall(r'<(?:a|img|link|script)\b[^>]*\b(?:href|src)="([^"]+)"', text):
+            target, _, place = unquote(html.unescape(link)).partition("#")
+            if re.match(r"[a-z]+:|//", target) or path.stem in ("search", "genindex"):
+                continue
+            there = (path.parent / target.partition("?")[0]).resolve() if target else path
+            n_links += 1
+            if not there.is_file() or (place and place not in places[there]):
+                broken.append(f"{path.relative_to(site)}: {link}")
+    assert broken == [] and n_links > 1000
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
