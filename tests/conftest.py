@@ -23,6 +23,13 @@ BERT = {"pad_token_id": 0, "type_vocab_size": 3}
 MPNET = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 DISTILBERT = {"pad_token_id": 0, "hidden_dim": 29}
 ELECTRA = BERT | {"embedding_size": 16}
+ESM = {"pad_token_id": 1, "mask_token_id": 4, "token_dropout": True, "emb_layer_norm_before": True}
+# Windows shorter than the texts of most tests; the first and the third block look anywhere.
+MODERNBERT = {"pad_token_id": 1, "cls_token_id": 0, "bos_token_id": 0, "sep_token_id": 2, "eos_token_id": 2}
+MODERNBERT |= {"attn_implementation": "sdpa"}  # eager attention is float32's in any precision
+MODERNBERT |= {"num_hidden_layers": 3, "local_attention": 4, "layer_types": ["full_attention", "sliding_attention"]}
+MODERNBERT["layer_types"] = [*MODERNBERT["layer_types"], "full_attention"]
+BIASES = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
 ARCHITECTURES = {
     "roberta": ("RobertaForMaskedLM", ROBERTA),
     "roberta-untied": ("RobertaForMaskedLM", ROBERTA | {"tie_word_embeddings": False}),
@@ -44,6 +51,14 @@ ARCHITECTURES = {
     "electra-untied": ("ElectraForMaskedLM", ELECTRA | {"tie_word_embeddings": False}),
     "electra-discriminator": ("ElectraForPreTraining", ELECTRA),
     "electra-headless": ("ElectraModel", ELECTRA),
+    "esm": ("EsmForMaskedLM", ESM),
+    "esm-plain": ("EsmForMaskedLM", ESM | {"token_dropout": False, "emb_layer_norm_before": False}),
+    "esm-untied": ("EsmForMaskedLM", ESM | {"tie_word_embeddings": False}),
+    "esm-headless": ("EsmModel", ESM),
+    "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
+    "modernbert-biases": ("ModernBertForMaskedLM", MODERNBERT | BIASES),
+    "modernbert-untied": ("ModernBertForMaskedLM", MODERNBERT | {"tie_word_embeddings": False, "decoder_bias": False}),
+    "modernbert-headless": ("ModernBertModel", MODERNBERT | {"hidden_activation": "silu"}),
     "electra-narrow": ("ElectraForMaskedLM", ELECTRA | {"embedding_size": 11}),
     "electra-narrow-discriminator": ("ElectraForPreTraining", ELECTRA | {"embedding_size": 11}),
     "ernie": ("ErnieForMaskedLM", BERT),

@@ -29,17 +29,22 @@ from skillneurons.models.encoder import HookedEncoder
 pytestmark = pytest.mark.filterwarnings("ignore:Tuning on .* collapsed")
 
 QUICK = TuningConfig(steps=4, lr=0.05)
-KINDS = ("electra-narrow", "electra-narrow-discriminator")
+KINDS = ("electra-narrow", "electra-narrow-discriminator", "esm", "modernbert", "modernbert-headless")
 
 
 @pytest.fixture(params=KINDS)
-def hf_model(request, build_hf, bert_tokenizer):
-    return build_hf(request.param, vocab_size=len(bert_tokenizer))
+def hf_model(request, build_hf, tokenizer):
+    return build_hf(request.param, vocab_size=len(tokenizer))
 
 
 @pytest.fixture
-def model(hf_model, bert_tokenizer):
-    return HookedEncoder.from_hf(hf_model, bert_tokenizer)
+def tokenizer(request, bert_tokenizer, roberta_tokenizer):
+    return bert_tokenizer if "electra" in request.node.name else roberta_tokenizer
+
+
+@pytest.fixture
+def model(hf_model, tokenizer):
+    return HookedEncoder.from_hf(hf_model, tokenizer)
 
 
 @pytest.fixture
@@ -61,7 +66,7 @@ def test_a_prompt_is_tuned_and_every_neuron_scored(model, tiny_task, tmp_path):
     again = tuned.with_prompt(SoftPrompt.load(tmp_path / "prompt"))
     assert torch.equal(again.logits(tiny_task.test), tuned.logits(tiny_task.test))
     scores = find_skill_neurons(tuned, tiny_task)
-    assert scores.predictivity.shape == (2, 29) and len(scores.top(0.1)) > 0
+    assert scores.predictivity.shape == (model.cfg.n_layers, 29) and len(scores.top(0.1)) > 0
 
 
 def test_sweeps_that_enter_at_a_layer_give_what_whole_passes_do(classifier, tiny_task):
@@ -82,8 +87,8 @@ def test_a_pruned_model_is_the_ablated_one_and_goes_to_disk_and_back(classifier,
     torch.testing.assert_close(pruned.logits(tiny_task.test), expected, rtol=0, atol=1e-4)
     saved = HookedEncoder.from_pretrained(pruned.model.save(tmp_path / "pruned"))
     assert saved.fingerprint() == pruned.model.fingerprint()
-    tokens = saved.to_tokens(["a lovely film", "boring"])
-    assert torch.equal(saved(["a lovely film", "boring"]), pruned.model(tokens, pruned.model.attention_mask(tokens)))
+    tokens = saved.to_tokens([" a lovely film", " boring"])
+    assert torch.equal(saved([" a lovely film", " boring"]), pruned.model(tokens, pruned.model.attention_mask(tokens)))
     back = pruned.model.to_hf()
     mask = saved.attention_mask(tokens)
     close(HookedEncoder.from_hf(back)(tokens, mask), saved(tokens, mask))
@@ -102,8 +107,8 @@ def test_it_loads_by_name_with_its_tokenizer(hf_model, model, tmp_path):
 def test_weights_are_compared_with_words_in_the_stream(classifier):
     model = classifier.model
     selectivity = label_word_selectivity(model, classifier.verbalizer)
-    assert selectivity.shape == (2, 29) and bool((selectivity <= 1).all())
-    chosen = NeuronSet.from_pairs([(0, 3), (1, 7)], n_layers=2, d_mlp=29, model=model.fingerprint())
+    assert selectivity.shape == (model.cfg.n_layers, 29) and bool((selectivity <= 1).all())
+    chosen = NeuronSet.from_pairs([(0, 3), (1, 7)], n_layers=model.cfg.n_layers, d_mlp=29, model=model.fingerprint())
     tokens, cosine = nearest_tokens(model, chosen, "output", 2)
     words = model.word_directions()[tokens[0, 0]].detach()
     layer, neuron = chosen.mask.nonzero()[0].tolist()
@@ -119,8 +124,9 @@ def test_adapters_and_biases_are_tuned_or_refused(model, tiny_task):
 
 
 def test_parity_holds_in_float32(hf_model, model):
-    tokens = model.to_tokens(["a lovely film", "boring", "the story was clever and moving"])
+    tokens = model.to_tokens([" a lovely film", " boring", " the story was clever and moving"])
     mask = model.attention_mask(tokens)
-    ours = model(tokens, mask, stop_at_layer=2)
+    ours = model(tokens, mask, stop_at_layer=model.cfg.n_layers)
+    ours = ours if model.read_out.ln_final is None else model.read_out.ln_final(ours)
     theirs = hf_model.base_model(input_ids=tokens, attention_mask=mask)[0]
     close(ours[mask.bool()], theirs[mask.bool()])

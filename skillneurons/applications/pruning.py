@@ -75,8 +75,8 @@ def prune(
         W_out, b_out = weights[f"{mlp}.output.weight"], weights[f"{mlp}.output.bias"]
         folded = W_out.double()[:, dropped.to(W_out.device)] @ means[layer, dropped].to(W_out.device)
         kept = kept.to(W_out.device)
-        weights[f"{mlp}.input.weight"] = weights[f"{mlp}.input.weight"][kept]
-        weights[f"{mlp}.input.bias"] = weights[f"{mlp}.input.bias"][kept]
+        for part in ("input.weight", "input.bias", *(("gate.weight", "gate.bias") if model.cfg.gated_mlp else ())):
+            weights[f"{mlp}.{part}"] = weights[f"{mlp}.{part}"][kept]
         weights[f"{mlp}.output.weight"] = W_out[:, kept]
         weights[f"{mlp}.output.bias"] = (b_out.double() + folded).to(b_out.dtype)
         widths[layer] = len(kept)
@@ -124,7 +124,8 @@ def _checked_layers(layers: Sequence[int] | None, removed: Tensor) -> list[int]:
 
 
 def _check_hooks(classifier: Classifier, layers: Sequence[int]) -> None:
-    on_neurons = {f"blocks.{layer}.mlp.{hook}" for layer in layers for hook in ("hook_pre", "hook_post")}
+    points = ("hook_pre", "hook_pre_linear", "hook_post")
+    on_neurons = {f"blocks.{layer}.mlp.{hook}" for layer in layers for hook in points}
     if clash := sorted(on_neurons & {name for name, _ in classifier.extra_hooks}):
         raise ValueError(
             f"The classifier has a hook of its own on {clash[0]}, which would meet a layer of another width. Prune a "
@@ -178,7 +179,7 @@ def forward_flops(cfg: EncoderConfig, n_pos: int, n_labels: int) -> int:
         n_queries = 1 if layer == cfg.n_layers - 1 else n_pos
         total += 2 * (2 * n_pos + 2 * n_queries) * d * d  # keys and values; queries and outputs
         total += 2 * 2 * n_queries * n_pos * d  # scores and their use
-        total += 2 * 2 * n_queries * d * d_mlp
+        total += 2 * (3 if cfg.gated_mlp else 2) * n_queries * d * d_mlp
     head = 2 * d * d if cfg.read_out == "mlm" else 0
     return total + head + 2 * d * n_labels
 

@@ -40,8 +40,9 @@ def tune_bitfit(
     """A classifier whose biases were tuned, the model and the prompt frozen.
 
     A learnt vector is added to queries, values, MLP pre-activations, both sublayers' outputs and both LayerNorms'
-    outputs of every block: that is the same as tuning the biases there. Biases of keys are left out, since they shift
-    all of a query's scores by the same amount, which the softmax takes away again. Source: Ben Zaken et al. 2022.
+    outputs of every block (of a post-LN one): that is the same as tuning the biases there. Biases of keys are left
+    out, since they shift all of a query's scores by the same amount, which the softmax takes away again.
+    Source: Ben Zaken et al. 2022.
 
     Args:
         model: Gets no gradients and is left as it was. No bridge: its blocks lack some of these hook points.
@@ -185,15 +186,13 @@ def _tune(
 def _bias_shapes(model: HookedEncoder, layer: int) -> dict[str, tuple[int, ...]]:
     heads = (model.cfg.n_heads, model.cfg.d_head)
     residual = (model.cfg.d_model,)
-    return {
-        "attn.hook_q": heads,
-        "attn.hook_v": heads,
-        "hook_attn_out": residual,
-        "hook_normalized_resid_mid": residual,
-        "mlp.hook_pre": (model.cfg.d_mlps[layer],),
-        "hook_mlp_out": residual,
-        "hook_normalized_resid_post": residual,
-    }
+    wide = (model.cfg.d_mlps[layer],)
+    shapes = {"attn.hook_q": heads, "attn.hook_v": heads, "hook_attn_out": residual}
+    shapes |= {"mlp.hook_pre": wide} | ({"mlp.hook_pre_linear": wide} if model.cfg.gated_mlp else {})
+    shapes |= {"hook_mlp_out": residual}
+    # Where a norm's output goes into the block's own layers only, their biases are there already.
+    normalized = {"hook_normalized_resid_mid": residual, "hook_normalized_resid_post": residual}
+    return shapes if model.cfg.pre_norm else shapes | normalized
 
 
 def _add(bias: Tensor) -> Callable[..., Tensor]:

@@ -233,7 +233,7 @@ def random_model(model: HookedEncoder, seed: int = 0) -> HookedEncoder:
         if parameter.ndim >= 2:
             parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
         else:
-            parameter.fill_(float(name.endswith(("ln.weight", "ln1.weight", "ln2.weight"))))
+            parameter.fill_(float(name.endswith(("ln.weight", "ln1.weight", "ln2.weight", "ln_final.weight"))))
     fresh.unused_weights = {}
     return fresh.to(device=model.device, dtype=model.dtype)
 

@@ -1,6 +1,6 @@
 """Which Hugging Face classes a `HookedEncoder` takes, and what they call their weights. A new one is one entry here."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from skillneurons.utilities.types import Json, Library
@@ -42,6 +42,36 @@ MPNET_BLOCK = {
     "attn.output": "attention.attn.o",
     "ln1": "attention.LayerNorm",
 } | MLP
+ESM_ENCODER = {
+    "embed.word.weight": "embeddings.word_embeddings.weight",
+    "embed.position.weight": "embeddings.position_embeddings.weight",
+    "embed.ln": "embeddings.layer_norm",
+    "read_out.ln_final": "encoder.emb_layer_norm_after",
+}
+ESM_BLOCK = BERT_BLOCK | {"ln1": "attention.LayerNorm", "ln2": "LayerNorm"}
+MODERNBERT_ENCODER = {
+    "embed.word.weight": "embeddings.tok_embeddings.weight",
+    "embed.ln": "embeddings.norm",
+    "read_out.ln_final": "final_norm",
+}
+# Several of ours that share a name are one matrix there, ours below each other in this order.
+MODERNBERT_BLOCK = {
+    "ln1": "attn_norm",
+    "attn.query": "attn.Wqkv",
+    "attn.key": "attn.Wqkv",
+    "attn.value": "attn.Wqkv",
+    "attn.output": "attn.Wo",
+    "ln2": "mlp_norm",
+    "mlp.gate": "mlp.Wi",
+    "mlp.input": "mlp.Wi",
+    "mlp.output": "mlp.Wo",
+}
+MODERNBERT_HEAD = {
+    "read_out.dense": "head.dense",
+    "read_out.ln": "head.norm",
+    "read_out.bias": "decoder.bias",
+    "read_out.weight": "decoder.weight",
+}
 ROBERTA_HEAD = {
     "read_out.dense": "lm_head.dense",
     "read_out.ln": "lm_head.layer_norm",
@@ -69,7 +99,16 @@ ELECTRA_HEAD = {
 # Without tied embeddings, Hugging Face adds the decoder's own bias and leaves the other unused.
 UNTIED_BIAS = {"lm_head.bias": "lm_head.decoder.bias", "cls.predictions.bias": "cls.predictions.decoder.bias"}
 
-HEADS = ("lm_head.", "cls.", "vocab_", "generator_")
+HEADS = ("lm_head.", "cls.", "vocab_", "generator_", "head.", "decoder.")
+
+# Settings by which ModernBERT leaves biases out, and which these are: ours are then zeros.
+MODERNBERT_BIASES = {
+    "norm_bias": r"norm\.bias$",
+    "attention_bias": r"attn\.W\w+\.bias$",
+    "mlp_bias": r"mlp\.W\w\.bias$",
+    "classifier_bias": r"^head\.dense\.bias$",
+    "decoder_bias": r"^decoder\.bias$",
+}
 
 
 @dataclass(frozen=True)
@@ -108,6 +147,10 @@ class Architecture:
         eps: Of all its LayerNorms, where the configuration has none.
         settings: Names of settings that its configuration calls otherwise than BERT's.
         classes: The head of its sequence classifiers.
+        act_fn: Of its MLPs, whatever its configuration says.
+        biases: Settings by which it may leave biases out, and patterns of their names.
+        shape: What tells its blocks and embeddings from BERT's, as fields of an `EncoderConfig`, by its configuration.
+        keeps_bias: Whether its head's bias is the same without tied embeddings.
     """
 
     prefix: str
@@ -122,6 +165,10 @@ class Architecture:
     eps: float | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     classes: ClassHead | None = None
+    act_fn: str | None = None
+    biases: Mapping[str, str] = field(default_factory=dict)
+    shape: Callable[[Library], dict[str, Json]] = lambda hf: {}
+    keeps_bias: bool = False
 
     def setting(self, hf: Library, name: str) -> Json:
         """A setting of a Hugging Face configuration by BERT's name for it; None where there is none."""
@@ -129,6 +176,45 @@ class Architecture:
 
     def without_head(self) -> "Architecture":
         return replace(self, prefix="", head=None, classes=None)
+
+
+def esm_shape(hf: Library) -> dict[str, Json]:
+    """Of an ESM."""
+    if hf.token_dropout and not isinstance(hf.mask_token_id, int):
+        raise ValueError(
+            "An ESM with `token_dropout` needs a `mask_token_id`, whose embedding it leaves out, but its configuration "
+            f"has {hf.mask_token_id!r}. Set it in config.json."
+        )
+    return {
+        "pre_norm": True,
+        "embed_norm": bool(hf.emb_layer_norm_before),
+        "dropped_token": hf.mask_token_id if hf.token_dropout else None,
+    }
+
+
+def modernbert_shape(hf: Library) -> dict[str, Json]:
+    """Of a ModernBERT.
+
+    Raises:
+        ValueError: Its rotary positions are scaled for longer texts.
+    """
+    rotary = [hf.rope_parameters[kind] for kind in hf.layer_types]
+    if other := [one["rope_type"] for one in rotary if one["rope_type"] != "default"]:
+        raise ValueError(
+            f"A ModernBERT needs rotary positions as they are, but this one scales them by {other[0]!r} "
+            "(`rope_parameters`), which a HookedEncoder does not."
+        )
+    near = hf.local_attention // 2
+    return {
+        "pre_norm": True,
+        "first_norm": False,
+        "gated_mlp": True,
+        "absolute_positions": False,
+        "positional_embedding_type": "rotary",
+        "head_act_fn": hf.classifier_activation,
+        "rotary_bases": tuple(float(one["rope_theta"]) for one in rotary),
+        "windows": tuple(near if kind == "sliding_attention" else 0 for kind in hf.layer_types),
+    }
 
 
 ROBERTA = Architecture(
@@ -154,6 +240,17 @@ ELECTRA = Architecture(
     classes=replace(ROBERTA_CLASSES, act_fn="gelu"),
 )
 ERNIE = replace(BERT, prefix="ernie.", headless="ErnieModel", classes=replace(BERT_CLASSES, dense="ernie.pooler.dense"))
+ESM = Architecture(
+    *("esm.", ESM_ENCODER, ESM_BLOCK, ROBERTA_HEAD, "EsmModel", True), act_fn="gelu", shape=esm_shape, keeps_bias=True
+)
+MODERNBERT = Architecture(
+    *("model.", MODERNBERT_ENCODER, MODERNBERT_BLOCK, MODERNBERT_HEAD, "ModernBertModel", False),
+    layers="layers",
+    settings={"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"},
+    biases=MODERNBERT_BIASES,
+    shape=modernbert_shape,
+    keeps_bias=True,
+)
 DATA2VEC = replace(ROBERTA, prefix="data2vec_text.", headless="Data2VecTextModel")
 
 ARCHITECTURES = {
@@ -169,6 +266,8 @@ ARCHITECTURES = {
     "ElectraForPreTraining": replace(ELECTRA, head=None),
     "ErnieForMaskedLM": ERNIE,
     "Data2VecTextForMaskedLM": DATA2VEC,
+    "EsmForMaskedLM": ESM,
+    "ModernBertForMaskedLM": MODERNBERT,
 }
 # Each encoder with a head for classes, of texts (`class_head_of` has what it computes) or of their tokens; and alone.
 for _one in tuple(ARCHITECTURES.values()):
@@ -177,7 +276,10 @@ for _one in tuple(ARCHITECTURES.values()):
     ARCHITECTURES[f"{_name}ForTokenClassification"] = replace(_one, head=None, classes=None)
     ARCHITECTURES[_one.headless] = _one.without_head()
 
-FAMILIES = "RoBERTa, XLM-R, CamemBERT, BERT, MPNet, DistilBERT, ELECTRA, Ernie and Data2VecText"
+FAMILIES = (
+    "RoBERTa, XLM-R, CamemBERT, BERT, MPNet, DistilBERT, ELECTRA, Ernie, Data2VecText, ModernBERT and ESM (with "
+    "absolute positions)"
+)
 
 
 def what_is_taken(hf_class: str) -> str:

@@ -12,10 +12,13 @@ from transformer_lens.hook_points import HookPoint
 from transformers.activations import ACT2FN
 
 from skillneurons.models.config import N_BUCKETS, EncoderConfig
+from skillneurons.models.encoder_parts.rotary import Rotary
 from skillneurons.utilities.devices import to_device
 
 # Distances from here on share MPNet's last bucket.
 FAR = 128
+# ESM was trained on rows of which this share was left out.
+DROPPED_IN_TRAINING = 0.15 * 0.8
 
 
 def fused_is_faster(q: Tensor) -> bool:
@@ -80,11 +83,15 @@ class Attention(nn.Module):
     """Multi-head self-attention over all positions, for queries at the first `n_queries` of them.
 
     `mask` is True where a position may be read, or, with relative positions, a number to add to the scores. Each head's
-    own inputs (`hook_q_input`, …) and results (`hook_result`) are there where the configuration asks for them.
+    own inputs (`hook_q_input`, …) and results (`hook_result`) are there where the configuration asks for them. Where
+    positions turn queries and keys, `hook_rot_q` and `hook_rot_k` are these afterwards.
     """
 
-    def __init__(self, cfg: EncoderConfig) -> None:
+    def __init__(self, cfg: EncoderConfig, layer: int = 0) -> None:
         super().__init__()
+        self.rotary = Rotary(cfg.rotary_bases[layer], cfg.windows[layer]) if cfg.rotary_bases else None
+        if self.rotary is not None:
+            self.hook_rot_q, self.hook_rot_k = HookPoint(), HookPoint()
         self.cfg, self.n_heads, self.scale = cfg, cfg.n_heads, cfg.d_head**-0.5
         self.query = nn.Linear(cfg.d_model, cfg.n_heads * cfg.d_head)
         self.key = nn.Linear(cfg.d_model, cfg.n_heads * cfg.d_head)
@@ -104,6 +111,9 @@ class Attention(nn.Module):
         q = self.hook_q(self._project(self.query, resid[:, :n_queries], self.hook_q_input))
         k = self.hook_k(self._project(self.key, resid, self.hook_k_input))
         v = self.hook_v(self._project(self.value, resid, self.hook_v_input))
+        if self.rotary is not None:
+            q, k = self.hook_rot_q(self.rotary.turn(q)), self.hook_rot_k(self.rotary.turn(k))
+            mask = self.rotary.within(mask, q.shape[1], k.shape[1], k.device)
         q, k, v = (rearrange(x, "batch pos head d_head -> batch head pos d_head") for x in (q, k, v))
         if mask is not None and mask.dtype != torch.bool:
             mask = mask[..., :n_queries, :]
@@ -190,12 +200,12 @@ class Block(nn.Module):
     submodules = {"attn": None, "ln1": None}  # noqa: RUF012
     hook_aliases = {"hook_attn_out": "ln1.hook_normalized"}  # noqa: RUF012
 
-    def __init__(self, cfg: EncoderConfig, d_mlp: int) -> None:
+    def __init__(self, cfg: EncoderConfig, layer: int) -> None:
         super().__init__()
         self.cfg = cfg
-        self.attn = Attention(cfg)
+        self.attn = Attention(cfg, layer)
         self.ln1 = LayerNorm(cfg.d_model, eps=cfg.eps)
-        self.mlp = MLP(cfg, d_mlp)
+        self.mlp = MLP(cfg, cfg.d_mlps[layer])
         self.ln2 = LayerNorm(cfg.d_model, eps=cfg.eps)
         self.hook_resid_pre, self.hook_attn_out = HookPoint(), HookPoint()
         self.hook_resid_mid, self.hook_normalized_resid_mid = HookPoint(), HookPoint()
@@ -220,31 +230,51 @@ class Embed(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.word = nn.Embedding(cfg.d_vocab, cfg.d_embed)
-        self.position = nn.Embedding(cfg.n_ctx + cfg.position_offset, cfg.d_embed)
+        n_rows = cfg.n_ctx + cfg.position_offset
+        self.position = nn.Embedding(n_rows, cfg.d_embed) if cfg.absolute_positions else None
         self.token_type = nn.Embedding(cfg.d_token_types, cfg.d_embed) if cfg.d_token_types else None
-        self.ln = LayerNorm(cfg.d_embed, eps=cfg.eps)
+        self.ln = LayerNorm(cfg.d_embed, eps=cfg.eps) if cfg.embed_norm else None
         self.project = nn.Linear(cfg.d_embed, cfg.d_model) if cfg.d_embed != cfg.d_model else None
         # The points of what is added up belong to the encoder, by TransformerLens's names: a tuple is no submodule.
-        self.points = (HookPoint(), HookPoint(), HookPoint())
+        self.points = (HookPoint(), HookPoint(), HookPoint(), HookPoint())
 
     def forward(
         self, tokens: Int[Tensor, "batch pos"], token_type_ids: Int[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
-        hook_word, hook_position, hook_token_type = self.points
+        hook_word, hook_position, hook_token_type, hook_scale = self.points
         if self.cfg.position_offset:
             real = tokens.ne(self.cfg.pad_token_id)
             # RoBERTa numbers real tokens only; padding uses the padding row, which is never attended to.
             positions = real.cumsum(1) * real + self.cfg.pad_token_id
         else:
             positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        embed = hook_word(self.word(tokens))
-        if self.token_type is not None:
-            types = torch.zeros_like(tokens) if token_type_ids is None else to_device(token_type_ids, tokens.device)
-            embed = embed + hook_token_type(self.token_type(types))
-        elif has_hooks(hook_token_type):
-            embed = embed + hook_token_type(torch.zeros_like(embed))
-        normalized = self.ln(embed + hook_position(self.position(positions)))
+        embed = hook_word(self._word(tokens))
+        if self.cfg.dropped_token is not None:
+            embed = (embed * hook_scale(self._scale(tokens, embed))).to(embed.dtype)
+        types = torch.zeros_like(tokens) if token_type_ids is None else to_device(token_type_ids, tokens.device)
+        for table, ids, hook in ((self.token_type, types, hook_token_type), (self.position, positions, hook_position)):
+            if table is not None:
+                embed = embed + hook(table(ids))
+            elif has_hooks(hook):
+                embed = embed + hook(torch.zeros_like(embed))
+        normalized = embed if self.ln is None else self.ln(embed)
         return normalized if self.project is None else self.project(normalized)
+
+    def _word(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_embed"]:
+        words = self.word(tokens)
+        if self.cfg.dropped_token is None:
+            return words
+        return words.masked_fill(rearrange(tokens == self.cfg.dropped_token, "batch pos -> batch pos 1"), 0)
+
+    def _scale(
+        self, tokens: Int[Tensor, "batch pos"], embed: Float[Tensor, "batch pos d_embed"]
+    ) -> Float[Tensor, "batch pos 1"]:
+        """What makes up for the masks that are left out: not for those in whose places a hook has put vectors."""
+        dropped = (tokens == self.cfg.dropped_token) & (embed == 0).all(-1)
+        kept = 1 - dropped.sum(1) / tokens.ne(self.cfg.pad_token_id).sum(1)
+        wide = torch.promote_types(kept.dtype, embed.dtype)
+        scale = (1 - DROPPED_IN_TRAINING) / kept.clamp_min(1e-6).to(wide)
+        return repeat(scale, "batch -> batch pos 1", pos=tokens.shape[1])
 
 
 class RelativeBias(nn.Embedding):
@@ -281,11 +311,15 @@ def bucket(distance: Int[Tensor, "query key"]) -> Int[Tensor, "query key"]:
 
 
 class ReadOut(nn.Module):
-    """The masked-language-model head: dense, activation, LayerNorm; then the unembedding."""
+    """The masked-language-model head: dense, activation, LayerNorm; then the unembedding.
+
+    Where blocks leave the stream as it is, the LayerNorm behind the last of them, `ln_final`, comes first.
+    """
 
     def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
         self.transform = cfg.read_out == "mlm"
+        self.ln_final = LayerNorm(cfg.d_model, eps=cfg.eps) if cfg.pre_norm else None
         if self.transform:
             self.dense = nn.Linear(cfg.d_model, cfg.d_embed)
             # RoBERTa's head is always GELU, as ELECTRA's is; BERT's follows `hidden_act`.
@@ -303,4 +337,5 @@ class ReadOut(nn.Module):
                 nn.init.normal_(self.weight)
 
     def forward(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_feature"]:
-        return self.ln(self.activation(self.dense(resid))) if self.transform else resid
+        final = resid if self.ln_final is None else self.ln_final(resid)
+        return self.ln(self.activation(self.dense(final))) if self.transform else final

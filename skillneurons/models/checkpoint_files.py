@@ -7,15 +7,15 @@ would make another model of it.
 import json
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from types import MappingProxyType
 
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
+from skillneurons.models.architectures import Architecture
 from skillneurons.models.conversion_check import wrapped_in
 from skillneurons.utilities.types import Library
 
@@ -24,10 +24,10 @@ LFS = b"version https://git-lfs"
 # Weights that no masked-language model has a use for: buffers, poolers, the head that tells whether sentences follow.
 HARMLESS = re.compile(r"(position|token_type)_ids$|(^|\.)pooler\.|seq_relationship\.")
 HEAD = re.compile(
-    r"(lm_head|cls|vocab_\w+|generator_\w+|classifier|pre_classifier|qa_outputs|score|.*head|.*predictions)\b"
+    r"(lm_head|cls|vocab_\w+|generator_\w+|decoder|classifier|pre_classifier|qa_outputs|score|.*head|.*predictions)\b"
 )
-LAYER = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d+)\.")
-ENCODER = re.compile(r"(?:^|\.)(embeddings(?:_project)?|encoder|transformer)\.")
+LAYER = re.compile(r"(?:^|\.)(?:(?:encoder|transformer)\.layer|(?:^|model\.)layers)\.(\d+)\.")
+ENCODER = re.compile(r"(?:^|\.)(embeddings(?:_project)?|encoder|transformer|layers|final_norm)\.")
 ADAPTER_FILE = "adapter_config.json"
 
 
@@ -67,13 +67,13 @@ def read_config(name_or_path: str | Path, *, revision: str | None) -> tuple[Libr
     return config, location
 
 
-def check_config(hf: Library, what: str, settings: Mapping[str, str] = MappingProxyType({})) -> None:
+def check_config(hf: Library, what: str, known: Architecture) -> None:
     """Raise where a configuration lacks what an encoder is made by.
 
     Args:
         hf: Hugging Face's configuration.
         what: Whose it is: the message's first words.
-        settings: What it calls the settings that it does not call as BERT does.
+        known: What it calls the settings that it does not call as BERT does.
 
     Raises:
         ValueError: No padding token, an unknown activation function, or sizes that are none.
@@ -83,14 +83,15 @@ def check_config(hf: Library, what: str, settings: Mapping[str, str] = MappingPr
             f"{what} needs a `pad_token_id`, by which padding is told from words, but its configuration has "
             f"{hf.pad_token_id!r}. Set it in config.json: 1 for RoBERTa and MPNet, 0 for BERT, as a rule."
         )
-    act_fn = getattr(hf, settings.get("hidden_act", "hidden_act"))
+    settings = known.settings
+    act_fn = known.act_fn or known.setting(hf, "hidden_act")
     if not isinstance(act_fn, str) or act_fn not in ACT2FN:
         raise ValueError(
             f"{what} has the activation function {act_fn!r} (`{settings.get('hidden_act', 'hidden_act')}`), which "
             "transformers does not know. It knows 'gelu', 'relu', 'gelu_new', 'silu' and others by name."
         )
     names = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "vocab_size")
-    narrow = ("embedding_size",) if hasattr(hf, "embedding_size") else ()
+    narrow = ("embedding_size",) if known.projection else ()
     for name in (settings.get(name, name) for name in (*names, "max_position_embeddings", *narrow)):
         size = getattr(hf, name, None)
         if not isinstance(size, int) or size < 1:

@@ -5,7 +5,9 @@ weights.
 """
 
 import inspect
+import re
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,12 +15,12 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from skillneurons.models.architectures import ARCHITECTURES, HEADS, IMPLIED, UNTIED_BIAS, what_is_taken
+from skillneurons.models.architectures import ARCHITECTURES, HEADS, IMPLIED, UNTIED_BIAS, Architecture, what_is_taken
 from skillneurons.models.checkpoint_files import check_config, check_without_place, read_config, read_weights
 from skillneurons.models.config import N_BUCKETS, EncoderConfig
 from skillneurons.models.conversion_check import check_names
 from skillneurons.models.tokenization import read_tokenizer
-from skillneurons.utilities.types import Library, Tokenizer
+from skillneurons.utilities.types import Json, Library, Tokenizer
 
 
 def weight_names(cfg: EncoderConfig) -> dict[str, str]:
@@ -27,6 +29,8 @@ def weight_names(cfg: EncoderConfig) -> dict[str, str]:
     shared = dict(known.encoder)
     if cfg.d_embed != cfg.d_model:
         shared["embed.project"] = str(known.projection)
+    if not cfg.embed_norm:
+        del shared["embed.ln"]
     table = {ours: known.prefix + theirs for ours, theirs in shared.items()}
     for layer in range(cfg.n_layers):
         inside = f"{known.prefix}{known.layers}.{layer}"
@@ -36,7 +40,10 @@ def weight_names(cfg: EncoderConfig) -> dict[str, str]:
         if cfg.tied_embeddings:
             del table["read_out.weight"]
         else:
-            table["read_out.bias"] = UNTIED_BIAS.get(table["read_out.bias"], table["read_out.bias"])
+            if not known.keeps_bias:
+                table["read_out.bias"] = UNTIED_BIAS.get(table["read_out.bias"], table["read_out.bias"])
+    if not cfg.first_norm:
+        del table["blocks.0.ln1"]
     names = {}
     for ours, theirs in table.items():
         if ours.endswith(("weight", "bias")):
@@ -55,7 +62,7 @@ def read_checkpoint(name_or_path: str | Path, *, revision: str | None) -> tuple[
             f"{location!r} holds a {named}. {what_is_taken(named)} `load_model` makes a TransformerBridge of language "
             "models that only it takes, GPT-2 and T5 among them."
         )
-    check_config(config, f"{location!r}, a {named},", ARCHITECTURES[named].settings)
+    check_config(config, f"{location!r}, a {named},", ARCHITECTURES[named])
     read_as = named
     model, missing, without_place = read_weights(location, revision, named)
     headless = ARCHITECTURES[named].headless
@@ -87,13 +94,14 @@ def convert(hf_model: PreTrainedModel) -> tuple[EncoderConfig, dict[str, Tensor]
     if getattr(hf, "is_decoder", False):
         raise ValueError("`hf_model` is configured as a decoder (`is_decoder=True`); a HookedEncoder is not causal.")
     known = ARCHITECTURES[hf_class]
-    check_config(hf, f"`hf_model`, a {hf_class},", known.settings)
+    check_config(hf, f"`hf_model`, a {hf_class},", known)
     _check_parts(hf, hf_class)
     offset = hf.pad_token_id + 1 if known.counts_from_padding else 0
     has_head = known.head is not None
     relative = "relative_bias.weight" in known.encoder
     if relative:
         _check_mpnet(hf)
+    shape: Library = {"head_act_fn": known.head_act_fn} | known.shape(hf) | ({} if has_head else {"head_act_fn": None})
     cfg = EncoderConfig(
         d_model=hf.hidden_size,
         d_embed=hf.embedding_size if known.projection else hf.hidden_size,
@@ -107,9 +115,8 @@ def convert(hf_model: PreTrainedModel) -> tuple[EncoderConfig, dict[str, Tensor]
         relative_positions=relative,
         pad_token_id=hf.pad_token_id,
         position_offset=offset,
-        eps=known.eps or hf.layer_norm_eps,
-        act_fn=known.setting(hf, "hidden_act"),
-        head_act_fn=known.head_act_fn if has_head else None,
+        eps=known.eps or known.setting(hf, "layer_norm_eps"),
+        act_fn=known.act_fn or known.setting(hf, "hidden_act"),
         dtype=hf_model.dtype,
         device=str(hf_model.device),
         read_out="mlm" if has_head else "tied",
@@ -118,16 +125,48 @@ def convert(hf_model: PreTrainedModel) -> tuple[EncoderConfig, dict[str, Tensor]
         revision=getattr(hf, "_commit_hash", None),
         hf_class=hf_class,
         hf_config=hf.to_dict(),
+        **shape,
     )
     state = hf_model.state_dict()
     names = weight_names(cfg)
-    check_names(hf_class, list(names.values()), state)
-    weights = {ours: state[theirs] for ours, theirs in names.items()}
+    left_out = _left_out(known, hf.to_dict(), names.values())
+    check_names(hf_class, [name for name in names.values() if name not in left_out], state)
+    weights = _split(names, state, cfg)
     bad = [names[name] for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
         raise ValueError(f"The checkpoint has weights that are NaN or infinite: {', '.join(bad[:3])}.")
     unused = {k: v.clone() for k, v in state.items() if k not in set(names.values()) | IMPLIED}
     return cfg, weights, unused
+
+
+def _left_out(known: Architecture, hf_config: Mapping[str, Json], names: Iterable[str]) -> set[str]:
+    """Those of Hugging Face's names that a configuration leaves out."""
+    patterns = [pattern for setting, pattern in known.biases.items() if not hf_config.get(setting)]
+    return {name for name in names if any(re.search(pattern, name) for pattern in patterns)}
+
+
+def _split(names: Mapping[str, str], state: Mapping[str, Tensor], cfg: EncoderConfig) -> dict[str, Tensor]:
+    """Our weights of Hugging Face's: parts where ours share one of theirs, zeros where it has none."""
+    shared: dict[str, list[str]] = {}
+    for ours, theirs in names.items():
+        shared.setdefault(theirs, []).append(ours)
+    weights = {}
+    for theirs, parts in shared.items():
+        if theirs in state:
+            weights |= zip(parts, state[theirs].chunk(len(parts)), strict=True)
+    for ours in names:
+        if ours not in weights:
+            beside = weights.get(f"{ours.removesuffix('bias')}weight", weights["embed.word.weight"])
+            weights[ours] = beside.new_zeros(len(beside))
+    return {ours: weights[ours] for ours in names}
+
+
+def _joined(names: Mapping[str, str], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `_split`, with the zeros."""
+    shared: dict[str, list[Tensor]] = {}
+    for ours, theirs in names.items():
+        shared.setdefault(theirs, []).append(weights[ours])
+    return {theirs: torch.cat(parts) if len(parts) > 1 else parts[0] for theirs, parts in shared.items()}
 
 
 def _check_parts(hf: Library, hf_class: str) -> None:
@@ -150,6 +189,10 @@ def _check_mpnet(hf: Library) -> None:
         )
 
 
+def _any_made(pattern: str, state: Mapping[str, Tensor]) -> bool:
+    return any(bool(tensor.any()) for name, tensor in state.items() if re.search(pattern, name))
+
+
 def export(cfg: EncoderConfig, weights: dict[str, Tensor], unused: dict[str, Tensor]) -> PreTrainedModel:
     """The inverse of `convert`."""
     widths = set(cfg.d_mlps)
@@ -159,15 +202,19 @@ def export(cfg: EncoderConfig, weights: dict[str, Tensor], unused: dict[str, Ten
             "Prune every layer to the same count, or save it with `encoder.save`."
         )
     model_class = getattr(transformers, cfg.hf_class)
-    width = ARCHITECTURES[cfg.hf_class].settings.get("intermediate_size", "intermediate_size")
-    hf_config = model_class.config_class.from_dict(cfg.hf_config | {width: widths.pop()})
+    known = ARCHITECTURES[cfg.hf_class]
+    state = _joined(weight_names(cfg), weights)
+    # Biases that pruning or tuning has made are asked for; those that are still zero stay left out.
+    made = {setting: True for setting, pattern in known.biases.items() if _any_made(pattern, state)}
+    settings = cfg.hf_config | {known.settings.get("intermediate_size", "intermediate_size"): widths.pop()} | made
+    state = {name: state[name] for name in state.keys() - _left_out(known, settings, state)} | unused
+    hf_config = model_class.config_class.from_dict(settings)
     # A base model may have been made without its pooler, and is given back without it.
     has_choice = "add_pooling_layer" in inspect.signature(model_class).parameters
     parts = {"add_pooling_layer": any("pooler" in name for name in unused)} if has_choice else {}
     model = model_class(hf_config, **parts).to(
         device=weights["embed.word.weight"].device, dtype=weights["embed.word.weight"].dtype
     )
-    state = {theirs: weights[ours] for ours, theirs in weight_names(cfg).items()} | unused
     missing, unexpected = model.load_state_dict(state, strict=False)
     left_out = [name for name in missing if name not in IMPLIED and "position_ids" not in name]
     if left_out or unexpected:

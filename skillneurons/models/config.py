@@ -22,6 +22,14 @@ class EncoderConfig(TransformerLensConfig):
         pad_token_id: The padding token.
         position_offset: Row of the position table that the first token uses (`pad_token_id + 1` for RoBERTa, else 0).
         relative_positions: Whether attention scores get a learnt number for the distance of their positions (MPNet).
+        absolute_positions: Whether there is a table of them, whose rows are added to the word embeddings.
+        embed_norm: Whether the embeddings' sum goes through a LayerNorm.
+        dropped_token: ESM's mask token, if its embedding is left out and the others of its row are scaled (by .88 and
+            one over the share that is not left out).
+        pre_norm: Whether blocks read the normalized stream and add to the stream itself; a LayerNorm follows the last.
+        first_norm: False where the first block's attention then reads the stream as it is (ModernBERT).
+        rotary_bases: For each layer, where positions turn queries and keys; see `Rotary`.
+        windows: Likewise, how far each position may look; 0 for anywhere.
         read_out: `"mlm"` for the checkpoint's own head; `"tied"` where it has none: logits are then the final
             residual times the word embeddings, without a transform or bias.
         head_act_fn: The head's activation function. By default GELU with a `position_offset` (RoBERTa), else `act_fn`.
@@ -48,6 +56,13 @@ class EncoderConfig(TransformerLensConfig):
     pad_token_id: int = 1
     position_offset: int = 2
     relative_positions: bool = False
+    absolute_positions: bool = True
+    embed_norm: bool = True
+    dropped_token: int | None = None
+    pre_norm: bool = False
+    first_norm: bool = True
+    rotary_bases: tuple[float, ...] = ()
+    windows: tuple[int, ...] = ()
     read_out: str = "mlm"
     head_act_fn: str | None = None
     tied_embeddings: bool = True

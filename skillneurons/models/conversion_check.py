@@ -22,6 +22,8 @@ from skillneurons.utilities.types import Library
 TOLERANCES = {torch.float64: 1e-7, torch.float32: 1e-3}
 TOLERANCE_IN_HALF = 0.1
 
+# What DistilBERT's and ModernBERT's feed-forward layers call their activation function.
+OWN_NAMES = {"ffn": ("activation",), "mlp": ("act",)}
 # Parts of weights' names that tell what was put around a model's own layers, and what takes it off again.
 WRAPPERS = {
     ("lora_", "base_layer", "ia3_", "vera_", "oft_", "modules_to_save"): (
@@ -166,8 +168,7 @@ def _check_activations(encoder: Converted, hf_model: Library) -> None:
     at = torch.linspace(-4, 4, 65, device=encoder.device, dtype=torch.float32)
     expected = ACT2FN[encoder.cfg.act_fn](at)
     for name, module in hf_model.named_modules():
-        # DistilBERT's feed-forward layer calls it otherwise.
-        for attribute in ("intermediate_act_fn", "transform_act_fn", *(["activation"] if name.endswith("ffn") else [])):
+        for attribute in ("intermediate_act_fn", "transform_act_fn", *OWN_NAMES.get(name.rsplit(".", 1)[-1], ())):
             function = getattr(module, attribute, None)
             if function is not None and not torch.allclose(function(at), expected, atol=1e-6):
                 came = type(function).__name__ if isinstance(function, nn.Module) else getattr(function, "__name__", "")
@@ -193,13 +194,14 @@ def _residuals(hf_model: Library) -> Iterator[list[Tensor]]:
     By hooks that go again: those by which transformers itself gives hidden states stay on the model.
     """
     base, seen = getattr(hf_model, hf_model.base_model_prefix, hf_model), []
-    stack = base.transformer if hasattr(base, "transformer") else base.encoder
+    stack = base.transformer if hasattr(base, "transformer") else getattr(base, "encoder", base)
+    layers = stack.layer if hasattr(stack, "layer") else stack.layers
 
     def look(module: nn.Module, inputs: Library, output: Library) -> None:
         seen.append((output[0] if isinstance(output, tuple) else output).detach())
 
     embeddings = getattr(base, "embeddings_project", base.embeddings)
-    handles = [module.register_forward_hook(look) for module in {embeddings, *stack.layer}]
+    handles = [module.register_forward_hook(look) for module in {embeddings, *layers}]
     try:
         yield seen
     finally:

@@ -1,8 +1,8 @@
 """HookedEncoder: a BERT-family encoder whose forward pass is built from TransformerLens hook points.
 
-Post-LayerNorm blocks, absolute positions (and MPNet's relative ones), a masked-language-model read-out. It does less
-work than a general forward pass where less is asked for: logits of a few tokens at one position (`logits_for`,
-`logits_at`), the last block only where it is read (`last_block_to`), blocks left out on either side
+Post-LN blocks or pre-LN ones (`pre_norm`), absolute, relative or rotary positions, a masked-language-model read-out. It
+does less work than a general forward pass where less is asked for: logits of a few tokens at one position
+(`logits_for`, `logits_at`), the last block only where it is read (`last_block_to`), blocks left out on either side
 (`start_at_layer`, `stop_at_layer`), and attention stays fused where that is faster and nobody hooks its scores.
 
 Memory: what one forward pass of the same shape needs; nothing is kept between calls.
@@ -11,6 +11,7 @@ Memory: what one forward pass of the same shape needs; nothing is kept between c
 import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Unpack
 
@@ -29,6 +30,7 @@ from skillneurons.models.conversion_check import check_conversion
 from skillneurons.models.encoder_parts.described import ShownModel
 from skillneurons.models.encoder_parts.files import is_saved_encoder, read_encoder, write_encoder
 from skillneurons.models.encoder_parts.input_checks import Shortcuts, check_mask, check_segments, check_tokens
+from skillneurons.models.encoder_parts.pre_norm import PreNormBlock
 from skillneurons.models.encoder_parts.text import EncoderText, predictions, settle_tokenizer
 from skillneurons.utilities.devices import check_device, to_device
 from skillneurons.utilities.fingerprints import fingerprint_of
@@ -50,6 +52,18 @@ BEHAVIOUR = (
     "position_offset",
     "read_out",
     "tied_embeddings",
+)
+LATER = (
+    "absolute_positions",
+    "dropped_token",
+    "embed_norm",
+    "first_norm",
+    "gated_mlp",
+    "head_act_fn",
+    "pre_norm",
+    "relative_positions",
+    "rotary_bases",
+    "windows",
 )
 
 
@@ -85,12 +99,16 @@ class HookedEncoder(ShownModel, EncoderText):
         self.cfg = cfg = copy.copy(cfg)
         self.tokenizer = settle_tokenizer(cfg, tokenizer)
         self.embed = Embed(cfg)
-        self.blocks = nn.ModuleList(Block(cfg, d_mlp) for d_mlp in cfg.d_mlps)
+        block = PreNormBlock if cfg.pre_norm else Block
+        self.blocks = nn.ModuleList(block(cfg, layer) for layer in range(cfg.n_layers))
         self.relative_bias = RelativeBias(cfg.n_heads) if cfg.relative_positions else None
         self.read_out = ReadOut(cfg)
         self.hook_embed, self.hook_pos_embed, self.hook_token_type_embed = HookPoint(), HookPoint(), HookPoint()
         self.hook_full_embed = HookPoint()
-        self.embed.points = (self.hook_embed, self.hook_pos_embed, self.hook_token_type_embed)
+        if cfg.dropped_token is not None:
+            self.hook_embed_scale = HookPoint()
+        scale = getattr(self, "hook_embed_scale", HookPoint())
+        self.embed.points = (self.hook_embed, self.hook_pos_embed, self.hook_token_type_embed, scale)
         self.unused_weights: dict[str, Tensor] = {}
         self.setup()
         self.eval()
@@ -151,10 +169,10 @@ class HookedEncoder(ShownModel, EncoderText):
     def from_hf(cls, hf_model: Library, tokenizer: Tokenizer | None = None) -> "HookedEncoder":
         """An encoder with a copy of an in-memory Hugging Face model's weights.
 
-        Takes the masked-language models of RoBERTa, XLM-R, CamemBERT, BERT, MPNet, DistilBERT, ELECTRA, Ernie and
-        Data2VecText, their headless base models, and ELECTRA's discriminator; a headless model is read out by its own
-        word embeddings (`encoder.cfg.read_out == "tied"`). Two tokens through both must give the same; hooks of one's
-        own on the model see them.
+        Takes the masked-language models of RoBERTa, XLM-R, CamemBERT, BERT, MPNet, DistilBERT, ELECTRA, Ernie,
+        Data2VecText, ModernBERT and ESM, their headless base models and classifiers, and ELECTRA's discriminator; a
+        headless model is read out by its own word embeddings (`encoder.cfg.read_out == "tied"`). Two tokens through
+        both must give the same; hooks of one's own on the model see them.
 
         Raises:
             ValueError: The architecture is not one of these, a weight is not finite, or the model computes something
@@ -391,10 +409,7 @@ class HookedEncoder(ShownModel, EncoderText):
         """
         behaviour = {name: getattr(self.cfg, name) for name in BEHAVIOUR}
         # Only where it is so: models that were there before a setting was keep their fingerprints.
-        if self.cfg.relative_positions:
-            behaviour["relative_positions"] = True
-        if self.cfg.head_act_fn is not None:
-            behaviour["head_act_fn"] = self.cfg.head_act_fn
-        if self.cfg.d_embed != self.cfg.d_model:
-            behaviour["d_embed"] = self.cfg.d_embed
+        usual = {one.name: one.default for one in fields(EncoderConfig) if one.name in LATER}
+        usual |= {"d_embed": self.cfg.d_model}
+        behaviour |= {name: getattr(self.cfg, name) for name in usual if getattr(self.cfg, name) != usual[name]}
         return fingerprint_of(self.named_parameters(), behaviour)

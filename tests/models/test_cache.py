@@ -28,12 +28,17 @@ def run(hf_model, encoder):
 def slow_effect(encoder, cache, start, x):
     """What `x`, added after norm number `start`, becomes in the final stream: by derivatives of frozen norms."""
     norms, before = [encoder.embed.ln], [sum(cache[name] for name in ("hook_embed", "hook_pos_embed"))]
+    if "hook_embed_scale" in cache:
+        before = [cache["hook_embed"] * cache["hook_embed_scale"] + cache["hook_pos_embed"]]
     if "hook_token_type_embed" in cache:
         before[0] = before[0] + cache["hook_token_type_embed"]
     for layer, block in enumerate(encoder.blocks):
-        norms += [block.ln1, block.ln2]
+        # The norms of a pre-LN block are not on the stream's way.
+        norms += [None, None] if encoder.cfg.pre_norm else [block.ln1, block.ln2]
         before += [cache["resid_mid", layer], cache["resid_post", layer]]
     for norm, inside in list(zip(norms, before, strict=True))[start:]:
+        if norm is None:
+            continue
         spread = (inside.var(-1, keepdim=True, unbiased=False) + norm.eps).sqrt()
         x = (x - x.mean(-1, keepdim=True)) / spread * norm.weight
         if norm is encoder.embed.ln and encoder.embed.project is not None:
@@ -50,9 +55,13 @@ def test_each_blocks_sums_hold(run):
         torch.testing.assert_close(
             cache["resid_pre", layer] + cache["attn_out", layer], cache["resid_mid", layer], **CLOSE
         )
-        mid = cache[f"blocks.{layer}.hook_normalized_resid_mid"]
+        mid = cache["resid_mid", layer] if encoder.cfg.pre_norm else block.ln1(cache["resid_mid", layer])
         torch.testing.assert_close(mid + cache["mlp_out", layer], cache["resid_post", layer], **CLOSE)
-        torch.testing.assert_close(block.ln1(cache["resid_mid", layer]), mid, **CLOSE)
+        if encoder.cfg.pre_norm:
+            following = encoder.blocks[layer + 1 :][:1]
+            assert all(torch.equal(cache["resid_pre", layer + 1], cache["resid_post", layer]) for _ in following)
+        else:
+            torch.testing.assert_close(cache[f"blocks.{layer}.hook_normalized_resid_mid"], mid, **CLOSE)
     cache.compute_head_results()
     for layer, block in enumerate(encoder.blocks):
         heads = cache["result", layer].sum(-2) + block.attn.b_O
@@ -67,11 +76,14 @@ def test_the_accumulated_stream_is_what_is_read_and_unembeds_to_the_logits(run):
     stack, labels = cache.accumulated_resid(incl_mid=True, return_labels=True)
     assert labels == [name for i in range(n_layers) for name in (f"{i}_pre", f"{i}_mid")] + ["final_post"]
     torch.testing.assert_close(encoder.unembed(stack[-1]), logits, **CLOSE)
-    for layer in range(n_layers):
-        q = torch.einsum("bpd,hde->bphe", stack[2 * layer], encoder.W_Q[layer]) + encoder.b_Q[layer]
+    for layer, block in enumerate(encoder.blocks):
+        first, second = stack[2 * layer : 2 * layer + 2]
+        if encoder.cfg.pre_norm:
+            first, second = block.ln1(first), block.ln2(second)
+        q = torch.einsum("bpd,hde->bphe", first, encoder.W_Q[layer]) + encoder.b_Q[layer]
         torch.testing.assert_close(q, cache["q", layer], **CLOSE)
-        pre = stack[2 * layer + 1] @ encoder.W_in[layer] + encoder.b_in[layer]
-        torch.testing.assert_close(pre, cache["pre", layer], **CLOSE)
+        pre = second @ encoder.W_in[layer] + encoder.b_in[layer]
+        torch.testing.assert_close(pre, cache["pre_linear" if encoder.cfg.gated_mlp else "pre", layer], **CLOSE)
     features = cache.accumulated_resid(apply_ln=True)
     torch.testing.assert_close(features[-1] @ encoder.W_U + encoder.b_U, logits, **CLOSE)
     some, labels = cache.accumulated_resid(layer=1, mlp_input=True, pos_slice=2, return_labels=True)
@@ -108,7 +120,7 @@ def test_contributions_are_those_of_a_loop_over_frozen_norms(run):
         one = cache["post", layer][..., 5, None] * encoder.W_out[layer, 5]
         torch.testing.assert_close(neurons[2 * layer + 1], slow_effect(encoder, cache, 2 + 2 * layer, one), **CLOSE)
     layers, names = cache.decompose_resid(return_labels=True)
-    embed = slow_effect(encoder, cache, 0, cache["hook_embed"])
+    embed = slow_effect(encoder, cache, 0, cache["hook_embed"] * cache.cache_dict.get("hook_embed_scale", 1))
     torch.testing.assert_close(layers[names.index("embed")], embed, **CLOSE)
 
 
@@ -241,9 +253,10 @@ def test_what_an_encoder_has_not_is_refused(run):
 
 def test_a_cache_of_less_says_what_it_lacks(hf_model, encoder):
     tokens, mask = batch_of(hf_model)
-    _, cache = encoder.run_with_cache(tokens, mask, names_filter=lambda name: "resid_mid" not in name)
+    lacks = "attn_out" if encoder.cfg.pre_norm else "resid_mid"  # whose norm is on the stream's way
+    _, cache = encoder.run_with_cache(tokens, mask, names_filter=lambda name: lacks not in name)
     for method in (cache.decompose_resid, cache.stack_head_results, cache.get_full_resid_decomposition):
-        with pytest.raises(KeyError, match=r"The cache has no 'blocks.0.hook_resid_mid'"):
+        with pytest.raises(KeyError, match=rf"The cache has no 'blocks.0.hook_{lacks}'"):
             method()
 
 
@@ -264,6 +277,7 @@ def test_modes_and_embeddings_choose_rows(run):
 @pytest.mark.parametrize("place", ["hook_resid_pre", "hook_normalized_resid_mid", "hook_resid_post"])
 def test_a_changed_stream_is_refused_since_nothing_adds_up_to_it(hf_model, encoder, place):
     tokens, mask = batch_of(hf_model)
+    place = place.replace("normalized_", "") if encoder.cfg.pre_norm else place
     with encoder.hooks(fwd_hooks=[(f"blocks.1.{place}", lambda x, hook: x + torch.arange(16))]):
         _, cache = encoder.run_with_cache(tokens, mask)
     for method in (cache.decompose_resid, cache.stack_head_results, cache.get_full_resid_decomposition):
@@ -296,9 +310,9 @@ def test_a_changed_output_is_one_of_layers_but_not_of_heads(hf_model, encoder):
 def test_weights_that_changed_since_the_run_are_seen(run):
     encoder, _, cache = run
     with torch.no_grad():
-        encoder.blocks[0].ln2.bias += torch.arange(16)
+        (encoder.blocks[0].attn.output if encoder.cfg.pre_norm else encoder.blocks[0].ln2).bias += torch.arange(16)
     with pytest.raises(ValueError, match="weights are not those of the run"):
-        cache.decompose_resid()
+        cache.get_full_resid_decomposition()
 
 
 def test_a_last_block_of_fewer_positions_is_read_at_these(hf_model, encoder):

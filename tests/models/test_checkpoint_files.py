@@ -45,6 +45,14 @@ def test_layers_beyond_the_configuration_are_refused(folder, architecture):
         HookedEncoder.from_pretrained(path)
 
 
+@pytest.mark.parametrize("architecture", ["modernbert", "modernbert-headless"])
+def test_layers_of_modernbert_beyond_the_configuration_are_refused(folder, architecture):
+    path = folder(architecture, num_hidden_layers=3)
+    edit_config(path, num_hidden_layers=1, layer_types=["full_attention"])
+    with pytest.raises(ValueError, match=r"has weights of 3 layers, but its config\.json says 1"):
+        HookedEncoder.from_pretrained(path)
+
+
 @pytest.mark.parametrize(
     ("architecture", "base"), [("roberta", "RobertaModel"), ("bert", "BertModel"), ("mpnet", "MPNetModel")]
 )

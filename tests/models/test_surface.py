@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_encoder import batch_of
+from test_encoder import batch_of, reads
 from transformer_lens import patching
 from transformer_lens.head_detector import detect_head
 from transformer_lens.model_bridge import TransformerBridge
@@ -60,7 +60,7 @@ def test_every_parameter_can_start_anew(encoder):
     same = [
         name
         for (name, old), new in zip(encoder.named_parameters(), fresh.parameters(), strict=True)
-        if torch.equal(old, new)
+        if torch.equal(old, new) and bool(old.any())  # a bias that a checkpoint has not is zeros
     ]
     assert same == [] and fresh(torch.tensor([[5, 7, 2]])).isfinite().all()
 
@@ -168,7 +168,8 @@ def test_hooks_that_only_look_change_no_bit(hf_model, encoder):
             seen, cache = encoder.run_with_cache(tokens, mask, names_filter=names)
         assert torch.equal(plain, seen) and set(cache) == set(names)
     norms = [name for name in names if name.endswith(("hook_scale", "hook_normalized"))]
-    assert len(norms) == 2 * (1 + 2 * encoder.cfg.n_layers + (encoder.cfg.read_out == "mlm"))
+    cfg, expected = encoder.cfg, 2 * encoder.cfg.n_layers - (not encoder.cfg.first_norm)
+    assert len(norms) == 2 * (expected + cfg.embed_norm + cfg.pre_norm + (cfg.read_out == "mlm"))
     assert torch.equal(encoder.run_with_cache(tokens, mask, names_filter=norms)[0], encoder(tokens, mask))
 
 
@@ -178,15 +179,16 @@ def test_optional_hooks_have_what_they_say(hf_model, encoder):
         _, cache = ask_for_all(encoder).run_with_cache(tokens, mask)
     for layer, block in enumerate(encoder.blocks):
         torch.testing.assert_close(cache["result", layer].sum(2) + block.attn.b_O, cache["attn_out", layer], **CLOSE)
+        attn_reads, mlp_reads = reads(encoder, cache, layer)
         for kind in "qkv":
-            assert torch.equal(cache[f"{kind}_input", layer][:, :, 1], cache["resid_pre", layer])
-        mid = cache["resid_mid", layer]
+            assert torch.equal(cache[f"{kind}_input", layer][:, :, 1], attn_reads)
+        mid, name = cache["resid_mid", layer], "ln2" if encoder.cfg.pre_norm else "ln1"
         torch.testing.assert_close(
-            cache["scale", layer, "ln1"], (mid.var(-1, keepdim=True, unbiased=False) + encoder.cfg.eps).sqrt(), **CLOSE
+            cache["scale", layer, name], (mid.var(-1, keepdim=True, unbiased=False) + encoder.cfg.eps).sqrt(), **CLOSE
         )
-        normalized = cache["normalized", layer, "ln1"] * block.ln1.weight + block.ln1.bias
-        torch.testing.assert_close(normalized, cache[f"blocks.{layer}.hook_normalized_resid_mid"], **CLOSE)
-        assert torch.equal(cache["mlp_in", layer], cache[f"blocks.{layer}.hook_normalized_resid_mid"])
+        norm = getattr(block, name)
+        torch.testing.assert_close(cache["normalized", layer, name] * norm.weight + norm.bias, mlp_reads, **CLOSE)
+        assert torch.equal(cache["mlp_in", layer], mid if encoder.cfg.pre_norm else mlp_reads)
     assert torch.equal(cache["embed.hook_embed"], cache["hook_embed"]) and "embed.hook_pos_embed" in cache
     if encoder.cfg.read_out == "mlm":
         assert "mlm_head.ln.hook_normalized" in cache
@@ -228,17 +230,22 @@ def test_changed_results_scales_and_inputs_of_the_mlp_reach_the_rest(hf_model, e
     plain.compute_head_results()
     expected = plain["result", 0][:, :, 1] + encoder.b_O[0]
     torch.testing.assert_close(cache["attn_out", 0], expected, **CLOSE)
-    for norm in ("hook_scale", "hook_normalized"):
-        with encoder.hooks(fwd_hooks=[(f"blocks.0.ln1.{norm}", lambda x, hook: x * 2)]):
+    cfg, block = encoder.cfg, encoder.blocks[0]
+    pre = block.mlp.gate if cfg.gated_mlp else block.mlp.input
+    b_in = pre.bias
+    name = "ln2" if cfg.pre_norm else "ln1"  # the norm that the MLP reads
+    for point in ("hook_scale", "hook_normalized"):
+        with encoder.hooks(fwd_hooks=[(f"blocks.0.{name}.{point}", lambda x, hook: x * 2)]):
             _, cache = encoder.run_with_cache(tokens, mask)
-        before = plain["normalized", 0, "ln1"] * (0.5 if norm == "hook_scale" else 2)
-        expected = before * encoder.blocks[0].ln1.weight + encoder.blocks[0].ln1.bias
-        torch.testing.assert_close(cache["blocks.0.hook_normalized_resid_mid"], expected, **CLOSE)
+        before = plain["normalized", 0, name] * (0.5 if point == "hook_scale" else 2)
+        expected = before * getattr(block, name).weight + getattr(block, name).bias
+        torch.testing.assert_close(cache["pre", 0], pre(expected), **CLOSE)
     with encoder.hooks(fwd_hooks=[("blocks.0.hook_mlp_in", lambda x, hook: x * 0)]):
         _, cache = encoder.run_with_cache(tokens, mask)
     assert torch.equal(cache["resid_mid", 0], plain["resid_mid", 0])
-    torch.testing.assert_close(cache["pre", 0], encoder.b_in[0].expand_as(cache["pre", 0]), **CLOSE)
-    mid = plain["blocks.0.hook_normalized_resid_mid"]
+    read = block.ln2.bias @ pre.weight.T if cfg.pre_norm else 0  # of nothing, normalized
+    torch.testing.assert_close(cache["pre", 0], (read + b_in).expand_as(cache["pre", 0]), **CLOSE)
+    mid = plain["resid_mid", 0] if cfg.pre_norm else plain["blocks.0.hook_normalized_resid_mid"]
     torch.testing.assert_close(cache["resid_post", 0], mid + cache["mlp_out", 0], **CLOSE)
 
 

@@ -1,9 +1,10 @@
-"""EncoderCache: TransformerLens's ActivationCache for blocks that normalize their sums (post-LN).
+"""EncoderCache: TransformerLens's ActivationCache, also for blocks that normalize their sums (post-LN).
 
 TransformerLens's own adds up what the layers wrote, which in such a block is not what the next one reads. Here every
 method answers for the stream that is really read, which is normalized: contributions are carried through the
-LayerNorms on their way with the scales these had, so that they add up to it, and to the logits. Computed when asked;
-nothing is kept but head results, as in TransformerLens.
+LayerNorms on their way with the scales these had, so that they add up to it, and to the logits. In pre-LN blocks there
+are none on their way, and the stream that is read is the sum of what was written, as in TransformerLens. Computed when
+asked; nothing is kept but head results, as in TransformerLens.
 """
 
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ class EncoderCache(ActivationCache):
         for block in range(place.layer):
             names[f"{block}_pre"] = f"blocks.{block}.hook_resid_pre"
             if incl_mid:
-                names[f"{block}_mid"] = f"blocks.{block}.hook_normalized_resid_mid"
+                names[f"{block}_mid"] = place.mid(block)
         if place.layer == self.model.cfg.n_layers:
             names["final_post"] = place.name
         else:

@@ -14,7 +14,7 @@ from torch import Tensor
 from skillneurons.models.config import EncoderConfig
 from skillneurons.models.tokenization import read_tokenizer
 from skillneurons.utilities import store
-from skillneurons.utilities.types import Tokenizer
+from skillneurons.utilities.types import Library, Tokenizer
 
 KIND = "HookedEncoder"
 STEM = "encoder"
@@ -63,7 +63,9 @@ def read_encoder(folder: str | Path) -> tuple[EncoderConfig, dict[str, Tensor], 
             f"{folder / STEM}.json describes an encoder with {unknown[0]!r}, which this release does not know. "
             "Install the release that wrote it, named under 'versions' there, or a later one."
         )
-    settings |= {"d_mlps": tuple(settings["d_mlps"]), "dtype": getattr(torch, settings["dtype"]), "device": "cpu"}
+    # JSON has no tuples.
+    settings: Library = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    settings |= {"dtype": getattr(torch, settings["dtype"]), "device": "cpu"}
     cfg = EncoderConfig(**settings)
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(UNUSED)}
     unused = {name.removeprefix(UNUSED): tensor for name, tensor in tensors.items() if name.startswith(UNUSED)}

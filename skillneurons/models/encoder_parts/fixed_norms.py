@@ -3,10 +3,13 @@
 A post-LN block normalizes the sum of everything before it, so nothing written to the stream is still there as it was.
 But a LayerNorm whose scale is given is linear: it takes the mean away, divides by the scale, multiplies by its weights,
 and adds its biases. Carried through every one on its way, each contribution ends as its direct effect, and these and
-the biases add up to the stream without a remainder. Memory: one row of the stream for each contribution.
+the biases add up to the stream without a remainder. (A pre-LN block leaves what was written as it is: there is
+nothing on its way but the last LayerNorm, which is a part of the read-out.) Memory: one row of the stream for each
+contribution.
 """
 
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from einops import rearrange
@@ -44,21 +47,39 @@ class FixedNorm:
 
 
 @dataclass(frozen=True)
-class FixedReadOut:
-    """The read-out before the unembedding, its LayerNorm's scale and its activation's slope `act(x) / x` held fixed."""
+class Unchanged:
+    """In the place of a LayerNorm where there is none."""
 
+    bias: float = 0.0
+
+    def carry(self, rows: Tensor) -> Tensor:
+        return rows
+
+    def pull(self, directions: Tensor) -> Tensor:
+        return directions
+
+
+Norms: TypeAlias = list[FixedNorm | Unchanged]
+
+
+@dataclass(frozen=True)
+class FixedReadOut:
+    """The read-out before the unembedding, scales of LayerNorms and the activation's slope `act(x) / x` held fixed."""
+
+    final: FixedNorm | Unchanged
     dense: Float[Tensor, "d_feature d_model"] | None
     slope: Tensor
     norm: FixedNorm | None
     bias: Tensor
 
     def carry(self, rows: Tensor) -> Tensor:
-        return rows if self.dense is None or self.norm is None else self.norm.carry(rows @ self.dense.mT * self.slope)
+        done = self.final.carry(rows)
+        return done if self.dense is None or self.norm is None else self.norm.carry(done @ self.dense.mT * self.slope)
 
     def pull(self, directions: Tensor) -> Tensor:
         if self.dense is None or self.norm is None:
-            return directions
-        return self.dense.mT @ (self.norm.pull(directions) * self.slope[..., None])
+            return self.final.pull(directions)
+        return self.final.pull(self.dense.mT @ (self.norm.pull(directions) * self.slope[..., None]))
 
 
 def fixed_norm(norm: Library, before: Tensor, scale: Tensor | None = None) -> FixedNorm:
@@ -76,14 +97,16 @@ def fixed_norm(norm: Library, before: Tensor, scale: Tensor | None = None) -> Fi
 
 def fixed_read_out(read_out: Library, stream: Float[Tensor, "*batch_pos d_model"]) -> FixedReadOut:
     """The read-out as it is on the final stream; what no slope accounts for, an activation of 0, is in its bias."""
+    final = Unchanged() if read_out.ln_final is None else fixed_norm(read_out.ln_final, stream)
+    inside = final.carry(stream)
     if not read_out.transform:
-        return FixedReadOut(None, torch.ones_like(stream), None, torch.zeros_like(stream))
+        return FixedReadOut(final, None, torch.ones_like(stream), None, torch.zeros_like(stream) + final.bias)
     dense, offset = read_out.dense.weight.detach().to(stream), read_out.dense.bias.detach().to(stream)
-    before = stream @ dense.mT + offset
+    before = (inside + final.bias) @ dense.mT + offset
     after = read_out.activation(before)
     slope = torch.where(before.abs() > torch.finfo(before.dtype).tiny, after / before, 0)
     norm = fixed_norm(read_out.ln, after)
-    return FixedReadOut(dense, slope, norm, norm.carry(after - slope * (before - offset)) + norm.bias)
+    return FixedReadOut(final, dense, slope, norm, norm.carry(after - slope * (inside @ dense.mT)) + norm.bias)
 
 
 @dataclass(frozen=True)
@@ -104,12 +127,20 @@ class Place:
 
     @property
     def name(self) -> str:
-        """Hook name of the stream that is read here, which is normalized."""
+        """Hook name of the stream that is read here; a post-LN block has normalized it."""
         n_layers = self.cache.model.cfg.n_layers
         if self.mlp_input:
-            return f"blocks.{self.layer}.hook_normalized_resid_mid"
-        last = f"blocks.{n_layers - 1}.hook_normalized_resid_post"
+            return self.mid(self.layer)
+        last = f"blocks.{n_layers - 1}.hook_{self._normalized}resid_post"
         return f"blocks.{self.layer}.hook_resid_pre" if self.layer < n_layers else last
+
+    def mid(self, layer: int) -> str:
+        """Hook name of the stream that a block's MLP reads."""
+        return f"blocks.{layer}.hook_{self._normalized}resid_mid"
+
+    @property
+    def _normalized(self) -> str:
+        return "" if self.cache.model.cfg.pre_norm else "normalized_"
 
     def at(self, activation: Tensor, dim: int = -2) -> Tensor:
         """The activation at the place's positions; a last block may have been computed for its first ones only."""
@@ -121,11 +152,16 @@ class Place:
 
     def embeddings(self) -> dict[str, Tensor]:
         names = ("embed", "pos_embed", "token_type_embed")
-        return {name: self.stream(f"hook_{name}") for name in names if f"hook_{name}" in self.cache}
+        rows = {name: self.stream(f"hook_{name}") for name in names if f"hook_{name}" in self.cache}
+        if "hook_embed_scale" in self.cache:
+            rows["embed"] = rows["embed"] * self.stream("hook_embed_scale")
+        return rows
 
-    def norms(self) -> list[FixedNorm]:
+    def norms(self) -> Norms:
         """Every LayerNorm on the way, the embedding's first."""
         model = self.cache.model
+        if model.cfg.pre_norm:
+            return [self._embedding_norm(), *[Unchanged()] * (2 * self.layer + self.mlp_input)]
         found = []
         for layer in range(self.layer + self.mlp_input):
             block, name = model.blocks[layer], f"blocks.{layer}"
@@ -134,8 +170,10 @@ class Place:
                 found.append((f"{name}.ln2", block.ln2, self.stream(f"{name}.hook_resid_post")))
         return [self._embedding_norm()] + [fixed_norm(norm, before, self.scale(name)) for name, norm, before in found]
 
-    def _embedding_norm(self) -> FixedNorm:
+    def _embedding_norm(self) -> FixedNorm | Unchanged:
         embed = self.cache.model.embed
+        if embed.ln is None:
+            return Unchanged()
         norm = fixed_norm(embed.ln, torch.stack([*self.embeddings().values()]).sum(0), self.scale("embed.ln"))
         if embed.project is None:
             return norm
@@ -167,24 +205,24 @@ class Place:
         return post
 
 
-def carried(norms: list[FixedNorm], rows: Float[Tensor, "row *batch_pos d_in"]) -> Rows:
+def carried(norms: Norms, rows: Float[Tensor, "row *batch_pos d_in"]) -> Rows:
     """The rows after all of the norms."""
     for norm in norms:
         rows = norm.carry(rows)
     return rows
 
 
-def attention_norms(norms: list[FixedNorm], layer: int) -> list[FixedNorm]:
+def attention_norms(norms: Norms, layer: int) -> Norms:
     """Of a place's norms, those that what a layer's attention writes goes through."""
     return norms[1 + 2 * layer :]
 
 
-def mlp_norms(norms: list[FixedNorm], layer: int) -> list[FixedNorm]:
+def mlp_norms(norms: Norms, layer: int) -> Norms:
     """Of a place's norms, those that what a layer's MLP writes goes through."""
     return norms[2 + 2 * layer :]
 
 
-def bias_row(place: Place, norms: list[FixedNorm], heads: bool, neurons: bool) -> Float[Tensor, "*batch_pos d_model"]:
+def bias_row(place: Place, norms: Norms, heads: bool, neurons: bool) -> Float[Tensor, "*batch_pos d_model"]:
     """What the LayerNorms' biases add up to, with the heads' and the neurons' where those are told apart."""
     row = torch.zeros_like(place.stream()) + norms[0].bias
     for i, norm in enumerate(norms[1:]):
@@ -197,7 +235,7 @@ def bias_row(place: Place, norms: list[FixedNorm], heads: bool, neurons: bool) -
     return row
 
 
-def by_layer(place: Place, norms: list[FixedNorm]) -> dict[str, Float[Tensor, "*batch_pos d_model"]]:
+def by_layer(place: Place, norms: Norms) -> dict[str, Float[Tensor, "*batch_pos d_model"]]:
     """Label -> direct effect on the stream, of embeddings, attention and MLP layers, and biases; they add up.
 
     Raises:

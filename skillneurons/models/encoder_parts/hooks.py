@@ -108,6 +108,8 @@ class EncoderHooks(HookedRootModule):
             return name
         if re.fullmatch(r"embed\.hook_(embed|pos_embed|token_type_embed)", name):
             return name.removeprefix("embed.")
+        if name.startswith("ln_final."):
+            return f"read_out.{name}"
         return re.sub(r"^(blocks\.\d+)\.(hook_[qkv]_input)$", r"\1.attn.\2", re.sub(r"^mlm_head\.", "read_out.", name))
 
     def _named(self, name: HookName) -> Library:

@@ -42,15 +42,21 @@ class EncoderWeights(EncoderHooks):
     b_V = property(lambda self: self._stack(lambda block: block.attn.b_V), doc="[layer head d_head]")
     b_O = property(lambda self: self._stack(lambda block: block.attn.b_O), doc="[layer d_model]")
     W_E = property(lambda self: self.embed.word.weight, doc="[d_vocab d_model], or d_embed where that is another width")
-    W_pos = property(
-        lambda self: self.embed.position.weight[self.cfg.position_offset :], doc="[n_ctx d_model], likewise"
-    )
     W_U = property(lambda self: self._unembedding()[0].T, doc="[d_model d_vocab], likewise: of what `read_out` gives")
 
+    W_gate = property(lambda self: self._stack(lambda block: block.mlp.W_gate), doc="[layer d_model d_mlp], if gated")
+    b_gate = property(lambda self: self._stack(lambda block: block.mlp.b_gate), doc="[layer d_mlp], likewise")
     W_E_pos = property(lambda self: torch.cat([self.W_E, self.W_pos]), doc="[d_vocab+n_ctx d_model]")
     QK = property(lambda self: FactoredMatrix(self.W_Q, self.W_K.mT), doc="[layer head d_model d_model]")
     OV = property(lambda self: FactoredMatrix(self.W_V, self.W_O), doc="[layer head d_model d_model]")
     config = property(lambda self: self.cfg, doc="`cfg`, for tools that ask for Hugging Face's name of it.")
+
+    @property
+    def W_pos(self) -> Float[Tensor, "n_ctx d_embed"]:
+        """Rows of the position table, none where positions are not added to the embeddings."""
+        if self.embed.position is None:
+            return self.W_E[:0]
+        return self.embed.position.weight[self.cfg.position_offset :]
 
     @property
     def mlm_head(self) -> Library:
@@ -115,17 +121,18 @@ class EncoderWeights(EncoderHooks):
         """
         named: dict[str, Tensor] = {
             "embed.W_E": self.W_E,
-            "pos_embed.W_pos": self.W_pos,
             "unembed.W_U": self.W_U,
             "unembed.b_U": self.b_U,
         }
+        if self.embed.position is not None:
+            named["pos_embed.W_pos"] = self.W_pos
         if self.embed.token_type is not None:
             named["token_type_embed.W_token_type"] = self.embed.token_type.weight
         for layer, block in enumerate(self.blocks):
             for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"):
                 named[f"blocks.{layer}.attn.{name}"] = getattr(block.attn, name)
-            for name in ("W_in", "W_out", "b_in", "b_out"):
+            for name in ("W_in", "W_out", "b_in", "b_out", *(("W_gate", "b_gate") if self.cfg.gated_mlp else ())):
                 named[f"blocks.{layer}.mlp.{name}"] = getattr(block.mlp, name)
-        rest = ("ln.", "ln1.", "ln2.", "embed.project.", "read_out.dense", "relative_bias.")
+        rest = ("ln.", "ln_final.", "ln1.", "ln2.", "embed.project.", "read_out.dense", "relative_bias.")
         named |= {name: value for name, value in self.named_parameters() if any(part in name for part in rest)}
         return named
