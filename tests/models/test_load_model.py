@@ -62,7 +62,7 @@ def test_what_our_encoder_takes_is_one_and_anything_else_a_bridge(tiny_model, de
     [
         ("RobertaForQuestionAnswering", "its encoder alone, by `transformers.RobertaModel.from_pretrained`"),
         ("XLMRobertaForQuestionAnswering", "by `transformers.XLMRobertaModel.from_pretrained`"),
-        ("DebertaV2ForMaskedLM", "Data2VecText. A TransformerBridge"),
+        ("RoFormerForMaskedLM", "(with absolute positions). A TransformerBridge"),
     ],
 )
 def test_what_no_model_can_be_made_of_is_told_what_can_in_short(name, hint, tmp_path):
