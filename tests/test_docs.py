@@ -87,6 +87,7 @@ def test_the_command_line_page_says_the_defaults():
         "--seed-list": "",
         "--out": "runs/MODEL-TASK",
         "--rows": "all",
+        "--words": "all",
         "--label-words": "the task's",
         "--tune-dtype": "the model's",
     }

@@ -48,6 +48,7 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Most tuning steps for ea
 LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Examples in a tuning step.")]
 Rows = Annotated[int | None, typer.Option(min=8, help="Use at most this many rows of each split.")]
+Words = Annotated[int | None, typer.Option(min=1, help="Use at most this many words of each text.")]
 Kinds = Annotated[str, typer.Option(help="Interventions, comma-separated.")]
 Fractions = Annotated[str, typer.Option(help="Shares of neurons, comma-separated.")]
 NRandom = Annotated[int, typer.Option(min=1, help="Random sets for each fraction.")]
@@ -107,9 +108,11 @@ def find(
         ),
     ] = None,
     rows: Rows = None,
+    words: Words = None,
     fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of neurons in the saved set.")] = 0.02,
     kinds: Kinds = "mean,zero,gaussian",
     positions: Positions = "all",
+    fractions: Fractions = "0.1,0.3",
     n_random: NRandom = 10,
     sigma: Sigma = 0.1,
     sweep_rows: Annotated[int, typer.Option(min=8, help="Most test rows to perturb on.")] = 150,
@@ -145,6 +148,8 @@ def find(
     )
     if rows is not None:
         data = data.subset(rows)
+    if words is not None:
+        data = data.shortened(words)
     check_label_words(load_tokenizer(model), [data])
     loaded = load_model(model, device=device, dtype=dtype)
     settings = runs.FindSettings(
@@ -156,8 +161,11 @@ def find(
         positions=positions,
         n_random=n_random,
         sigma=sigma,
+        fractions=_numbers(fractions),
+        n_perturb_rows=sweep_rows,
+        sweep_seeds=sweep_seeds,
     )
-    folder = out or Path("runs") / f"{Path(model).name}-{task}"
+    folder = out or _default_folder(model, loaded.fingerprint(), task)
     console.print(Text(str(data), style="bold"))
     console.print(pairing(data.labels, data.label_words))
     console.print(f"model {model} ({loaded.fingerprint()}), results in {folder}")
@@ -220,7 +228,7 @@ def reproduce(
     lr: LearningRate = None,
     batch_size: BatchSize = None,
     rows: Rows = None,
-    words: Annotated[int | None, typer.Option(min=1, help="Use at most this many words of each text.")] = None,
+    words: Words = None,
     sweep_rows: Annotated[int, typer.Option(min=8, help="Most test rows in a sweep.")] = 250,
     kinds: Kinds = "mean,resample,zero,gaussian",
     fractions: Fractions = "0.03,0.1,0.3",

@@ -118,6 +118,8 @@ class OpenedRun(Shown):
             label_words=words,
             **origin.get("columns", {}),
         )
+        if "words" in origin:
+            task = task.shortened(origin["words"])
         most = max(wanted["rows"].values())
         # A run on a part of the rows took the same part that `subset` takes.
         for candidate in (task, task.subset(most)):

@@ -295,7 +295,10 @@ class Task(Shown):
             return {**row} | {name: " ".join(text.split()[:n_words]) for name, text in texts.items()}
 
         splits = (*SPLITS, "adversarial")
-        shorter = replace(self, **{split: [short(row) for row in getattr(self, split)] for split in splits})
+        rows = {split: [short(row) for row in getattr(self, split)] for split in splits}
+        # Cut twice, a text has the fewer words; who opens a run cuts its rows anew.
+        fewest = min(n_words, self.source.get("words", n_words))
+        shorter = replace(self, **rows, source=self.source | {"words": fewest})
         if (n := shorter.n_contradicting) > self.n_contradicting:
             rows = sum(len(getattr(self, split)) for split in SPLITS)
             warnings.warn(
