@@ -29,6 +29,11 @@ MODERNBERT = {"pad_token_id": 1, "cls_token_id": 0, "bos_token_id": 0, "sep_toke
 MODERNBERT |= {"attn_implementation": "sdpa"}  # eager attention is float32's in any precision
 MODERNBERT |= {"num_hidden_layers": 3, "local_attention": 4, "layer_types": ["full_attention", "sliding_attention"]}
 MODERNBERT["layer_types"] = [*MODERNBERT["layer_types"], "full_attention"]
+# As version 3 has it, with buckets that begin within the texts; and with all that can be otherwise.
+DEBERTA = {"pad_token_id": 0, "relative_attention": True, "position_buckets": 4, "norm_rel_ebd": "layer_norm"}
+DEBERTA |= {"pos_att_type": ["p2c", "c2p"], "share_att_key": True, "position_biased_input": False}
+DEBERTA_OWN = {"pad_token_id": 0, "relative_attention": True, "max_relative_positions": 5, "type_vocab_size": 3}
+DEBERTA_OWN |= {"pos_att_type": ["c2p", "p2c"]}
 BIASES = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
 ARCHITECTURES = {
     "roberta": ("RobertaForMaskedLM", ROBERTA),
@@ -59,6 +64,11 @@ ARCHITECTURES = {
     "modernbert-biases": ("ModernBertForMaskedLM", MODERNBERT | BIASES),
     "modernbert-untied": ("ModernBertForMaskedLM", MODERNBERT | {"tie_word_embeddings": False, "decoder_bias": False}),
     "modernbert-headless": ("ModernBertModel", MODERNBERT | {"hidden_activation": "silu"}),
+    "deberta": ("DebertaV2ForMaskedLM", DEBERTA),
+    "deberta-own": ("DebertaV2ForMaskedLM", DEBERTA_OWN),
+    "deberta-new-head": ("DebertaV2ForMaskedLM", DEBERTA | {"legacy": False, "pos_att_type": ["p2c"]}),
+    "deberta-plain": ("DebertaV2ForMaskedLM", {"pad_token_id": 0, "tie_word_embeddings": False}),
+    "deberta-headless": ("DebertaV2Model", DEBERTA | {"share_att_key": False}),
     "electra-narrow": ("ElectraForMaskedLM", ELECTRA | {"embedding_size": 11}),
     "electra-narrow-discriminator": ("ElectraForPreTraining", ELECTRA | {"embedding_size": 11}),
     "ernie": ("ErnieForMaskedLM", BERT),

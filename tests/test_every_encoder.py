@@ -29,7 +29,7 @@ from skillneurons.models.encoder import HookedEncoder
 pytestmark = pytest.mark.filterwarnings("ignore:Tuning on .* collapsed")
 
 QUICK = TuningConfig(steps=4, lr=0.05)
-KINDS = ("electra-narrow", "electra-narrow-discriminator", "esm", "modernbert", "modernbert-headless")
+KINDS = ("electra-narrow", "electra-narrow-discriminator", "esm", "modernbert", "modernbert-headless", "deberta")
 
 
 @pytest.fixture(params=KINDS)
@@ -39,7 +39,7 @@ def hf_model(request, build_hf, tokenizer):
 
 @pytest.fixture
 def tokenizer(request, bert_tokenizer, roberta_tokenizer):
-    return bert_tokenizer if "electra" in request.node.name else roberta_tokenizer
+    return bert_tokenizer if "electra" in request.node.name or "deberta" in request.node.name else roberta_tokenizer
 
 
 @pytest.fixture

@@ -72,6 +72,26 @@ MODERNBERT_HEAD = {
     "read_out.bias": "decoder.bias",
     "read_out.weight": "decoder.weight",
 }
+DEBERTA_ENCODER = (
+    EMBEDDINGS
+    | SEGMENTS
+    | {"distances.rows.weight": "encoder.rel_embeddings.weight", "distances.ln": "encoder.LayerNorm"}
+)
+DEBERTA_BLOCK = {
+    "attn.query": "attention.self.query_proj",
+    "attn.key": "attention.self.key_proj",
+    "attn.value": "attention.self.value_proj",
+    "attn.disentangled.key": "attention.self.pos_key_proj",
+    "attn.disentangled.query": "attention.self.pos_query_proj",
+    "attn.output": "attention.output.dense",
+    "ln1": "attention.output.LayerNorm",
+} | MLP
+# Of DeBERTa-v3, with `legacy=False`; its unembedding is the word embeddings, tied or not.
+DEBERTA_HEAD = {
+    "read_out.dense": "lm_predictions.lm_head.dense",
+    "read_out.ln": "lm_predictions.lm_head.LayerNorm",
+    "read_out.bias": "lm_predictions.lm_head.bias",
+}
 ROBERTA_HEAD = {
     "read_out.dense": "lm_head.dense",
     "read_out.ln": "lm_head.layer_norm",
@@ -99,7 +119,7 @@ ELECTRA_HEAD = {
 # Without tied embeddings, Hugging Face adds the decoder's own bias and leaves the other unused.
 UNTIED_BIAS = {"lm_head.bias": "lm_head.decoder.bias", "cls.predictions.bias": "cls.predictions.decoder.bias"}
 
-HEADS = ("lm_head.", "cls.", "vocab_", "generator_", "head.", "decoder.")
+HEADS = ("lm_head.", "cls.", "vocab_", "generator_", "head.", "decoder.", "lm_predictions.")
 
 # Settings by which ModernBERT leaves biases out, and which these are: ours are then zeros.
 MODERNBERT_BIASES = {
@@ -151,6 +171,7 @@ class Architecture:
         biases: Settings by which it may leave biases out, and patterns of their names.
         shape: What tells its blocks and embeddings from BERT's, as fields of an `EncoderConfig`, by its configuration.
         keeps_bias: Whether its head's bias is the same without tied embeddings.
+        not_legacy: Names of the head's weights where its configuration says that it is not a `legacy` one.
     """
 
     prefix: str
@@ -169,6 +190,7 @@ class Architecture:
     biases: Mapping[str, str] = field(default_factory=dict)
     shape: Callable[[Library], dict[str, Json]] = lambda hf: {}
     keeps_bias: bool = False
+    not_legacy: Mapping[str, str] | None = None
 
     def setting(self, hf: Library, name: str) -> Json:
         """A setting of a Hugging Face configuration by BERT's name for it; None where there is none."""
@@ -217,6 +239,42 @@ def modernbert_shape(hf: Library) -> dict[str, Json]:
     }
 
 
+def deberta_shape(hf: Library) -> dict[str, Json]:
+    """Of a DeBERTa-v2 or v3.
+
+    Raises:
+        ValueError: It has parts that no HookedEncoder has: a convolution, embeddings of another width.
+    """
+    kinds = tuple(kind for kind in ("c2p", "p2c") if kind in (hf.pos_att_type or ()))
+    lacks = {
+        "a convolution beside its first block (`conv_kernel_size`)": getattr(hf, "conv_kernel_size", 0) > 0,
+        "embeddings of another width (`embedding_size`)": getattr(hf, "embedding_size", hf.hidden_size)
+        != hf.hidden_size,
+        "heads of another width (`attention_head_size`)": getattr(hf, "attention_head_size", None)
+        not in (None, hf.hidden_size // hf.num_attention_heads),
+        "`pos_att_type` without `relative_attention`": bool(kinds) and not hf.relative_attention,
+    }
+    if found := [what for what, there in lacks.items() if there]:
+        raise ValueError(
+            f"This DeBERTa has {found[0]}, which a HookedEncoder has no place for. DeBERTa-v3's small, base and large "
+            "models are without."
+        )
+    furthest = hf.max_relative_positions if hf.max_relative_positions > 0 else hf.max_position_embeddings
+    buckets = getattr(hf, "position_buckets", -1)
+    shape: dict[str, Json] = {"absolute_positions": bool(hf.position_biased_input)}
+    if not kinds:
+        return shape
+    norms = [one.strip() for one in getattr(hf, "norm_rel_ebd", "none").lower().split("|")]
+    return shape | {
+        "disentangled": kinds,
+        "n_distances": buckets if buckets > 0 else furthest,
+        "distance_buckets": buckets if buckets > 0 else -1,
+        "furthest": furthest,
+        "shared_projections": bool(getattr(hf, "share_att_key", False)),
+        "distance_norm": "layer_norm" in norms,
+    }
+
+
 ROBERTA = Architecture(
     "roberta.", EMBEDDINGS | SEGMENTS, BERT_BLOCK, ROBERTA_HEAD, "RobertaModel", True, classes=ROBERTA_CLASSES
 )
@@ -243,6 +301,11 @@ ERNIE = replace(BERT, prefix="ernie.", headless="ErnieModel", classes=replace(BE
 ESM = Architecture(
     *("esm.", ESM_ENCODER, ESM_BLOCK, ROBERTA_HEAD, "EsmModel", True), act_fn="gelu", shape=esm_shape, keeps_bias=True
 )
+DEBERTA = Architecture(
+    *("deberta.", DEBERTA_ENCODER, DEBERTA_BLOCK, BERT_HEAD, "DebertaV2Model", False),
+    shape=deberta_shape,
+    not_legacy=DEBERTA_HEAD,
+)
 MODERNBERT = Architecture(
     *("model.", MODERNBERT_ENCODER, MODERNBERT_BLOCK, MODERNBERT_HEAD, "ModernBertModel", False),
     layers="layers",
@@ -266,6 +329,7 @@ ARCHITECTURES = {
     "ElectraForPreTraining": replace(ELECTRA, head=None),
     "ErnieForMaskedLM": ERNIE,
     "Data2VecTextForMaskedLM": DATA2VEC,
+    "DebertaV2ForMaskedLM": DEBERTA,
     "EsmForMaskedLM": ESM,
     "ModernBertForMaskedLM": MODERNBERT,
 }
@@ -277,8 +341,8 @@ for _one in tuple(ARCHITECTURES.values()):
     ARCHITECTURES[_one.headless] = _one.without_head()
 
 FAMILIES = (
-    "RoBERTa, XLM-R, CamemBERT, BERT, MPNet, DistilBERT, ELECTRA, Ernie, Data2VecText, ModernBERT and ESM (with "
-    "absolute positions)"
+    "RoBERTa, XLM-R, CamemBERT, BERT, MPNet, DistilBERT, ELECTRA, Ernie, Data2VecText, ModernBERT, DeBERTa-v2 "
+    "and v3, and ESM (with absolute positions)"
 )
 
 

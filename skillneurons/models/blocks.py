@@ -12,6 +12,7 @@ from transformer_lens.hook_points import HookPoint
 from transformers.activations import ACT2FN
 
 from skillneurons.models.config import N_BUCKETS, EncoderConfig
+from skillneurons.models.encoder_parts.disentangled import Disentangled, disentangled_scale
 from skillneurons.models.encoder_parts.rotary import Rotary
 from skillneurons.utilities.devices import to_device
 
@@ -92,7 +93,8 @@ class Attention(nn.Module):
         self.rotary = Rotary(cfg.rotary_bases[layer], cfg.windows[layer]) if cfg.rotary_bases else None
         if self.rotary is not None:
             self.hook_rot_q, self.hook_rot_k = HookPoint(), HookPoint()
-        self.cfg, self.n_heads, self.scale = cfg, cfg.n_heads, cfg.d_head**-0.5
+        self.disentangled = Disentangled(cfg) if cfg.disentangled else None
+        self.cfg, self.n_heads, self.scale = cfg, cfg.n_heads, disentangled_scale(cfg)
         self.query = nn.Linear(cfg.d_model, cfg.n_heads * cfg.d_head)
         self.key = nn.Linear(cfg.d_model, cfg.n_heads * cfg.d_head)
         self.value = nn.Linear(cfg.d_model, cfg.n_heads * cfg.d_head)
@@ -114,6 +116,8 @@ class Attention(nn.Module):
         if self.rotary is not None:
             q, k = self.hook_rot_q(self.rotary.turn(q)), self.hook_rot_k(self.rotary.turn(k))
             mask = self.rotary.within(mask, q.shape[1], k.shape[1], k.device)
+        if self.disentangled is not None:
+            mask = self.disentangled.scores(q, k, mask, (self.query, self.key))
         q, k, v = (rearrange(x, "batch pos head d_head -> batch head pos d_head") for x in (q, k, v))
         if mask is not None and mask.dtype != torch.bool:
             mask = mask[..., :n_queries, :]
@@ -124,7 +128,7 @@ class Attention(nn.Module):
                 scores = scores.masked_fill(~mask, hidden) if mask.dtype == torch.bool else scores + mask
             z = self.hook_pattern(self.hook_attn_scores(scores).softmax(dim=-1)) @ v
         else:
-            z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale if self.disentangled else None)
         z = self.hook_z(rearrange(z, "batch head pos d_head -> batch pos head d_head"))
         if self.cfg.use_attn_result and has_hooks(self.hook_result):
             result = einsum(z, self.W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model")

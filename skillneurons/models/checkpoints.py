@@ -29,21 +29,30 @@ def weight_names(cfg: EncoderConfig) -> dict[str, str]:
     shared = dict(known.encoder)
     if cfg.d_embed != cfg.d_model:
         shared["embed.project"] = str(known.projection)
-    if not cfg.embed_norm:
-        del shared["embed.ln"]
+    has = {
+        "embed.ln": cfg.embed_norm,
+        "distances.ln": cfg.distance_norm,
+        "distances.rows.weight": bool(cfg.disentangled),
+    }
+    has |= {"embed.position.weight": cfg.absolute_positions, "embed.token_type.weight": bool(cfg.d_token_types)}
+    shared = {ours: theirs for ours, theirs in shared.items() if has.get(ours, True)}
     table = {ours: known.prefix + theirs for ours, theirs in shared.items()}
     for layer in range(cfg.n_layers):
         inside = f"{known.prefix}{known.layers}.{layer}"
         table |= {f"blocks.{layer}.{ours}": f"{inside}.{theirs}" for ours, theirs in known.block.items()}
     if known.head is not None:
-        table |= known.head
+        table |= known.head if cfg.hf_config.get("legacy", True) else known.not_legacy or known.head
         if cfg.tied_embeddings:
-            del table["read_out.weight"]
+            table.pop("read_out.weight", None)
         else:
             if not known.keeps_bias:
                 table["read_out.bias"] = UNTIED_BIAS.get(table["read_out.bias"], table["read_out.bias"])
     if not cfg.first_norm:
         del table["blocks.0.ln1"]
+    own = () if cfg.shared_projections else cfg.disentangled
+    for kind, name in (("c2p", "key"), ("p2c", "query")):
+        if kind not in own:
+            table = {ours: theirs for ours, theirs in table.items() if f"disentangled.{name}" not in ours}
     names = {}
     for ours, theirs in table.items():
         if ours.endswith(("weight", "bias")):
@@ -120,7 +129,7 @@ def convert(hf_model: PreTrainedModel) -> tuple[EncoderConfig, dict[str, Tensor]
         dtype=hf_model.dtype,
         device=str(hf_model.device),
         read_out="mlm" if has_head else "tied",
-        tied_embeddings=bool(hf.tie_word_embeddings) or not has_head,
+        tied_embeddings=bool(hf.tie_word_embeddings) or not has_head or not getattr(hf, "legacy", True),
         source=hf.name_or_path or "in-memory model",
         revision=getattr(hf, "_commit_hash", None),
         hf_class=hf_class,

@@ -30,6 +30,12 @@ class EncoderConfig(TransformerLensConfig):
         first_norm: False where the first block's attention then reads the stream as it is (ModernBERT).
         rotary_bases: For each layer, where positions turn queries and keys; see `Rotary`.
         windows: Likewise, how far each position may look; 0 for anywhere.
+        disentangled: Which scores of words with distances are added to those of words with words: `"c2p"`, `"p2c"`.
+        n_distances: How many are told apart on either side: half the rows of their table.
+        distance_buckets: How many buckets far distances share, or -1; see `log_bucket`.
+        furthest: The distance that ends in the last bucket.
+        shared_projections: Whether distances become queries and keys as words do.
+        distance_norm: Whether their table goes through a LayerNorm.
         read_out: `"mlm"` for the checkpoint's own head; `"tied"` where it has none: logits are then the final
             residual times the word embeddings, without a transform or bias.
         head_act_fn: The head's activation function. By default GELU with a `position_offset` (RoBERTa), else `act_fn`.
@@ -63,6 +69,12 @@ class EncoderConfig(TransformerLensConfig):
     first_norm: bool = True
     rotary_bases: tuple[float, ...] = ()
     windows: tuple[int, ...] = ()
+    disentangled: tuple[str, ...] = ()
+    n_distances: int = 0
+    distance_buckets: int = -1
+    furthest: int = 0
+    shared_projections: bool = False
+    distance_norm: bool = False
     read_out: str = "mlm"
     head_act_fn: str | None = None
     tied_embeddings: bool = True

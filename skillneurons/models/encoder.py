@@ -28,6 +28,7 @@ from skillneurons.models.compiled import check_hooks_when_compiled
 from skillneurons.models.config import EncoderConfig
 from skillneurons.models.conversion_check import check_conversion
 from skillneurons.models.encoder_parts.described import ShownModel
+from skillneurons.models.encoder_parts.disentangled import Distances
 from skillneurons.models.encoder_parts.files import is_saved_encoder, read_encoder, write_encoder
 from skillneurons.models.encoder_parts.input_checks import Shortcuts, check_mask, check_segments, check_tokens
 from skillneurons.models.encoder_parts.pre_norm import PreNormBlock
@@ -55,14 +56,20 @@ BEHAVIOUR = (
 )
 LATER = (
     "absolute_positions",
+    "disentangled",
+    "distance_buckets",
+    "distance_norm",
     "dropped_token",
     "embed_norm",
     "first_norm",
+    "furthest",
     "gated_mlp",
     "head_act_fn",
+    "n_distances",
     "pre_norm",
     "relative_positions",
     "rotary_bases",
+    "shared_projections",
     "windows",
 )
 
@@ -102,6 +109,10 @@ class HookedEncoder(ShownModel, EncoderText):
         block = PreNormBlock if cfg.pre_norm else Block
         self.blocks = nn.ModuleList(block(cfg, layer) for layer in range(cfg.n_layers))
         self.relative_bias = RelativeBias(cfg.n_heads) if cfg.relative_positions else None
+        self.distances = Distances(cfg) if cfg.disentangled else None
+        if self.distances is not None:
+            for one in self.blocks:
+                one.attn.disentangled.distances = (self.distances,)
         self.read_out = ReadOut(cfg)
         self.hook_embed, self.hook_pos_embed, self.hook_token_type_embed = HookPoint(), HookPoint(), HookPoint()
         self.hook_full_embed = HookPoint()
@@ -170,9 +181,9 @@ class HookedEncoder(ShownModel, EncoderText):
         """An encoder with a copy of an in-memory Hugging Face model's weights.
 
         Takes the masked-language models of RoBERTa, XLM-R, CamemBERT, BERT, MPNet, DistilBERT, ELECTRA, Ernie,
-        Data2VecText, ModernBERT and ESM, their headless base models and classifiers, and ELECTRA's discriminator; a
-        headless model is read out by its own word embeddings (`encoder.cfg.read_out == "tied"`). Two tokens through
-        both must give the same; hooks of one's own on the model see them.
+        Data2VecText, ModernBERT, DeBERTa-v2 and ESM, their headless base models and classifiers, and ELECTRA's
+        discriminator; a headless model is read out by its own word embeddings (`encoder.cfg.read_out == "tied"`). Two
+        tokens through both must give the same; hooks of one's own on the model see them.
 
         Raises:
             ValueError: The architecture is not one of these, a weight is not finite, or the model computes something

@@ -155,7 +155,7 @@ def test_decoders_and_relative_positions_are_refused(build_hf):
 
 HEADED = {"mpnet": "MPNetForMaskedLM", "roberta": "RobertaForMaskedLM", "distilbert": "DistilBertForMaskedLM"}
 HEADED |= {"electra": "ElectraForMaskedLM", "ernie": "ErnieForMaskedLM", "data2vec": "Data2VecTextForMaskedLM"}
-HEADED |= {"esm": "EsmForMaskedLM", "modernbert": "ModernBertForMaskedLM"}
+HEADED |= {"deberta": "DebertaV2ForMaskedLM", "esm": "EsmForMaskedLM", "modernbert": "ModernBertForMaskedLM"}
 
 
 @pytest.mark.parametrize(("headless", "named"), HEADED.items())
@@ -207,6 +207,20 @@ def test_windows_and_angles_are_those_of_the_configuration(build_hf):
     turned = HookedEncoder.from_hf(build_hf("modernbert", rope_parameters=angles))
     assert wider.cfg.windows == (0, 4, 0) and turned.cfg.rotary_bases == (100.0,) * 3
     assert len({first.fingerprint(), wider.fingerprint(), turned.fingerprint()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conv_kernel_size": 3}, r"a convolution beside its first block \(`conv_kernel_size`\)"),
+        ({"embedding_size": 8}, "embeddings of another width"),
+        ({"attention_head_size": 4}, "heads of another width"),
+        ({"relative_attention": False}, "`pos_att_type` without `relative_attention`"),
+    ],
+)
+def test_what_a_deberta_may_have_and_no_encoder_has_is_refused(build_hf, change, message):
+    with pytest.raises(ValueError, match=f"This DeBERTa has {message}"):
+        HookedEncoder.from_hf(build_hf("deberta", **change))
 
 
 def test_biases_that_pruning_makes_are_asked_for(build_hf):

@@ -7,13 +7,15 @@ import pytest
 import torch
 from einops import einsum, rearrange
 from transformer_lens.model_protocol import TransformerLensModel
+from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
 
 from skillneurons.classifiers.prompts import splice
 from skillneurons.models.blocks import bucket
 from skillneurons.models.encoder import HookedEncoder
+from skillneurons.models.encoder_parts.disentangled import log_bucket
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
-# Hugging Face turns queries and keys in float32, whatever the model's precision.
+# Hugging Face turns ModernBERT's queries and keys, and scales DeBERTa's, in float32 whatever the model's precision.
 TURNED = {"rtol": 2e-6, "atol": 2e-6}
 LENGTHS = (7, 3, 5)
 
@@ -55,7 +57,7 @@ def hf_run(model, **inputs):
 
 def close_to(model):
     """How close to Hugging Face's numbers ours need to be."""
-    return TURNED if model.config.model_type == "modernbert" else CLOSE
+    return TURNED if model.config.model_type in ("modernbert", "deberta-v2") else CLOSE
 
 
 def reads(encoder, cache, layer):
@@ -73,7 +75,7 @@ def final_stream(encoder, cache):
 
 def positions_of(model, mask):
     """Hugging Face's position ids, which it does not work out from embeddings as it does from tokens."""
-    if model.config.model_type in ("bert", "distilbert", "electra", "ernie", "modernbert"):
+    if model.config.model_type in ("bert", "distilbert", "electra", "ernie", "modernbert", "deberta-v2"):
         return torch.arange(mask.shape[1]).expand_as(mask)
     return mask.cumsum(1) * mask + model.config.pad_token_id
 
@@ -116,7 +118,7 @@ def test_padded_batches_give_hugging_faces_logits_neurons_and_patterns(hf_model,
     for layer, pattern in enumerate(patterns or ()):
         both = (cache["pattern", layer], pattern)
         ours, theirs = (rearrange(one, "batch head query key -> batch query head key") for one in both)
-        torch.testing.assert_close(ours[real], theirs[real], **CLOSE)
+        torch.testing.assert_close(ours[real], theirs[real], **close_to(hf_model))
 
 
 def test_unpadded_batches_need_no_mask(hf_model, encoder):
@@ -148,6 +150,26 @@ def test_distances_are_sorted_into_hugging_faces_buckets(build_hf):
     distance = where - where[:, None]
     theirs = build_hf("mpnet").mpnet.encoder.relative_position_bucket(distance)
     assert torch.equal(bucket(distance), theirs) and len(theirs.unique()) == 31  # 0 has one side
+
+
+@pytest.mark.parametrize(("n_buckets", "furthest"), [(256, 512), (4, 41), (32, 40), (-1, 20)])
+def test_distances_are_sorted_into_debertas_buckets(n_buckets, furthest):
+    where = torch.arange(600)
+    theirs = build_relative_position(where[:, None], where[:, None], n_buckets, furthest)[0]
+    assert torch.equal(log_bucket(where[:, None] - where, n_buckets, furthest), theirs)
+
+
+def test_disentangled_scores_are_those_of_a_loop(build_hf):
+    encoder = HookedEncoder.from_hf(build_hf("deberta-own", torch.float64))
+    tokens, mask = batch_of(build_hf("deberta-own"))
+    _, cache = encoder.run_with_cache(tokens, mask)
+    rows, attn = encoder.distances().detach(), encoder.blocks[1].attn
+    key, query = (linear(rows).unflatten(-1, (2, 8)) for linear in (attn.disentangled.key, attn.disentangled.query))
+    q, k = cache["q", 1][0], cache["k", 1][0]
+    for i, j, head in ((0, 6, 0), (6, 0, 1), (3, 2, 1), (4, 4, 0)):
+        row = min(max(i - j + 5, 0), 9)  # ten rows; the texts reach beyond them
+        score = q[i, head] @ k[j, head] + q[i, head] @ key[row, head] + k[j, head] @ query[row, head]
+        torch.testing.assert_close(cache["attn_scores", 1][0, head, i, j], score / 24**0.5, **CLOSE)
 
 
 def test_relative_positions_reach_the_attention_scores(build_hf):

@@ -134,5 +134,6 @@ class EncoderWeights(EncoderHooks):
             for name in ("W_in", "W_out", "b_in", "b_out", *(("W_gate", "b_gate") if self.cfg.gated_mlp else ())):
                 named[f"blocks.{layer}.mlp.{name}"] = getattr(block.mlp, name)
         rest = ("ln.", "ln_final.", "ln1.", "ln2.", "embed.project.", "read_out.dense", "relative_bias.")
+        rest += ("distances.", "disentangled.")
         named |= {name: value for name, value in self.named_parameters() if any(part in name for part in rest)}
         return named
