@@ -117,6 +117,9 @@ def find(
     sigma: Sigma = 0.1,
     sweep_rows: Annotated[int, typer.Option(min=8, help="Most test rows to perturb on.")] = 150,
     sweep_seeds: Annotated[bool, typer.Option("--sweep-seeds", help="Perturb every prompt, not the first.")] = False,
+    localization: Annotated[
+        bool, typer.Option("--localization", help="Ask too whether these are the neurons, or any of many alike.")
+    ] = False,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     tune_dtype: TuneDtype = None,
@@ -150,6 +153,8 @@ def find(
         data = data.subset(rows)
     if words is not None:
         data = data.shortened(words)
+    if localization and data.n_labels != 2:
+        raise ValueError(f"`--localization` needs a task of two classes, but {data.name!r} has {data.n_labels}.")
     check_label_words(load_tokenizer(model), [data])
     loaded = load_model(model, device=device, dtype=dtype)
     settings = runs.FindSettings(
@@ -185,6 +190,8 @@ def find(
         )
     write_config(folder / "config.toml", options)
     print_find(result)
+    if localization:
+        console.print(Text(f"Localization: {runs.localize_run(folder, task=data, model=loaded).verdict}"))
 
 
 @app.command()

@@ -12,6 +12,7 @@ from skillneurons.runs._reproduce import reproduce as reproduce
 from skillneurons.runs._summary import summary as summary
 from skillneurons.runs.finished_runs._compare import compare_runs as compare_runs
 from skillneurons.runs.finished_runs._explore import explore as explore
+from skillneurons.runs.finished_runs._localize import localize_run as localize_run
 from skillneurons.runs.finished_runs._perturb import PerturbedRun as PerturbedRun
 from skillneurons.runs.finished_runs._perturb import perturb_run as perturb_run
 from skillneurons.runs.folder import RunFolder as RunFolder

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 from huggingface_hub import CommitOperationAdd, HfApi
 
+from skillneurons.findings.localization import Localization
 from skillneurons.interventions.curve import PerturbationCurve
 from skillneurons.interventions.perturbation import PERTURBATIONS
 from skillneurons.neurons.neuron_set import NeuronSet
@@ -189,6 +190,7 @@ def run_files(folder: str | Path) -> list[str]:
     parts |= {f"seed-{seed}/{name}": NeuronScores.load for seed in seeds for name in scores}
     parts |= dict.fromkeys(scores, NeuronScores.load)
     parts |= {curve_name(kind, seed): PerturbationCurve.load for kind in kinds for seed in also_swept}
+    parts |= {"localization": Localization.load} if "localization" in run else {}
     for name, load in parts.items():
         part_of.read(name, load)
     # Links too: whoever shares is told of them.

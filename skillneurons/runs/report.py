@@ -30,6 +30,10 @@ CAPTIONS = {
     "perturbation": "Skill neurons perturbed, beside random sets of the same size in each layer; a column for each "
     "way to perturb them. The grey band holds the random sets: a few, so that a point just below it may be chance. "
     "Bars are 95 % intervals over rows.",
+    "localization": "What is known of the claim that these neurons hold the skill: shares measured, beside what chance "
+    "gives and where a study draws its lines, which are conventions.",
+    "writers": "What the chosen neurons of each layer know less where those of another are held at their mean, beyond "
+    "random neurons of that layer.",
 }
 MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 
@@ -104,7 +108,8 @@ def _title(run: Mapping[str, Json]) -> str:
 
 
 def _found(run: Mapping[str, Json]) -> list[str]:
-    return [*run.get("verdict", ()), *(f"Warning: {line}" for line in run.get("warnings", ()))]
+    localized = [f"Localization: {run['localization']['verdict']}"] if "localization" in run else []
+    return [*run.get("verdict", ()), *localized, *(f"Warning: {line}" for line in run.get("warnings", ()))]
 
 
 def _lead(run: Mapping[str, Json]) -> str:

@@ -44,7 +44,8 @@ def sections(run: Mapping[str, Json]) -> list[Section]:
     """Of what `run.json` holds."""
     seeds = [_seeds(run)] if run.get("perturbation_over_seeds") else []
     tops = [_top_neurons(name, best, run["majority"][name]) for name, best in run["top_neurons"].items()]
-    return [_prompts(run["prompts"]), *tops, _perturbation(run), *seeds]
+    localized = [_localization(run["localization"])] if "localization" in run else []
+    return [_prompts(run["prompts"]), *tops, _perturbation(run), *seeds, *localized]
 
 
 def _prompts(prompts: Mapping[str, Json]) -> Section:
@@ -152,6 +153,29 @@ def _seeds(run: Mapping[str, Json]) -> Section:
     columns = ("perturbed", "share", "accuracy", "95 %", "margin", "95 %", "seeds")
     exact = pd.DataFrame([{"kind": kind} | dict(row) for kind, table in found.items() for row in table])
     return Section("Perturbation over seeds", what, columns, rows, exact)
+
+
+def _localization(found: Mapping[str, Json]) -> Section:
+    def optional(row: Mapping[str, Json], name: str) -> Cell:
+        return _cell(row[name]) if name in row else ("", "")
+
+    rows = tuple(
+        (
+            _cell(row["question"]),
+            _cell(row["measure"]),
+            optional(row, "value"),
+            _range(row["low"], row["high"]) if "low" in row else ("", ""),
+            optional(row, "chance"),
+            optional(row, "convention"),
+        )
+        for row in found["rows"]
+    )
+    what = (
+        "Whether the skill neurons are the ones, or any of many alike. “Chance” is what always answering the same, "
+        "labels without meaning or random neurons give. Conventions are a study's lines, with nothing behind them but use."
+    )
+    columns = ("question", "measure", "value", "95 %", "chance", "convention")
+    return Section("Localization", what, columns, rows, pd.DataFrame(list(found["rows"])))
 
 
 def _cell(value: object) -> Cell:
