@@ -172,7 +172,7 @@ def _localization(found: Mapping[str, Json]) -> Section:
     )
     what = (
         "Whether the skill neurons are the ones, or any of many alike. “Chance” is what always answering the same, "
-        "labels without meaning or random neurons give. Conventions are a study's lines, with nothing behind them but use."
+        "labels without meaning or random neurons give. Conventions are a study's lines, backed by nothing but use."
     )
     columns = ("question", "measure", "value", "95 %", "chance", "convention")
     return Section("Localization", what, columns, rows, pd.DataFrame(list(found["rows"])))
