@@ -120,6 +120,7 @@ def find(
     localization: Annotated[
         bool, typer.Option("--localization", help="Ask too whether these are the neurons, or any of many alike.")
     ] = False,
+    head: Annotated[bool, typer.Option("--head", help="The fine-tuned model's own head; no prompts.")] = False,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     tune_dtype: TuneDtype = None,
@@ -155,10 +156,12 @@ def find(
         data = data.shortened(words)
     if localization and data.n_labels != 2:
         raise ValueError(f"`--localization` needs a task of two classes, but {data.name!r} has {data.n_labels}.")
-    check_label_words(load_tokenizer(model), [data])
+    if not head:
+        check_label_words(load_tokenizer(model), [data])
     loaded = load_model(model, device=device, dtype=dtype)
     settings = runs.FindSettings(
-        seeds=tuple(int(one) for one in seed_list.split(",")) if seed_list else tuple(range(seeds)),
+        seeds=tuple(int(one) for one in seed_list.split(",")) if seed_list else tuple(range(1 if head else seeds)),
+        head=head,
         n_prompt=n_prompt,
         tuning=_tuning(steps, lr, batch_size, tune_dtype),
         fraction=fraction,
@@ -172,7 +175,7 @@ def find(
     )
     folder = out or _default_folder(model, loaded.fingerprint(), task)
     console.print(Text(str(data), style="bold"))
-    console.print(pairing(data.labels, data.label_words))
+    console.print(", ".join(data.labels) if head else pairing(data.labels, data.label_words))
     console.print(f"model {model} ({loaded.fingerprint()}), results in {folder}")
     if not runs.RunFolder(folder).run_file.exists():
         console.print(cost(loaded, data, settings, jobs))

@@ -30,7 +30,7 @@ from skillneurons.runs._verdict import SHOWN, best_of_all, tuning_warnings, verd
 from skillneurons.runs.folder import FORMATS, RunFolder, as_json, curve_name, score_names
 from skillneurons.runs.folder import RunFolderError as RunFolderError
 from skillneurons.runs.progress import told
-from skillneurons.runs.trials import Progress, Trial, run_trials
+from skillneurons.runs.trials import Progress, Trial, own_head, run_trials
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
@@ -55,6 +55,7 @@ class FindSettings:
         sigma: Of Gaussian noise.
         n_perturb_rows: Test rows (drawn by seed 0) on which perturbations are evaluated.
         sweep_seeds: Perturb every prompt's classifier, instead of the first one's.
+        head: Take a fine-tuned model with its own head, instead of tuning prompts: one classifier, of seed 0.
 
     Example:
         >>> from skillneurons.runs._find import FindSettings
@@ -76,12 +77,17 @@ class FindSettings:
     sigma: float = 0.1
     n_perturb_rows: int = 150
     sweep_seeds: bool = False
+    head: bool = False
 
     def __post_init__(self) -> None:
         check_kinds(self.kinds)
         check_fractions(self.fractions)
         # Refused here, since a run comes to them after all tuning.
-        Layout(self.n_prompt).positions(self.positions)
+        (Layout(0, in_front=True) if self.head else Layout(self.n_prompt)).positions(self.positions)
+        if self.head and self.seeds != (0,):
+            raise ValueError(
+                f"A model's own head is one classifier, of seed 0, but `seeds` is {self.seeds}. Pass (0,)."
+            )
         if self.sigma <= 0 or self.n_random < 1:
             raise ValueError(f"`sigma` and `n_random` must be positive, but are {self.sigma} and {self.n_random}.")
 
@@ -206,13 +212,17 @@ def find(
     run, model, progress = RunFolder(Path(out)), as_classifiable(model), told(progress)
     folder = run.path
     # Before the folder is claimed for these settings: label words that are no tokens would leave it to nobody.
-    Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)
+    if settings.head:
+        own_head(model, task)
+    else:
+        Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)
     check_tune_dtype(model, settings.tuning)
     identity = _identity(model, task, settings)
     before = run.claim(identity, GROWING)["settings"]
     _check_grows(run, before, identity["settings"])
     run.note_origin(task.origin)
-    trials = [Trial(task, seed, run.seed(seed), settings.n_prompt, settings.tuning, run.run) for seed in settings.seeds]
+    own = settings.n_prompt, settings.tuning, run.run, settings.head
+    trials = [Trial(task, seed, run.seed(seed), *own) for seed in settings.seeds]
     results = run_trials(trials, model, jobs=jobs, executor=executor, device=device, progress=progress)
     reused = [trial.folder / name for trial, result in zip(trials, results, strict=True) for name in result.reused]
     classifiers = [result.classifier for result in results]
@@ -322,9 +332,17 @@ def _identity(model: Model, task: Task, settings: FindSettings) -> dict[str, Jso
             "source": task.source,
             "rows": {split: len(getattr(task, split)) for split in ("train", "validation", "test")},
         },
-        "settings": asdict(settings),
+        "settings": _described(settings, model, task),
     }
     return as_json(identity)
+
+
+def _described(settings: FindSettings, model: Model, task: Task) -> dict[str, Json]:
+    """Settings as a run's file holds them: of a head, which one it is; of prompts, what earlier versions wrote."""
+    described = {name: value for name, value in asdict(settings).items() if name != "head"}
+    if not settings.head:
+        return described
+    return described | {"n_prompt": 0, "head": str(own_head(model, task).verbalizer.identity)}
 
 
 def _draw(result: FindResult) -> None:
@@ -337,13 +355,15 @@ def _draw(result: FindResult) -> None:
         position, _ = scores.position_of(layer, neuron)
         encoded = classifier.encode(subtask.test)
         single = collect(classifier, encoded, OneNeuron(len(encoded), layer, neuron, position))
-        seed = classifier.prompt.seed
+        where = (
+            f"prompt position {position}, seed {classifier.prompt.seed}" if len(classifier.prompt) else "first token"
+        )
         axes = plot_activation_histogram(
             single.values,
             encoded.labels,
             float(scores.baseline[0, position, layer, neuron]),
             subtask.labels,
-            title=f"{subtask.name}: neuron {neuron} of layer {layer}, prompt position {position}, seed {seed}",
+            title=f"{subtask.name}: neuron {neuron} of layer {layer}, {where}",
         )
         save_figure(axes, figures / f"top-neuron{suffix}", formats=FORMATS)
         save_figure(plot_predictivity_by_layer(scores), figures / f"predictivity{suffix}", formats=FORMATS)

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.prompts import Verbalizer, random_prompt
 from skillneurons.models.bridge import AnyModel, as_classifiable
-from skillneurons.runs.trials import Progress
+from skillneurons.runs.trials import Progress, own_head
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.types import Json, Library
 
@@ -100,8 +100,11 @@ def cost(model: AnyModel, task: Task, settings: Library, jobs: int = 1) -> str:
         '1 prompt of at most 250 steps, 1 x 3 passes to score, 69 perturbations of 32 rows: at most about ...'
     """
     model = as_classifiable(model)
-    words = Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)
-    classifier = Classifier(model, random_prompt(model, settings.n_prompt), words, task.labels)
+    if settings.head:
+        classifier = own_head(model, task)
+    else:
+        words = Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)
+        classifier = Classifier(model, random_prompt(model, settings.n_prompt), words, task.labels)
     rows = list(task.test[:64])
     classifier.logits(rows[:8])
     began = time.perf_counter()
@@ -111,12 +114,14 @@ def cost(model: AnyModel, task: Task, settings: Library, jobs: int = 1) -> str:
     tuning, n_sweep = settings.tuning, min(settings.n_perturb_rows, len(task.test))
     n_checks = tuning.steps // tuning.eval_every
     tuned = tuning.steps * tuning.batch_size * TUNING_PASSES + n_checks * len(task.validation)
+    tuned = 0 if settings.head else tuned
     scored = n_subtasks * (len(task.train) + len(task.validation) + len(task.test))
     swept = (n_seeds if settings.sweep_seeds else 1) * len(settings.kinds)
     swept *= 1 + len(settings.fractions) * (1 + settings.n_random)
     seconds = each * (n_seeds * (tuned + scored) / max(1, min(jobs, n_seeds)) + swept * n_sweep)
     about = f"{max(1, round(seconds / 60))} min" if seconds > 90 else f"{max(1, round(seconds))} s"
+    prompts = f"{n_seeds} prompt{'s' if n_seeds > 1 else ''} of at most {tuning.steps} steps"
     return (
-        f"{n_seeds} prompt{'s' if n_seeds > 1 else ''} of at most {tuning.steps} steps, {n_seeds} x {3 * n_subtasks} "
+        f"{'The model as it is' if settings.head else prompts}, {n_seeds} x {3 * n_subtasks} "
         f"passes to score, {swept} perturbations of {n_sweep} rows: at most about {about}"
     )

@@ -114,9 +114,10 @@ def _found(run: Mapping[str, Json]) -> list[str]:
 
 def _lead(run: Mapping[str, Json]) -> str:
     task, model, n_prompt = run["task"], run["model"], run["settings"]["n_prompt"]
+    prompts = f"{len(run['prompts'])} prompts of {n_prompt} vectors" if n_prompt else "Its own head, and no prompt"
     return (
         f"{model['source']} ({model['fingerprint']}) on {task['name']}: "
-        f"{pairing(task['labels'], task['label_words'])}. {len(run['prompts'])} prompts of {n_prompt} vectors; "
+        f"{pairing(task['labels'], task['label_words'])}. {prompts}; "
         f"{task['rows']['train']:,} training, {task['rows']['validation']:,} validation and {task['rows']['test']:,} "
         "test rows."
     )

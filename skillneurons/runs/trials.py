@@ -41,6 +41,7 @@ class Trial:
         n_prompt: Soft vectors.
         tuning: Learning rate, steps and so on.
         run: The run that its files say they belong to (`RunFolder.run`), if any.
+        head: Whether the model answers by its own head, and no prompt is tuned.
 
     Example:
         >>> from pathlib import Path
@@ -58,6 +59,7 @@ class Trial:
     n_prompt: int
     tuning: TuningConfig
     run: str = ""
+    head: bool = False
 
     @property
     def name(self) -> str:
@@ -105,6 +107,8 @@ def run_trial(
     """
 
     def tune() -> Classifier:
+        if trial.head:
+            return own_head(model, trial.task)
         tell(f"{trial.name}: tuning")
         return tune_prompt(
             model,
@@ -142,6 +146,24 @@ def run_trial(
         load, compute = partial(load_scores, subtask), partial(score, subtask)
         scores.append(store.read_or_compute(trial.folder / name, load, compute, reused, trial.label(name)))
     return TrialResult(classifier, tuple(scores), tuple(path.name for path in reused))
+
+
+def own_head(model: Model, task: Task) -> Classifier:
+    """A fine-tuned model with its own head, which must name the task's classes: their order is not guessed.
+
+    Raises:
+        TypeError: The model is a bridge.
+        ValueError: It has no head for classes, or calls them otherwise.
+    """
+    classifier = Classifier.from_head(model)
+    named = {label.casefold() for label in classifier.labels}
+    if missing := [label for label in task.labels if label.casefold() not in named]:
+        raise ValueError(
+            f"The head of {model.cfg.source!r} needs to name the classes of {task.name!r}, but names "
+            f"{', '.join(classifier.labels)}, and {missing[0]!r} is none of them. Name them in its config.json "
+            "(`id2label`) as the task does."
+        )
+    return Classifier.from_head(model, labels=task.labels)
 
 
 def load_classifier(path: Path, model: Model, seed: int) -> Classifier:
