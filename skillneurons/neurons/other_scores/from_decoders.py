@@ -123,6 +123,13 @@ def class_specificity(
 
     Returns:
         In [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from skillneurons.neurons.other_scores.from_decoders import class_specificity
+        >>> active = torch.tensor([[9, 5, 1], [0, 5, 0]])[:, None, None]
+        >>> class_specificity(active, torch.tensor([10, 10]))
+        tensor([[[1., 0., 0.]]], dtype=torch.float64)
     """
     p = _probability(active, n)
     below = p.flatten().kthvalue(max(1, round(filtered * p.numel()))).values
