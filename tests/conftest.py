@@ -88,6 +88,7 @@ CLASSIFIERS = {
     "electra-classes": ("ElectraForSequenceClassification", ELECTRA),
     "ernie-classes": ("ErnieForSequenceClassification", BERT | {"hidden_act": "relu"}),
     "data2vec-classes": ("Data2VecTextForSequenceClassification", ROBERTA | {"num_labels": 3}),
+    "deberta-classes": ("DebertaV2ForSequenceClassification", DEBERTA | {"num_labels": 3}),
     "roberta-tokens": ("RobertaForTokenClassification", ROBERTA),
     "bert-tokens": ("BertForTokenClassification", BERT),
     "distilbert-tokens": ("DistilBertForTokenClassification", DISTILBERT),

@@ -138,9 +138,10 @@ class Classifier(Shown):
         encoder = as_own_encoder(model, tokenizer)
         head = class_head_of(encoder.cfg, encoder.unused_weights)
         if head is None:
+            other = "one of another form" if encoder.cfg.hf_class.endswith("ForSequenceClassification") else "none"
             raise ValueError(
-                f"A head for classes is needed, but {encoder.cfg.source!r}, a {encoder.cfg.hf_class}, has none. Pass a "
-                "sequence classifier, such as RobertaForSequenceClassification; or tune a prompt: `tune_prompt`."
+                f"A head for classes is needed, but {encoder.cfg.source!r}, a {encoder.cfg.hf_class}, has {other}. Pass "
+                "a sequence classifier, such as RobertaForSequenceClassification; or tune a prompt: `tune_prompt`."
             )
         head = of_labels(head, tuple(labels))
         return cls(encoder, no_prompt(encoder), head, tuple(labels))

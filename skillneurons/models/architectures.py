@@ -305,6 +305,7 @@ DEBERTA = Architecture(
     *("deberta.", DEBERTA_ENCODER, DEBERTA_BLOCK, BERT_HEAD, "DebertaV2Model", False),
     shape=deberta_shape,
     not_legacy=DEBERTA_HEAD,
+    classes=ClassHead("pooler.dense", "classifier", "gelu"),
 )
 MODERNBERT = Architecture(
     *("model.", MODERNBERT_ENCODER, MODERNBERT_BLOCK, MODERNBERT_HEAD, "ModernBertModel", False),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from fine_tuned import fine_tuned, fine_tuned_folder
 from planted import planted_classifier, planted_neurons, planted_task
+from transformers import ModernBertForSequenceClassification
 
 from skillneurons import (
     Classifier,
@@ -253,6 +254,9 @@ def test_some_classes_of_several_answer_a_task_of_them(build_hf, roberta_tokeniz
 def test_what_has_no_head_for_classes_is_refused(tiny_model, build_hf, roberta_tokenizer):
     with pytest.raises(ValueError, match=r"a RobertaForMaskedLM, has none\. Pass a sequence classifier"):
         Classifier.from_head(tiny_model)
+    modern = ModernBertForSequenceClassification(build_hf("modernbert", vocab_size=len(roberta_tokenizer)).config)
+    with pytest.raises(ValueError, match=r"a ModernBertForSequenceClassification, has one of another form\."):
+        Classifier.from_head(modern.eval(), roberta_tokenizer)
     with pytest.raises(ValueError, match="a RobertaForTokenClassification, has none"):
         Classifier.from_head(build_hf("roberta-tokens", vocab_size=len(roberta_tokenizer)), roberta_tokenizer)
     with pytest.raises(ValueError, match="regression is not what this is for"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import CLASSIFIERS
-from test_encoder import CLOSE, batch_of
+from test_encoder import batch_of, close_to
 
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.models.encoder_parts.class_head import Head, class_head_of
@@ -29,7 +29,7 @@ def test_the_encoder_of_a_classifier_is_hugging_faces_and_its_head_comes_back(bu
     with torch.no_grad():
         streams = hf(tokens, attention_mask=mask, output_hidden_states=True).hidden_states
     ours = encoder(tokens, mask, stop_at_layer=2)
-    torch.testing.assert_close(ours[mask.bool()], streams[-1][mask.bool()], **CLOSE)
+    torch.testing.assert_close(ours[mask.bool()], streams[-1][mask.bool()], **close_to(hf))
     again, back = hf.state_dict(), encoder.to_hf().state_dict()
     assert again.keys() == back.keys() and all(torch.equal(again[name], back[name]) for name in again)
     assert encoder.cfg.read_out == "tied"
@@ -43,11 +43,11 @@ def test_a_head_gives_hugging_faces_logits_on_padded_batches(build_hf, architect
     with torch.no_grad():
         expected = hf(tokens, attention_mask=mask).logits
     head = head_of(encoder)
-    torch.testing.assert_close(encoder(tokens, mask, logits_at=0, **head.asks), expected, **CLOSE)
+    torch.testing.assert_close(encoder(tokens, mask, logits_at=0, **head.asks), expected, **close_to(hf))
     assert expected.shape == (len(tokens), len(head.words))
     # Dropout off, and one part of it only.
     torch.testing.assert_close(
-        head.of([1, 0])(encoder(tokens, mask, stop_at_layer=2)[:, 0]), expected[:, [1, 0]], **CLOSE
+        head.of([1, 0])(encoder(tokens, mask, stop_at_layer=2)[:, 0]), expected[:, [1, 0]], **close_to(hf)
     )
 
 

@@ -86,11 +86,12 @@ def disentangled_scale(cfg: EncoderConfig) -> float:
 def log_bucket(distance: Int[Tensor, "query key"], n_buckets: int, furthest: int) -> Int[Tensor, "query key"]:
     """The distance (query's position minus key's), far ones in buckets that are even steps of the logarithm.
 
-    Half of the buckets hold one distance each, on either side; without buckets all do.
+    Half of the buckets hold one distance each, on either side; without buckets all do. Distances beyond `furthest` go
+    on in the same steps: the table's last row takes them.
 
     Example:
         >>> log_bucket(torch.tensor([[-100, -5, -1, 0, 1, 4, 5, 9]]), 8, 40).tolist()
-        [[-8, -5, -1, 0, 1, 4, 5, 6]]
+        [[-9, -5, -1, 0, 1, 4, 5, 6]]
     """
     if n_buckets < 1:
         return distance
