@@ -140,8 +140,8 @@ class Classifier(Shown):
         if head is None:
             other = "one of another form" if encoder.cfg.hf_class.endswith("ForSequenceClassification") else "none"
             raise ValueError(
-                f"A head for classes is needed, but {encoder.cfg.source!r}, a {encoder.cfg.hf_class}, has {other}. Pass "
-                "a sequence classifier, such as RobertaForSequenceClassification; or tune a prompt: `tune_prompt`."
+                f"A head for classes is needed, but {encoder.cfg.source!r}, a {encoder.cfg.hf_class}, has {other}. "
+                "Pass a sequence classifier, such as RobertaForSequenceClassification; or tune a prompt: `tune_prompt`."
             )
         head = of_labels(head, tuple(labels))
         return cls(encoder, no_prompt(encoder), head, tuple(labels))
