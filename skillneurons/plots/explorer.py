@@ -174,7 +174,7 @@ def _subtask(
     return {
         "name": task.name,
         "labels": list(task.labels),
-        "words": list(task.label_words),
+        "words": list(classifier.verbalizer.words),
         "seeds": scores.seeds,
         "n_layers": len(scores.predictivity),
         "d_mlp": d_mlp,

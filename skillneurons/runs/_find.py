@@ -34,7 +34,7 @@ from skillneurons.runs.trials import Progress, Trial, own_head, run_trials
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.results import Shown, as_text
+from skillneurons.utilities.results import Shown, as_text, counted
 from skillneurons.utilities.types import Json, Library
 
 
@@ -152,7 +152,8 @@ class FindResult(Shown):
         prompts.insert(0, "seed", [one.prompt.seed for one in self.classifiers])
         return "\n".join(
             [
-                f"FindResult({self.task.name}, {len(self.classifiers)} prompts, {self.skill}; {self.folder})",
+                f"FindResult({self.task.name}, {counted(len(self.classifiers), 'prompt')}, {self.skill}; "
+                f"{self.folder})",
                 *self.verdict,
                 *(f"Warning: {line}" for line in self.warnings),
                 as_text(prompts.loc[:, ["seed", "accuracy", "low", "high", "majority", "margin", "n"]]),

@@ -11,6 +11,7 @@ from skillneurons.classifiers.prompts import Verbalizer, random_prompt
 from skillneurons.models.bridge import AnyModel, as_classifiable
 from skillneurons.runs.trials import Progress, own_head
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.results import counted
 from skillneurons.utilities.types import Json, Library
 
 EVERY = 20.0
@@ -120,7 +121,7 @@ def cost(model: AnyModel, task: Task, settings: Library, jobs: int = 1) -> str:
     swept *= 1 + len(settings.fractions) * (1 + settings.n_random)
     seconds = each * (n_seeds * (tuned + scored) / max(1, min(jobs, n_seeds)) + swept * n_sweep)
     about = f"{max(1, round(seconds / 60))} min" if seconds > 90 else f"{max(1, round(seconds))} s"
-    prompts = f"{n_seeds} prompt{'s' if n_seeds > 1 else ''} of at most {tuning.steps} steps"
+    prompts = f"{counted(n_seeds, 'prompt')} of at most {counted(tuning.steps, 'step')}"
     return (
         f"{'The model as it is' if settings.head else prompts}, {n_seeds} x {3 * n_subtasks} "
         f"passes to score, {swept} perturbations of {n_sweep} rows: at most about {about}"

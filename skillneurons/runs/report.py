@@ -19,7 +19,7 @@ from skillneurons.runs.folder import RunFolder
 from skillneurons.tasks.class_words import pairing
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.results import as_page
+from skillneurons.utilities.results import as_page, counted
 from skillneurons.utilities.types import Json
 
 # Figure file's stem -> what it shows. Others in the folder come last, under their names.
@@ -114,7 +114,8 @@ def _found(run: Mapping[str, Json]) -> list[str]:
 
 def _lead(run: Mapping[str, Json]) -> str:
     task, model, n_prompt = run["task"], run["model"], run["settings"]["n_prompt"]
-    prompts = f"{len(run['prompts'])} prompts of {n_prompt} vectors" if n_prompt else "Its own head, and no prompt"
+    own = "Its own head, and no prompt"
+    prompts = f"{counted(len(run['prompts']), 'prompt')} of {counted(n_prompt, 'vector')}" if n_prompt else own
     return (
         f"{model['source']} ({model['fingerprint']}) on {task['name']}: "
         f"{pairing(task['labels'], task['label_words'])}. {prompts}; "

@@ -229,3 +229,13 @@ def as_html(title: str, table: pd.DataFrame) -> str:
     rest = f"<p>{len(shown)} of {len(table):,} rows; all: <code>.to_dataframe()</code></p>"
     end = rest if len(shown) < len(table) else ""
     return f'<div style="overflow-x: auto"><p>{html.escape(title)}</p>{cells}{end}</div>'
+
+
+def counted(n: int, noun: str) -> str:
+    """A number of things in words, for a reader.
+
+    Example:
+        >>> counted(1, "prompt"), counted(3072, "neuron")
+        ('1 prompt', '3,072 neurons')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 from planted import planted_model, planted_task
@@ -100,13 +101,22 @@ def test_settings_that_make_no_sense_are_refused():
         ExplorerSettings(n_cards=0)
 
 
+def in_browser(explored, does, tmp_path):
+    """What a script of the test's own sees that clicks on what a reader would."""
+    early = "<script>window.errors = []; addEventListener('error', e => errors.push(String(e.message)));</script>"
+    probe = "<script>onload = () => { const seen = {}, $ = id => document.getElementById(id);" + does
+    probe += "seen.errors = errors; document.title = JSON.stringify(seen); }</script>"
+    page = tmp_path / "page.html"
+    page.write_text(explored.page.replace("<body>", "<body>" + early).replace("</body>", probe + "</body>"))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=5000"]
+    command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,900", "--dump-dom"]
+    dom = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120).stdout
+    return json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dom, re.DOTALL).group(1)))
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed to open the page with")
 def test_a_browser_opens_a_neuron_sorts_and_filters_without_an_error(explored, tmp_path):
-    # A script of the test's own clicks on what a reader would and writes down what is seen.
-    early = "<script>window.errors = []; addEventListener('error', e => errors.push(String(e.message)));</script>"
-    probe = """<script>onload = () => {
-      const seen = {}, $ = id => document.getElementById(id), column = k =>
-        [...$("body").rows].map(row => Number(row.cells[k].textContent));
+    does = """const column = k => [...$("body").rows].map(row => Number(row.cells[k].textContent));
       seen.drawn = new Set($("map").getContext("2d").getImageData(0, 0, $("map").width, 80).data).size;
       seen.first = $("card-title").textContent; seen.parts = $("card").querySelectorAll("svg").length;
       $("cards").children[1].click(); seen.second = $("card-title").textContent; seen.card = $("card").textContent;
@@ -121,14 +131,8 @@ def test_a_browser_opens_a_neuron_sorts_and_filters_without_an_error(explored, t
       const box = $("map").getBoundingClientRect();
       $("map").dispatchEvent(new MouseEvent("click", {clientX: box.left + 2, clientY: box.top + 20}));
       seen.clicked = $("card-title").textContent; seen.wide = document.documentElement.scrollWidth;
-      seen.title = document.title; seen.errors = errors; document.title = JSON.stringify(seen);
-    }</script>"""
-    page = tmp_path / "page.html"
-    page.write_text(explored.page.replace("<body>", "<body>" + early).replace("</body>", probe + "</body>"))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=5000"]
-    command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,900", "--dump-dom"]
-    dom = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120).stdout
-    seen = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dom, re.DOTALL).group(1)))
+      seen.title = document.title;"""
+    seen = in_browser(explored, does, tmp_path)
     best = [f"Layer {c['layer']}, neuron {c['neuron']}" for c in data_of(explored.page)["subtasks"][0]["cards"]]
     assert seen["errors"] == [] and seen["drawn"] > 3
     assert [seen["first"], seen["second"]] == best[:2] and seen["parts"] == 3
@@ -137,3 +141,51 @@ def test_a_browser_opens_a_neuron_sorts_and_filters_without_an_error(explored, t
     assert seen["down"] == sorted(seen["down"], reverse=True) and seen["up"] == sorted(seen["up"])
     assert all(value >= 0.6 for value in seen["least"]) and set(seen["only"]) <= {"yes"}
     assert seen["wide"] <= 500 and seen["title"].startswith("skillneurons explorer")
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    task = planted_task("topics", n_train=48, n_validation=48, n_test=60)
+    settings = replace(SETTINGS, seeds=(0,))
+    result = find(planted_model(), task, tmp_path_factory.mktemp("several") / "a", settings)
+    opened = OpenedRun(result.folder, {}, result.classifiers[0].model, result.classifiers, result.scores)
+    object.__setattr__(opened, "task", lambda source=None: task)
+    return result, task, runs.explore(opened, settings=SMALL)
+
+
+def test_a_run_of_several_classes_has_the_top_neurons_of_each_subtask(several):
+    result, task, explored = several
+    subtasks = data_of(explored.page)["subtasks"]
+    assert [one["name"] for one in subtasks] == [one.name for one in task.subtasks()] and len(subtasks) == 3
+    for one, scores, subtask in zip(subtasks, result.scores, task.subtasks(), strict=True):
+        best = scores.best(3)
+        assert [(c["layer"], c["neuron"]) for c in one["cards"]] == list(zip(best.layer, best.neuron, strict=True))
+        assert one["labels"] == list(subtask.labels)
+        # "rest" is no answer that the prompt knows: another class's word stands for it.
+        assert one["words"][1] == subtask.label_words[1] and one["words"][0] in set(task.label_words) - {
+            one["words"][1]
+        }
+        assert one["columns"]["held_out"] == pytest.approx(scores.held_out.flatten().tolist(), rel=1e-3)
+        for card in one["cards"]:  # a subtask's rows, and what it calls their classes
+            assert len(card["activations"]) == min(SMALL.n_rows, len(subtask.test))
+            assert {text["label"] for end in card["texts"] for text in end} <= set(subtask.labels)
+    assert len({str(one["cards"]) for one in subtasks}) == 3
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed to open the page with")
+def test_a_browser_shows_each_subtask_with_its_own_neurons(several, tmp_path):
+    *_, explored = several
+    seen = in_browser(
+        explored,
+        """seen.subtasks = [...$("subtask").options].map((option, k) => {
+          $("subtask").value = k; $("subtask").dispatchEvent(new Event("input"));
+          $("cards").children[0].click();
+          return [option.textContent, $("card-title").textContent, $("card").textContent, $("body").rows.length];
+        });""",
+        tmp_path,
+    )
+    assert seen["errors"] == []
+    for one, (name, title, card, n_rows) in zip(data_of(explored.page)["subtasks"], seen["subtasks"], strict=True):
+        first = one["cards"][0]
+        assert (name, title) == (one["name"], f"Layer {first['layer']}, neuron {first['neuron']}")
+        assert any(label in card for label in one["labels"]) and n_rows > 3

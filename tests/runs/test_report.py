@@ -16,6 +16,7 @@ from planted import planted_model, planted_task, unsealed
 
 from skillneurons import TuningConfig
 from skillneurons.runs._find import FindSettings, find
+from skillneurons.runs.finished_runs.report_sections import sections
 from skillneurons.runs.report import write_report
 from skillneurons.utilities.store import StoreError
 
@@ -69,6 +70,15 @@ def test_tables_hold_the_numbers_of_run_json(folder, page):
     for line in (*run["verdict"], *run["warnings"], "bad → no0"):
         assert html.escape(line) in page
     assert html.escape(run["model"]["fingerprint"]) in page
+
+
+def test_one_prompt_is_one_and_groups_are_named(folder, page):
+    assert "1 prompt of 3 vectors" in page and "95 % interval over rows (Clopper-Pearson)" in page
+    run = json.loads((folder / "run.json").read_text())
+    for one in run["prompts"].values():
+        one["n_groups"] = 17
+    grouped = sections(run)[0].text
+    assert "over 17 groups of rows that belong together" in grouped and "effective rows" in grouped
 
 
 def test_the_page_loads_nothing(page):

@@ -1,12 +1,11 @@
 """The explorer of a finished run: every subtask, the run's own set, and a card for each of the best neurons."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from skillneurons.classifiers.classifier import Classifier
-from skillneurons.classifiers.prompts import Verbalizer
 from skillneurons.models.bridge import AnyModel
-from skillneurons.models.encoder_parts.class_head import Head
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.plots.explorer import DEFAULTS, Explorer, ExplorerSettings, explorer
 from skillneurons.runs._open_run import OpenedRun, open_run
@@ -44,19 +43,24 @@ def explore(
     opened = run if isinstance(run, OpenedRun) else open_run(run, model=model, device=device)
     task, classifier = opened.task(source), opened.classifiers[0]
     parts = [
-        (scores, _of(classifier, subtask), subtask)
+        (scores, _of(classifier, subtask, task), subtask)
         for scores, subtask in zip(opened.scores, task.subtasks(), strict=True)
     ]
     chosen = NeuronSet.load(opened.folder / "skill")
     return explorer(parts, name=task.name, chosen=chosen, settings=settings)
 
 
-def _of(classifier: Classifier, subtask: Task) -> Classifier:
-    """The classifier with a subtask's words as its answers, so that margins are between its two classes."""
-    if tuple(classifier.labels) == tuple(subtask.labels):
+def _of(classifier: Classifier, subtask: Task, task: Task) -> Classifier:
+    """The classifier with a subtask's two classes as its answers, so that margins are between them.
+
+    "The rest" was no answer that the prompt was tuned for: the largest of the other classes answers in its place.
+    """
+    labels = list(classifier.labels)
+    if labels == list(subtask.labels):
         return classifier
-    if isinstance(classifier.verbalizer, Head):
-        which = [classifier.labels.index(label) for label in subtask.labels]
-        return replace(classifier, verbalizer=classifier.verbalizer.of(which), labels=tuple(subtask.labels))
-    verbalizer = Verbalizer.from_words(classifier.model.tokenizer, subtask.label_words, subtask.labels)
-    return replace(classifier, verbalizer=verbalizer, labels=tuple(subtask.labels))
+    which = [labels.index(label) if label in labels else -1 for label in subtask.labels]
+    if -1 in which:
+        counts = Counter(row["label"] for row in task.test)
+        rival = max((i for i in range(len(labels)) if i not in which), key=lambda i: counts[i])
+        which = [rival if i == -1 else i for i in which]
+    return replace(classifier, verbalizer=classifier.verbalizer.of(which), labels=tuple(subtask.labels))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from skillneurons.utilities.results import as_short
+from skillneurons.utilities.results import as_short, counted
 from skillneurons.utilities.types import Json
 
 Cell = tuple[Json, str]
@@ -66,7 +66,14 @@ def _prompts(prompts: Mapping[str, Json]) -> Section:
             for seed, one in prompts.items()
         ]
     )
-    what = "Accuracy on test rows, with its 95 % interval over rows (Clopper-Pearson)."
+    n_groups = next(iter(prompts.values())).get("n_groups")
+    over, how = "rows", "Clopper-Pearson"
+    if n_groups is not None:
+        over, how = (
+            f"{counted(n_groups, 'group')} of rows that belong together",
+            "Clopper-Pearson of the effective rows",
+        )
+    what = f"Accuracy on test rows, with its 95 % interval over {over} ({how})."
     return Section("Prompts", what, ("seed", "accuracy", "95 %", "balanced", "majority", "margin", "rows"), rows, exact)
 
 
