@@ -250,11 +250,11 @@ def _unique_or_not(found: Redundancy, names: Sequence[str]) -> str:
     n = len(found.address)
     doubled = round(found.share_same * n)
     numbers = f"{doubled} of {n} with a double outside (|r| > {SAME}), {found.n_alike:,} others as good as the first"
-    return f"unique: {numbers}" if "unique" in names else f"not unique but {_article(names)}: {numbers}"
-
-
-def _article(names: Sequence[str]) -> str:
-    return "copies" if "copies" in names else "of a crowd"
+    if "unique" in names:
+        return f"unique: {numbers}"
+    alike = found.share_same > FLAGGED["redundancy"]
+    what = "not unique but copies" if "copies" in names else "not unique but of a crowd" if alike else "not unique"
+    return f"{what}: {numbers}"
 
 
 def _who_writes(found: Writers) -> str:
@@ -276,7 +276,8 @@ def _what_they_cost(found: Causal) -> str:
     held = "causal" if found.holds_against("layer") else "not causal beyond luck"
     if found.crowd_costs and not found.holds_against("crowd"):
         held = "as causal as their crowd" if found.holds_against("layer") else "less causal than their crowd"
-    return f"{held}: held at their mean they cost a margin {' and '.join(costs)}"
+    whole = _short(found.plain[1].item())
+    return f"{held}: of a margin of {whole} they cost, held at their mean, {' and '.join(costs)}"
 
 
 def _short(number: float) -> str:
