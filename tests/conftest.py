@@ -89,8 +89,10 @@ CLASSIFIERS = {
     "ernie-classes": ("ErnieForSequenceClassification", BERT | {"hidden_act": "relu"}),
     "data2vec-classes": ("Data2VecTextForSequenceClassification", ROBERTA | {"num_labels": 3}),
     "deberta-classes": ("DebertaV2ForSequenceClassification", DEBERTA | {"num_labels": 3}),
+    "esm-classes": ("EsmForSequenceClassification", ESM),
     "roberta-tokens": ("RobertaForTokenClassification", ROBERTA),
     "bert-tokens": ("BertForTokenClassification", BERT),
+    "deberta-tanh-classes": ("DebertaV2ForSequenceClassification", DEBERTA | {"pooler_hidden_act": "tanh"}),
     "distilbert-tokens": ("DistilBertForTokenClassification", DISTILBERT),
 }
 SIGNALS = (("dreadful", "boring", "clumsy"), ("lovely", "moving", "clever"))

@@ -299,7 +299,11 @@ ELECTRA = Architecture(
 )
 ERNIE = replace(BERT, prefix="ernie.", headless="ErnieModel", classes=replace(BERT_CLASSES, dense="ernie.pooler.dense"))
 ESM = Architecture(
-    *("esm.", ESM_ENCODER, ESM_BLOCK, ROBERTA_HEAD, "EsmModel", True), act_fn="gelu", shape=esm_shape, keeps_bias=True
+    *("esm.", ESM_ENCODER, ESM_BLOCK, ROBERTA_HEAD, "EsmModel", True),
+    act_fn="gelu",
+    shape=esm_shape,
+    keeps_bias=True,
+    classes=ROBERTA_CLASSES,
 )
 DEBERTA = Architecture(
     *("deberta.", DEBERTA_ENCODER, DEBERTA_BLOCK, BERT_HEAD, "DebertaV2Model", False),

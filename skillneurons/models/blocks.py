@@ -340,6 +340,10 @@ class ReadOut(nn.Module):
             if hasattr(self, "weight"):
                 nn.init.normal_(self.weight)
 
+    def final(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """What any head reads: the stream behind the last block's LayerNorms."""
+        return resid if self.ln_final is None else self.ln_final(resid)
+
     def forward(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_feature"]:
-        final = resid if self.ln_final is None else self.ln_final(resid)
+        final = self.final(resid)
         return self.ln(self.activation(self.dense(final))) if self.transform else final

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from skillneurons.models.blocks import RelativeBias
+from skillneurons.models.blocks import ReadOut, RelativeBias
 from skillneurons.models.config import EncoderConfig
 from skillneurons.models.encoder_parts.class_head import class_head_of
 from skillneurons.utilities.types import Library
@@ -57,6 +57,7 @@ class Converted(Protocol):
     cfg: EncoderConfig
     blocks: nn.ModuleList
     relative_bias: RelativeBias | None
+    read_out: ReadOut
     unused_weights: dict[str, Tensor]
 
     @property
@@ -131,8 +132,8 @@ def _check_class_head(encoder: Converted, resid: Tensor, out: Library) -> None:
         head = class_head_of(encoder.cfg, encoder.unused_weights)
     except ValueError:
         return  # of numbers or several labels, which is refused where a classifier is made of it
-    if head is not None and not _same(head(resid[:, 0]), out[0]):
-        raise ValueError(_differs("the head for classes", head(resid[:, 0]), out[0]))
+    if head is not None and not _same(ours := head(encoder.read_out.final(resid[:, 0])), out[0]):
+        raise ValueError(_differs("the head for classes", ours, out[0]))
 
 
 def _two_tokens(encoder: Converted) -> list[int]:

@@ -370,7 +370,7 @@ class HookedEncoder(ShownModel, EncoderText):
                 )
             resid = resid[torch.arange(len(resid), device=resid.device), logits_at]
         read_by = shortcuts.get("read_by")
-        return self.unembed(resid, logits_for) if read_by is None else read_by(resid)
+        return self.unembed(resid, logits_for) if read_by is None else read_by(self.read_out.final(resid))
 
     def unembed(
         self, resid: Float[Tensor, "*batch d_model"], logits_for: Sequence[int] | Int[Tensor, " label"] | None = None

@@ -28,7 +28,7 @@ def test_the_encoder_of_a_classifier_is_hugging_faces_and_its_head_comes_back(bu
     tokens, mask = batch_of(hf)
     with torch.no_grad():
         streams = hf(tokens, attention_mask=mask, output_hidden_states=True).hidden_states
-    ours = encoder(tokens, mask, stop_at_layer=2)
+    ours = encoder.read_out.final(encoder(tokens, mask, stop_at_layer=2))
     torch.testing.assert_close(ours[mask.bool()], streams[-1][mask.bool()], **close_to(hf))
     again, back = hf.state_dict(), encoder.to_hf().state_dict()
     assert again.keys() == back.keys() and all(torch.equal(again[name], back[name]) for name in again)
@@ -47,7 +47,9 @@ def test_a_head_gives_hugging_faces_logits_on_padded_batches(build_hf, architect
     assert expected.shape == (len(tokens), len(head.words))
     # Dropout off, and one part of it only.
     torch.testing.assert_close(
-        head.of([1, 0])(encoder(tokens, mask, stop_at_layer=2)[:, 0]), expected[:, [1, 0]], **close_to(hf)
+        head.of([1, 0])(encoder.read_out.final(encoder(tokens, mask, stop_at_layer=2))[:, 0]),
+        expected[:, [1, 0]],
+        **close_to(hf),
     )
 
 

@@ -130,7 +130,8 @@ def class_head_of(cfg: EncoderConfig, unused_weights: Mapping[str, Tensor]) -> H
         raise ValueError(f"{_whose(cfg)} gives {len(weight)} number{'s' * (len(weight) > 1)}. {REGRESSION}")
     if problem == "multi_label_classification":
         raise ValueError(f"{_whose(cfg)} gives several labels at once. {SEVERAL_LABELS}")
-    return Head(_class_names(cfg.hf_config, len(weight)), dense_weight, dense_bias, weight, bias, names.act_fn)
+    act_fn = cfg.hf_config.get("pooler_hidden_act") or names.act_fn  # which only DeBERTa has
+    return Head(_class_names(cfg.hf_config, len(weight)), dense_weight, dense_bias, weight, bias, act_fn)
 
 
 def _whose(cfg: EncoderConfig) -> str:
