@@ -221,8 +221,16 @@ def explore(
     quiet_libraries()
     from skillneurons import runs
     from skillneurons.plots import ExplorerSettings
+    from skillneurons.runs.progress import in_time, seconds_a_row
 
-    page = runs.explore(run, source=source, device=device, settings=ExplorerSettings(n_cards=cards))
+    settings, opened = ExplorerSettings(n_cards=cards), runs.open_run(run, device=device)
+    task = opened.task(source)
+    # Each card ablates its neuron and others, and gradients take about two passes more.
+    n_parts, n_rows = len(opened.scores), min(settings.n_rows, len(task.test))
+    n_passes = n_parts * (cards * (settings.n_random + 3) + 4)
+    seconds = n_passes * n_rows * seconds_a_row(opened.classifiers[0], task)
+    console.print(f"{n_parts * cards} cards, {n_passes} passes over {n_rows} rows: at most about {in_time(seconds)}")
+    page = runs.explore(opened, source=source, settings=settings)
     console.print(f"Written: {page.save(out or run / 'explorer.html')}")
 
 

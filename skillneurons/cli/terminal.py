@@ -20,6 +20,7 @@ errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 def print_find(result: Any) -> None:
     from skillneurons.interventions.curve import over_seeds
+    from skillneurons.utilities.results import counted
 
     for line in result.verdict:
         console.print(line)
@@ -37,8 +38,8 @@ def print_find(result: Any) -> None:
     )
     for search, best in zip(result.searches, result.best, strict=True):
         print_table(
-            f"Top neurons of {search.task}, mean of {len(result.classifiers)} seeds, chosen on validation. Best by "
-            f"luck there: {search.luck:.3f}; majority on test: {search.majority:.3f}",
+            f"Top neurons of {search.task}, mean of {counted(len(result.classifiers), 'seed')}, chosen on validation. "
+            f"Best by luck there: {search.luck:.3f}; majority on test: {search.majority:.3f}",
             ("layer", "neuron", "chosen", "95 %", "held out", "95 %", "p, adj."),
             [
                 (

@@ -39,6 +39,7 @@ from skillneurons.runs.folder import (
     note_table,
     read_table,
 )
+from skillneurons.runs.progress import trials_cost
 from skillneurons.runs.trials import Trial, TrialResult, run_trials
 from skillneurons.tasks._load_task import load_task
 from skillneurons.tasks.class_words import pairing
@@ -137,6 +138,9 @@ def reproduce(
     labels = {task.name: run and f"{run} {task.name}" for task in loaded}
     for task in loaded:
         tell(f"{task}: {pairing(task.labels, task.label_words)}")
+    jobs, executor = options.get("jobs", 1), options.get("executor")
+    if not (folder / "summary.csv").is_file():
+        tell(trials_cost(ours, loaded, len(seeds), settings, jobs))
 
     trials = [
         Trial(
@@ -151,7 +155,6 @@ def reproduce(
         for seed in seeds
     ]
     where = model if by_name else None
-    jobs, executor = options.get("jobs", 1), options.get("executor")
     results = run_trials(trials, ours, source=where, jobs=jobs, executor=executor, device=device, tell=tell)
     studies = [_study(task, results[i * len(seeds) :][: len(seeds)], folder) for i, task in enumerate(loaded)]
     tables = {}

@@ -2,13 +2,14 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tqdm.auto import tqdm
 
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.prompts import Verbalizer, random_prompt
-from skillneurons.models.bridge import AnyModel, as_classifiable
+from skillneurons.classifiers.tuning import TuningConfig
+from skillneurons.models.bridge import AnyModel, Model, as_classifiable
 from skillneurons.runs.trials import Progress, own_head
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.results import counted
@@ -106,23 +107,64 @@ def cost(model: AnyModel, task: Task, settings: Library, jobs: int = 1) -> str:
     else:
         words = Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)
         classifier = Classifier(model, random_prompt(model, settings.n_prompt), words, task.labels)
+    each = seconds_a_row(classifier, task)
+    n_seeds, n_subtasks = len(settings.seeds), len(task.subtasks())
+    tuning, n_sweep = settings.tuning, min(settings.n_perturb_rows, len(task.test))
+    tuned, scored = _rows_of_a_trial(task, tuning)
+    tuned = 0 if settings.head else tuned
+    swept = (n_seeds if settings.sweep_seeds else 1) * len(settings.kinds)
+    swept *= 1 + len(settings.fractions) * (1 + settings.n_random)
+    seconds = each * (n_seeds * (tuned + scored) / max(1, min(jobs, n_seeds)) + swept * n_sweep)
+    prompts = f"{counted(n_seeds, 'prompt')} of at most {counted(tuning.steps, 'step')}"
+    return (
+        f"{'The model as it is' if settings.head else prompts}, {n_seeds} x {3 * n_subtasks} "
+        f"passes to score, {swept} perturbations of {n_sweep} rows: at most about {in_time(seconds)}"
+    )
+
+
+def trials_cost(model: Model, tasks: Sequence[Task], n_seeds: int, settings: Library, jobs: int = 1) -> str:
+    """What the trials of `reproduce` will take, in words; sweeps of the findings come on top.
+
+    Args:
+        model: In eval mode.
+        tasks: What prompts are tuned on.
+        n_seeds: Prompts for each.
+        settings: `ReproduceSettings`.
+        jobs: Trials at a time.
+    """
+    seconds = 0.0
+    for task in tasks:
+        words = Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)
+        classifier = Classifier(model, random_prompt(model, settings.n_prompt), words, task.labels)
+        seconds += n_seeds * seconds_a_row(classifier, task) * sum(_rows_of_a_trial(task, settings.tuning))
+    n_trials, n_passes = n_seeds * len(tasks), n_seeds * 3 * sum(len(task.subtasks()) for task in tasks)
+    return (
+        f"{counted(n_trials, 'prompt')} of at most {counted(settings.tuning.steps, 'step')} and {n_passes} passes to "
+        f"score: at most about {in_time(seconds / max(1, min(jobs, n_trials)))}; what the findings perturb comes on top"
+    )
+
+
+def _rows_of_a_trial(task: Task, tuning: TuningConfig) -> tuple[float, float]:
+    """Rows of forward passes that tuning takes as long as, and that scoring takes."""
+    tuned = tuning.steps * tuning.batch_size * TUNING_PASSES
+    tuned += tuning.steps // tuning.eval_every * len(task.validation)
+    return tuned, float(len(task.subtasks()) * (len(task.train) + len(task.validation) + len(task.test)))
+
+
+def seconds_a_row(classifier: Classifier, task: Task) -> float:
+    """What a row of a forward pass takes, measured on a few test rows."""
     rows = list(task.test[:64])
     classifier.logits(rows[:8])
     began = time.perf_counter()
     classifier.logits(rows)
-    each = (time.perf_counter() - began) / len(rows)
-    n_seeds, n_subtasks = len(settings.seeds), len(task.subtasks())
-    tuning, n_sweep = settings.tuning, min(settings.n_perturb_rows, len(task.test))
-    n_checks = tuning.steps // tuning.eval_every
-    tuned = tuning.steps * tuning.batch_size * TUNING_PASSES + n_checks * len(task.validation)
-    tuned = 0 if settings.head else tuned
-    scored = n_subtasks * (len(task.train) + len(task.validation) + len(task.test))
-    swept = (n_seeds if settings.sweep_seeds else 1) * len(settings.kinds)
-    swept *= 1 + len(settings.fractions) * (1 + settings.n_random)
-    seconds = each * (n_seeds * (tuned + scored) / max(1, min(jobs, n_seeds)) + swept * n_sweep)
-    about = f"{max(1, round(seconds / 60))} min" if seconds > 90 else f"{max(1, round(seconds))} s"
-    prompts = f"{counted(n_seeds, 'prompt')} of at most {counted(tuning.steps, 'step')}"
-    return (
-        f"{'The model as it is' if settings.head else prompts}, {n_seeds} x {3 * n_subtasks} "
-        f"passes to score, {swept} perturbations of {n_sweep} rows: at most about {about}"
-    )
+    return (time.perf_counter() - began) / len(rows)
+
+
+def in_time(seconds: float) -> str:
+    """Seconds or minutes, as a reader needs them.
+
+    Example:
+        >>> in_time(0.2), in_time(75.4), in_time(1000)
+        ('1 s', '75 s', '17 min')
+    """
+    return f"{max(1, round(seconds / 60))} min" if seconds > 90 else f"{max(1, round(seconds))} s"

@@ -123,10 +123,11 @@ def run_trial(
     def score(subtask: Task) -> NeuronScores:
         tell(f"{subtask.name}, seed {trial.seed}: scoring")
         passes: list[str] = []
+        which = "neurons" if subtask.name == trial.task.name else f"neurons of {subtask.name}"
 
         def on_pass(split: str) -> None:
             passes.append(split)
-            progress(f"score neurons, seed {trial.seed}", len(passes), 3)
+            progress(f"score {which}, seed {trial.seed}", len(passes), 3)
 
         return find_skill_neurons(classifier, subtask, progress=False, on_pass=on_pass)
 

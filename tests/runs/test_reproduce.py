@@ -85,6 +85,9 @@ def test_every_finding_has_a_table_and_a_figure(finished):
     classes = json.loads((folder / "reproduction.json").read_text())["classes"]
     assert classes["signal0"] == {"bad": "no0", "good": "yes0"}
     assert sum(event.endswith(": tuning") for event in events) == 4
+    (said,) = (event for event in events if "at most about" in event)
+    assert said.startswith(f"4 prompts of at most {SETTINGS.tuning.steps} steps and 24 passes to score")
+    assert events.index(said) < next(i for i, event in enumerate(events) if event.endswith(": tuning"))
     assert set(tables["F4-necessity"]["positions"]) == {"prompt", "all"}
     assert set(tables["F4-necessity"]["group"]) == {"skill", "label words"}
     assert set(tables["several-classes"]["task"]) == {"topics"} == set(tables["several-classes-serve"]["task"])
