@@ -16,7 +16,8 @@ from torch import Tensor
 
 from skillneurons.classifiers.answers import Answers
 from skillneurons.classifiers.prompts import Layout, SoftPrompt, no_prompt, splice
-from skillneurons.classifiers.read_out import ReadOut, as_own_encoder, as_saved, check_reads, of_labels, read_out_of
+from skillneurons.classifiers.read_out import ReadOut, as_saved, check_reads, of_labels, read_out_of
+from skillneurons.models._load_model import as_own_encoder
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable, as_encoder
 from skillneurons.models.encoder_parts.class_head import Head, class_head_of
 from skillneurons.models.encoder_parts.input_checks import check_ids

@@ -4,17 +4,15 @@ Each has `words` (one for each class), `asks` (what the model's pass is asked fo
 from others') and `of` (some of its classes).
 """
 
-from pathlib import Path
 from typing import TypeAlias
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from skillneurons.classifiers.prompts import SoftPrompt
 from skillneurons.classifiers.verbalizer import Verbalizer
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.models.encoder_parts.class_head import Head
-from skillneurons.utilities.types import Json, Library, Tokenizer
+from skillneurons.utilities.types import Json
 
 ReadOut: TypeAlias = Verbalizer | Head
 
@@ -35,20 +33,6 @@ def label_words(read_out: ReadOut, what: str) -> Verbalizer:
             "or tune a prompt on a masked language model: `tune_prompt`."
         )
     return read_out
-
-
-def as_own_encoder(model: Library, tokenizer: Tokenizer | None) -> HookedEncoder:
-    """The encoder of a fine-tuned model, whatever it is passed as."""
-    if isinstance(model, str | Path):
-        return HookedEncoder.from_pretrained(model, tokenizer=tokenizer)
-    if isinstance(model, HookedEncoder):
-        return model
-    if isinstance(model, PreTrainedModel):
-        return HookedEncoder.from_hf(model, tokenizer)
-    raise TypeError(
-        "`model` is a sequence classifier of Hugging Face, its name or folder, or a HookedEncoder made of it, not a "
-        f"{type(model).__name__}."
-    )
 
 
 def of_labels(head: Head, labels: tuple[str, ...]) -> Head:

@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel
 
 from skillneurons.models.architectures import what_is_taken
 from skillneurons.models.bridge import BridgedModel, Model, as_classifiable
@@ -17,7 +18,7 @@ from skillneurons.models.encoder_parts.files import is_saved_encoder
 from skillneurons.models.tokenization import read_tokenizer
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.devices import as_dtype, check_device
-from skillneurons.utilities.types import Tokenizer
+from skillneurons.utilities.types import Library, Tokenizer
 
 BRIDGED = "A TransformerBridge is made of decoders (GPT-2, Llama, Qwen) and encoder-decoders (T5)."
 
@@ -92,3 +93,17 @@ def load_tokenizer(name_or_path: str | Path, *, revision: str | None = None) -> 
         return read_tokenizer(location, revision, None)
     except (ValueError, OSError):
         return None
+
+
+def as_own_encoder(model: Library, tokenizer: Tokenizer | None) -> HookedEncoder:
+    """The encoder of a fine-tuned model, whatever it is passed as."""
+    if isinstance(model, str | Path):
+        return HookedEncoder.from_pretrained(model, tokenizer=tokenizer)
+    if isinstance(model, HookedEncoder):
+        return model
+    if isinstance(model, PreTrainedModel):
+        return HookedEncoder.from_hf(model, tokenizer)
+    raise TypeError(
+        "`model` is a sequence classifier of Hugging Face, its name or folder, or a HookedEncoder made of it, not a "
+        f"{type(model).__name__}."
+    )
