@@ -4,6 +4,7 @@ Costs two passes over the training rows, and for each set of neurons one over th
 one tuning of the prompt.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,7 +12,7 @@ from typing import Literal, TypedDict, Unpack
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skillneurons.activations._collect import collect
@@ -19,18 +20,21 @@ from skillneurons.activations.sums import LabelSums
 from skillneurons.applications._pruning_controls import accuracy_lost, needs_none
 from skillneurons.applications.pruning import Moments, forward_flops, n_parameters, prunable, prune, weight_magnitude
 from skillneurons.classifiers.classifier import Classifier, check_answers
-from skillneurons.classifiers.evaluation import Evaluation, evaluate, evaluation_of
+from skillneurons.classifiers.evaluation import Evaluation, evaluate, evaluation_of, label_margin
 from skillneurons.classifiers.read_out import label_words
 from skillneurons.classifiers.tuning import TuningConfig, TuningWarning, tune_prompt
-from skillneurons.findings.common import by_task, difference, ends, mean_of
+from skillneurons.findings.common import by_task, ends, ends_of, mean_of, paired
 from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
+from skillneurons.interventions.gaps import gap_p, paired_gap
 from skillneurons.neurons.neuron_set import top_like
 from skillneurons.neurons.scores import NeuronScores, union_of_top
+from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.intervals import clopper_pearson
+from skillneurons.utilities.intervals import proportion
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
+from skillneurons.utilities.row_groups import RowGroups
 from skillneurons.utilities.types import Json
 
 KEPT = (0.01, 0.02, 0.05, 0.1, 0.3)
@@ -55,6 +59,10 @@ class PruningReport(Result):
         nothing: The classifier right after pruning, with none of these layers' neurons kept.
         nothing_retuned: Accuracy of that after tuning the prompt; NaN where that was not asked for.
         lost: Accuracy lost with nothing kept, right after pruning, and its 95 % interval over the same rows.
+        intervals: Ends of the 95 % intervals of `pruned` and `retuned` over rows.
+        gap: Of `pruned` and `retuned`, by how much skill neurons keep more accuracy than random ones on the same rows,
+            and the ends of its 95 % interval (`paired_gap`), which pays for the luck of a random set; NaN with fewer
+            than two of them.
 
     Example:
         See `pruning_report`, which makes it.
@@ -75,6 +83,8 @@ class PruningReport(Result):
     nothing: Evaluation | None = None
     nothing_retuned: float = float("nan")
     lost: tuple[float, float, float] | None = None
+    intervals: Float[Tensor, "2 set fraction 2"] | None = None
+    gap: Float[Tensor, "2 fraction 3"] | None = None
 
     plot = drawn_by("plot_pruning")
 
@@ -93,9 +103,10 @@ class PruningReport(Result):
         return self.flops / self.full_flops
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row for each set and share, with 95 % intervals over the test rows (Clopper-Pearson).
+        """One row for each set and share, with exact 95 % intervals over the test rows.
 
-        Beside it what is left with nothing kept: `nothing` (accuracy), `nothing_retuned` and `nothing_margin`.
+        `pruned_gap` and `retuned_gap`, with their intervals: skill neurons less random ones, paired by row. Beside them
+        what is left with nothing kept: `nothing` (accuracy), `nothing_retuned` and `nothing_margin`.
         """
         records = []
         for i, fraction in enumerate(self.fractions):
@@ -109,8 +120,12 @@ class PruningReport(Result):
                     "flop_share": self.flop_share[i].item(),
                     "before": self.before.accuracy,
                 }
-                for name, values in (("pruned", self.pruned), ("retuned", self.retuned)):
-                    record[name], record[f"{name}_low"], record[f"{name}_high"] = self._interval(values[j, i])
+                for k, (name, values) in enumerate((("pruned", self.pruned), ("retuned", self.retuned))):
+                    record[name] = values[j, i].item()
+                    record[f"{name}_low"], record[f"{name}_high"] = self._interval(k, j, i, record[name])
+                    if self.gap is not None:
+                        columns = (f"{name}_gap", f"{name}_gap_low", f"{name}_gap_high")
+                        record |= dict(zip(columns, self.gap[k, i].tolist(), strict=True))
                 if self.nothing is not None and self.margins is not None:
                     record |= {"nothing": self.nothing.accuracy, "nothing_retuned": self.nothing_retuned}
                     record |= {"margin": self.margins[j, i].item(), "before_margin": self.before.margin}
@@ -118,11 +133,12 @@ class PruningReport(Result):
                 records.append(record)
         return pd.DataFrame(records)
 
-    def _interval(self, accuracy: Tensor) -> tuple[float, float, float]:
-        if bool(accuracy.isnan()):
-            return float("nan"), float("nan"), float("nan")
-        n = self.before.n
-        return (accuracy.item(), *clopper_pearson(round(accuracy.item() * n), n))
+    def _interval(self, measured: int, choice: int, fraction: int, accuracy: float) -> tuple[float, float]:
+        if math.isnan(accuracy):
+            return math.nan, math.nan
+        return ends_of(
+            None if self.intervals is None else self.intervals[measured, choice], fraction, accuracy, self.before.n
+        )
 
     def _table(self) -> pd.DataFrame:
         table = self.to_dataframe().groupby(["kept", "choice"], sort=False, as_index=False)
@@ -211,19 +227,19 @@ def pruning_report(
     rankings = _rankings(classifier, moments.sd, rank_by, n_random, seed)
 
     sets = ("skill", *(name for name, _ in rankings))
-    shape = len(sets), len(fractions)
-    pruned, retuned, margins = (torch.full(shape, torch.nan, dtype=torch.float64) for _ in range(3))
     parameters, flops = torch.zeros(len(fractions), dtype=torch.long), torch.zeros(len(fractions), dtype=torch.float64)
     test = classifier.encode(task.test)
+    right = torch.full((2, len(sets), len(fractions), len(test)), torch.nan, dtype=torch.float64)
+    margins = torch.empty(right.shape[1:3], dtype=torch.float64)
     lengths = (test.lengths + classifier.layout.n_prefix).tolist()
     for i, skill in enumerate(kept):
         keeps = [skill, *(top_like(score, skill) for _, score in rankings)]
         for j, keep in enumerate(keeps):
             smaller = prune(classifier, keep, mean, layers=chosen_layers)
-            found = evaluate(smaller, test)
-            pruned[j, i], margins[j, i] = found.accuracy, found.margin
+            answers = smaller.logits(test)
+            right[0, j, i], margins[j, i] = _right(answers, test), label_margin(answers, test.labels).mean()
             if retune is not None:
-                retuned[j, i] = evaluate(_retuned(smaller, task, retune, seed), test).accuracy
+                right[1, j, i] = _right(_retuned(smaller, task, retune, seed).logits(test), test)
             if j == 0:
                 parameters[i] = n_parameters(prunable(smaller))
                 flops[i] = _mean_flops(smaller, lengths)
@@ -238,8 +254,8 @@ def pruning_report(
     return PruningReport(
         fractions=tuple(fractions),
         sets=sets,
-        pruned=pruned,
-        retuned=retuned,
+        pruned=right[0].mean(-1),
+        retuned=right[1].mean(-1),
         parameters=parameters,
         flops=flops,
         before=evaluation_of(logits, test.labels, test.groups),
@@ -250,6 +266,8 @@ def pruning_report(
         nothing=evaluation_of(without, test.labels, test.groups),
         nothing_retuned=nothing_retuned,
         lost=accuracy_lost(logits, without, test),
+        intervals=_intervals(right, test.groups),
+        gap=_gaps(right[:, 0], right[:, [name == "random" for name in sets]], test.groups),
     )
 
 
@@ -259,6 +277,33 @@ def _check(fractions: Sequence[float], layers: Sequence[int]) -> None:
             f"A report needs shares to keep and layers to prune, but `fractions` are {tuple(fractions)} and `layers` "
             f"{layers}."
         )
+
+
+def _right(logits: Float[Tensor, "batch label"], rows: Encoded) -> Bool[Tensor, " batch"]:
+    return logits.argmax(dim=1) == rows.labels
+
+
+def _intervals(
+    right: Float[Tensor, "2 set fraction batch"], groups: RowGroups | None
+) -> Float[Tensor, "2 set fraction 2"]:
+    """NaN where nothing was tuned."""
+    ends = torch.full((*right.shape[:3], 2), torch.nan, dtype=torch.float64)
+    for at in (~right.isnan().any(-1)).nonzero().tolist():
+        found = proportion(right[tuple(at)], groups)
+        ends[tuple(at)] = torch.tensor([found.low, found.high], dtype=torch.float64)
+    return ends
+
+
+def _gaps(
+    skill: Float[Tensor, "2 fraction batch"],
+    random: Float[Tensor, "2 draw fraction batch"],
+    groups: RowGroups | None,
+) -> Float[Tensor, "2 fraction 3"]:
+    gaps = torch.full((*skill.shape[:2], 3), torch.nan, dtype=torch.float64)
+    for k, i in (~skill.isnan().any(-1)).nonzero().tolist():
+        if random.shape[1] > 1:
+            gaps[k, i] = torch.tensor(paired_gap(skill[k, i], random[k, :, i], groups=groups))
+    return gaps
 
 
 def _rankings(
@@ -303,11 +348,11 @@ def _of_study(
 
 
 def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> list[Measured]:
-    return [_of_study(one, settings, _KEPT) for one in studies]
+    return [_of_study(one, settings, _KEPT, n_random=settings.n_random) for one in studies]
 
 
 def _measure_retuned(studies: Sequence[Study], settings: ReproduceSettings) -> list[Measured]:
-    return [_of_study(studies[0], settings, _KEPT[:2], n_random=1, retune=settings.tuning)]
+    return [_of_study(studies[0], settings, _KEPT[:2], n_random=2, retune=settings.tuning)]
 
 
 def _claims(records: Sequence[Record]) -> Claims:
@@ -316,8 +361,9 @@ def _claims(records: Sequence[Record]) -> Claims:
         skill, *_ = (one for one in choices if one["choice"] == "skill")
         random = [one for one in choices if one["choice"] == "random"]
         mean = mean_of(random, "pruned"), mean_of(random, "pruned_low"), mean_of(random, "pruned_high")
-        claim = f"kept {least:.0%}: skill neurons keep more accuracy than random ones"
-        yield task, claim, difference(ends(skill, "pruned"), mean)
+        gap = paired(skill, "pruned_gap", ends(skill, "pruned"), mean)
+        p = gap_p(gap, len(random))
+        yield task, f"kept {least:.0%}: skill neurons keep more accuracy than random ones", gap, p
 
 
 register(Finding("F8-pruning", _measure, _claims, order=8, reads_weights=True))

@@ -4,14 +4,16 @@ Costs what `perturbation_curve` costs: for each batch the layers below the first
 for each strength and set of neurons.
 """
 
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, Unpack
 
 import pandas as pd
 import torch
 from einops import reduce
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skillneurons.activations._collect import collect
@@ -19,8 +21,19 @@ from skillneurons.activations.statistic import stack_layers
 from skillneurons.activations.sums import LabelSums
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import label_margin
-from skillneurons.findings.common import ends
-from skillneurons.findings.record import BINARY, Claims, Finding, Measured, Record, ReproduceSettings, Study, register
+from skillneurons.findings.common import ends, ends_of, paired
+from skillneurons.findings.record import (
+    BINARY,
+    Claims,
+    Ends,
+    Finding,
+    Measured,
+    Record,
+    ReproduceSettings,
+    Study,
+    register,
+)
+from skillneurons.interventions.gaps import gap_p, paired_gap, spread
 from skillneurons.interventions.hooks import steer
 from skillneurons.interventions.perturbation import Intervention
 from skillneurons.interventions.sweep import ControlOptions, SweepSettings, sweep
@@ -28,9 +41,10 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.intervals import clopper_pearson
+from skillneurons.utilities.intervals import proportion
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
+from skillneurons.utilities.row_groups import RowGroups
 from skillneurons.utilities.types import Json, Row
 
 STRENGTHS = (-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0)
@@ -86,9 +100,13 @@ def flip_rate(
         >>> flip_rate(torch.tensor([0, 0, 1, 1]), torch.tensor([1, 0, 1, 0]), 1)
         0.5
     """
-    able = (before != label) if towards else (before == label)
-    flipped = able & ((after == label) == towards)
-    return flipped.sum().item() / able.sum().item() if bool(able.any()) else float("nan")
+    able = _able(before, label, towards)
+    return ((after == label) == towards)[able].double().mean().item()
+
+
+def _able(before: Int[Tensor, " batch"], label: int, towards: bool) -> Bool[Tensor, " batch"]:
+    """Answers that can flip."""
+    return (before != label) if towards else (before == label)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -105,6 +123,9 @@ class SteeringCurve(Result):
         n_label: Rows answered with the label before: those that can flip away.
         label: Name of the label.
         meta: Provenance and settings.
+        interval: Ends of the exact 95 % interval of `skill` over rows.
+        gap: By how much skill neurons flip more answers than random ones, of the same rows, and the ends of its 95 %
+            interval (`paired_gap`), which pays for the luck of a random set; NaN where too few could flip.
 
     Example:
         See `steering_curve`, which makes it.
@@ -119,24 +140,31 @@ class SteeringCurve(Result):
     n_label: int
     label: str
     meta: dict[str, Json] = field(default_factory=dict)
+    # Absent from curves that earlier versions wrote.
+    interval: Float[Tensor, "strength 2"] | None = None
+    gap: Float[Tensor, "strength 3"] | None = None
 
     plot = drawn_by("plot_steering")
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row for each strength: flip rates with 95 % intervals over rows (Clopper-Pearson), and shifts.
+        """One row for each strength: flip rates with exact 95 % intervals over rows, and shifts.
 
+        `flips_gap` and its interval: skill neurons less random ones, paired by row.
         `p_flips` is the share of sets, the skill neurons included, that flip as many answers: 1 / (sets + 1) at best.
         """
         records = []
         for i, strength in enumerate(self.strengths):
             n = self.n_label if strength < 0 else self.n_other
             flips = self.skill[i].item()
-            low, high = clopper_pearson(round(flips * n), n) if n else (float("nan"), float("nan"))
+            low, high = ends_of(self.interval, i, flips, n) if n else (float("nan"), float("nan"))
             record = {"strength": strength, "n_rows": n, "skill_flips": flips, "low": low, "high": high}
             record |= _summary("random_flips", self.random[:, i])
             record["skill_shift"] = self.skill_shift[i].item()
             record |= _summary("random_shift", self.random_shift[:, i])
-            record["p_flips"] = _p_value(self.skill[i], self.random[:, i])
+            record |= {"p_flips": _p_value(self.skill[i], self.random[:, i]), "n_random": len(self.random)}
+            if self.gap is not None:
+                columns = ("flips_gap", "flips_gap_low", "flips_gap_high")
+                record |= dict(zip(columns, self.gap[i].tolist(), strict=True))
             records.append(record)
         return pd.DataFrame(records)
 
@@ -227,14 +255,19 @@ def steering_curve(
         shift = _Shift(direction * ratio[:, None], {"label": label, "match": match, "task": task.fingerprint})
         points += [(shift.by(strength, classifier, settings.positions), chosen) for strength in strengths]
     swept = sweep(classifier, encoded, points, settings)
-    before, wanted = swept.logits[0].argmax(dim=1), torch.full((len(encoded),), target)
-    start = label_margin(swept.logits[0], wanted)
-    shape = (len(sets), len(strengths))
-    flips, shifts = torch.empty(shape, dtype=torch.float64), torch.empty(shape, dtype=torch.float64)
-    for i, steered in enumerate(swept.logits[1:]):
-        at = divmod(i, len(strengths))
-        flips[at] = flip_rate(before, steered.argmax(dim=1), target, towards=strengths[at[1]] >= 0)
-        shifts[at] = (label_margin(steered, wanted) - start).double().mean()
+    wanted = torch.full((len(encoded),), target)
+    margins = torch.stack([label_margin(one, wanted).double() for one in swept.logits])
+    shifts = (margins[1:] - margins[0]).mean(dim=1).unflatten(0, (len(sets), len(strengths)))
+    before, after = (one.argmax(dim=-1) for one in (swept.logits[0], torch.stack(list(swept.logits[1:]))))
+    turned = (after == target).unflatten(0, shifts.shape)
+    flips, interval, gap = zip(
+        *(
+            _flips(turned[:, i], before, target, strength >= 0, neurons, encoded.groups)
+            for i, strength in enumerate(strengths)
+        ),
+        strict=True,
+    )
+    rates = torch.stack(flips, dim=1)
     meta = {
         "task": task.name,
         "model": classifier.fingerprint,
@@ -246,8 +279,40 @@ def steering_curve(
     }
     n_label = int((before == target).sum())
     return SteeringCurve(
-        tuple(strengths), flips[0], flips[1:], shifts[0], shifts[1:], len(encoded) - n_label, n_label, label, meta
+        tuple(strengths),
+        rates[0],
+        rates[1:],
+        shifts[0],
+        shifts[1:],
+        len(encoded) - n_label,
+        n_label,
+        label,
+        meta,
+        torch.tensor(interval, dtype=torch.float64),
+        torch.tensor(gap, dtype=torch.float64),
     )
+
+
+def _flips(
+    turned: Bool[Tensor, "set batch"],
+    before: Int[Tensor, " batch"],
+    target: int,
+    towards: bool,
+    neurons: NeuronSet,
+    groups: RowGroups | None,
+) -> tuple[Float[Tensor, " set"], tuple[float, float], Ends]:
+    """Flip rates of each set, the first one's interval, and how far it is ahead of the others."""
+    able = _able(before, target, towards)
+    flipped = (turned == towards)[:, able].double()
+    interval, gap = (math.nan, math.nan), (math.nan, math.nan, math.nan)
+    shared = None if groups is None else groups.of(able)
+    if flipped.shape[1]:
+        found = proportion(flipped[0], shared)
+        interval = found.low, found.high
+    # Rates stand alone where rows, draws or groups are too few for an interval.
+    with suppress(ValueError):
+        gap = paired_gap(flipped[0], flipped[1:], spread(neurons), groups=shared)
+    return flipped.mean(dim=1), interval, gap
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,9 +368,9 @@ def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[
 def _claims(records: Sequence[Record]) -> Claims:
     for one in records:
         if one["strength"] > 0:
-            mean, least, most = ends(one, "random_flips")
             claim = f"steered by {one['strength']:g}, skill neurons flip more answers than random ones"
-            yield one["task"], claim, (one["skill_flips"] - mean, one["low"] - most, one["high"] - least)
+            gap = paired(one, "flips_gap", (one["skill_flips"], one["low"], one["high"]), ends(one, "random_flips"))
+            yield one["task"], claim, gap, gap_p(gap, int(one.get("n_random", 10)))
 
 
 register(Finding("steering", _measure, _claims, order=13, needs=BINARY))

@@ -16,6 +16,18 @@ from skillneurons.utilities.results import Result
 from skillneurons.utilities.row_groups import RowGroups
 from skillneurons.utilities.types import FwdHooks, Row
 
+MOST_UNEQUAL = 0.6  # share of the most frequent class above which accuracy says little
+
+
+def are_unequal(counts: Int[Tensor, " label"]) -> bool:
+    """Whether classes are so unequal that balanced accuracy says more than accuracy: one has over 60 % of the rows.
+
+    Example:
+        >>> are_unequal(torch.tensor([61, 39])), are_unequal(torch.tensor([60, 40]))
+        (True, False)
+    """
+    return counts.max().item() > MOST_UNEQUAL * counts.sum().item()
+
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Result):

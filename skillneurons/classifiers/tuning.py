@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
+from skillneurons.classifiers.evaluation import are_unequal, evaluation_of
 from skillneurons.classifiers.prompts import SoftPrompt, Verbalizer, random_prompt, splice
 from skillneurons.models.blocks import has_hooks
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable
@@ -31,6 +32,7 @@ from skillneurons.utilities.types import FwdHooks, Json
 
 # Of the warning that tuning did no better than the most frequent class.
 SIGNIFICANCE = 0.1
+LEAST_GAIN = 0.1  # of the way from chance to no errors in balanced accuracy, below which a prompt is worth a warning
 
 
 class TuningWarning(UserWarning):
@@ -61,8 +63,8 @@ class TuningConfig:
         batch_size: Examples in a step.
         warm_up: Share of the steps over which the learning rate rises; it then falls linearly to zero.
         eval_every: Steps between evaluations on validation.
-        patience: Evaluations in a row without a better validation accuracy (or, at the same accuracy, a lower loss)
-            after which tuning stops.
+        patience: Evaluations in a row without a better validation accuracy (balanced, where the most frequent class has
+            more than 60 % of the rows; or, at the same accuracy, a lower loss) after which tuning stops.
         weight_decay: Of AdamW.
         tune_dtype: Tune on a copy of the model in this precision, such as `"bfloat16"`; the classifier is on the model
             that was passed, and its vectors are float32. The history is measured on the copy. Default: the model's.
@@ -118,7 +120,7 @@ def tune_prompt(
     """A classifier whose soft prompt was tuned on the task's training rows, the model frozen.
 
     Minimises cross-entropy over the label words where the label is read, and keeps the prompt with the best validation
-    accuracy.
+    accuracy; with the best balanced accuracy, where the most frequent class has more than 60 % of the rows.
     Source: Wang et al. 2022, section 2.2 (prompt tuning).
 
     Args:
@@ -132,7 +134,11 @@ def tune_prompt(
         on_step: Called with `(step, steps)` after each step, for a display of one's own.
 
     Returns:
-        The classifier; `history` has a record of each evaluation (step, train loss, validation loss and accuracy).
+        The classifier; `history` has a record of each evaluation (step, train loss and accuracy, validation loss,
+        accuracy and balanced accuracy).
+
+    Warns:
+        TuningWarning: The prompt answers no better, or hardly better, than always giving one answer.
 
     Raises:
         ValueError: A label word is not one token, the model is in train mode, or the prompt leaves no room for text; or
@@ -237,7 +243,10 @@ def train(
 def collapsed(
     history: Sequence[Mapping[str, int | float]], labels: Int[Tensor, " batch"], task: str, seed: int | None
 ) -> str | None:
-    """What is wrong where the best of a tuning is not told apart from a constant answer; None where it is.
+    """What is wrong where the best of a tuning is not told apart from a constant answer, or hardly; None where it is.
+
+    By accuracy against the most frequent class, and by balanced accuracy, which on unequal classes a prompt that has
+    learnt next to nothing cannot hide behind.
 
     Args:
         history: `Classifier.history`.
@@ -250,7 +259,15 @@ def collapsed(
     n, majority = len(labels), labels.bincount().max().item() / len(labels)
     best = max(float(record["validation_accuracy"]) for record in history)
     p_value = binomtest(round(best * n), n, majority, alternative="greater").pvalue
+    chance = 1 / int(labels.bincount().count_nonzero())
+    balanced = max((float(record.get("validation_balanced_accuracy", 1)) for record in history), default=1.0)
     if p_value <= SIGNIFICANCE:
+        if chance < 1 and balanced < chance + LEAST_GAIN * (1 - chance):
+            return (
+                f"Tuning on {task!r} (seed {seed}) learnt next to nothing: balanced validation accuracy {balanced:.3f} "
+                f"on {n} rows, where chance is {chance:.3f} (accuracy {best:.3f}, most frequent class {majority:.3f}). "
+                "Try another seed, `lr`, more steps or more rows."
+            )
         return None
     return (
         f"Tuning on {task!r} (seed {seed}) collapsed: validation accuracy {best:.3f} on {n} rows is not told apart "
@@ -265,6 +282,7 @@ class _Search:
     def __init__(self, validation: Encoded, first: Classifier) -> None:
         self.validation, self.best, self.best_key = validation, first, (-1.0, -math.inf)
         self.since_best, self.history = 0, list[dict[str, Json]]()
+        self.unequal = are_unequal(validation.labels.bincount())
         self._forget()
 
     def _forget(self) -> None:
@@ -284,14 +302,16 @@ class _Search:
     def judge(self, candidate: Classifier, model: Model, step: int) -> dict[str, Json]:
         """Evaluate on validation; keep the candidate if it is the best, and what it scored in any case."""
         logits, labels = _moved_to(candidate, model).logits(self.validation), self.validation.labels
-        accuracy = (logits.argmax(-1) == labels).double().mean().item()
+        found = evaluation_of(logits, labels)
+        accuracy = found.balanced_accuracy if self.unequal else found.accuracy
         loss = F.cross_entropy(logits, labels).item()
         record = {
             "step": step,
             "train_loss": self.train_loss,
             "train_accuracy": float(self.n_right) / self.n_seen,
             "validation_loss": loss,
-            "validation_accuracy": accuracy,
+            "validation_accuracy": found.accuracy,
+            "validation_balanced_accuracy": found.balanced_accuracy,
         }
         self.history.append(record)
         self._forget()

@@ -110,9 +110,13 @@ def find(
     rows: Rows = None,
     words: Words = None,
     fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of neurons in the saved set.")] = 0.02,
+    measure: Annotated[
+        str | None,
+        typer.Option(help="Rank neurons by predictivity or balanced_accuracy; by default as classes are unequal."),
+    ] = None,
     kinds: Kinds = "mean,zero,gaussian",
-    positions: Positions = "all",
     fractions: Fractions = "0.1,0.3",
+    positions: Positions = "all",
     n_random: NRandom = 10,
     sigma: Sigma = 0.1,
     sweep_rows: Annotated[int, typer.Option(min=8, help="Most test rows to perturb on.")] = 150,
@@ -165,13 +169,14 @@ def find(
         n_prompt=n_prompt,
         tuning=_tuning(steps, lr, batch_size, tune_dtype),
         fraction=fraction,
+        fractions=_numbers(fractions),
         kinds=tuple(kinds.split(",")),  # type: ignore[arg-type]
         positions=positions,
         n_random=n_random,
         sigma=sigma,
-        fractions=_numbers(fractions),
         n_perturb_rows=sweep_rows,
         sweep_seeds=sweep_seeds,
+        measure=measure,  # type: ignore[arg-type]
     )
     folder = out or _default_folder(model, loaded.fingerprint(), task)
     console.print(Text(str(data), style="bold"))

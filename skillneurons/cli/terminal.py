@@ -63,8 +63,11 @@ def print_find(result: Any) -> None:
 
 
 def print_curves(curves: dict[str, Any]) -> None:
+    from skillneurons.interventions.curve import verdicts
+
     curve = next(iter(curves.values()))
-    tables = {kind: one.in_short() for kind, one in curves.items()}
+    said = verdicts(list(curves.values()))
+    tables = {kind: one.in_short(of) for (kind, one), of in zip(curves.items(), said, strict=True)}
     rows = [("none", *next(iter(tables.values())).iloc[0])]
     rows += [(kind, *row) for kind, table in tables.items() for row in table.iloc[1:].itertuples(index=False)]
     print_table(

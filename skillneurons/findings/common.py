@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.findings.record import Claims, Ends, Record
+from skillneurons.interventions.gaps import gap_p
 from skillneurons.models.bridge import as_encoder
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.neurons.scores import NeuronScores
@@ -98,6 +99,14 @@ def held_out_interval(accuracy: float, n: int) -> tuple[float, float]:
     return clopper_pearson(round(accuracy * n), n)
 
 
+def ends_of(intervals: Float[Tensor, "accuracy 2"] | None, i: int, accuracy: float, n: int) -> tuple[float, float]:
+    """Ends of the `i`-th interval; where a result of an earlier version has none, `held_out_interval` of `n` rows."""
+    if intervals is None:
+        return held_out_interval(accuracy, n)
+    low, high = intervals[i].tolist()
+    return low, high
+
+
 def encoder_of(classifier: Classifier) -> HookedEncoder:
     """The classifier's model, where a finding needs to read or replace its weights.
 
@@ -126,6 +135,11 @@ def ends(record: Record, name: str) -> Ends:
     return record[name], record[f"{name}_low"], record[f"{name}_high"]
 
 
+def paired(record: Record, name: str, one: Ends, other: Ends) -> Ends:
+    """A comparison on the same rows that a table has as a column; in tables of earlier versions, unpaired and wider."""
+    return ends(record, name) if name in record else difference(one, other)
+
+
 def by_task(records: Sequence[Record]) -> dict[str, list[Record]]:
     """The rows of each task, in the table's order."""
     tasks = dict.fromkeys(one["task"] for one in records)
@@ -148,4 +162,5 @@ def sweep_claims(records: Sequence[Record], claim: Callable[[Record, float], str
     for one in records:
         if one["group"] == "skill" and one["fraction"] == largest:
             gap, low, high = ends(one, "margin_gap")
-            yield one["task"], claim(one, largest), (-gap, -high, -low)
+            p = gap_p((gap, low, high), int(one["n_draws"]))
+            yield one["task"], claim(one, largest), (-gap, -high, -low), p

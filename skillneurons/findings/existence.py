@@ -3,9 +3,9 @@
 Source: Wang et al. 2022, section 3 and figure 1. Neuron, position and direction are chosen on validation and reported
 on test; the permutation null shows how good the best neuron looks on validation when there is nothing to find.
 
-Cost for each classifier: one pass over test for accuracy; for the probe, one over at most `n_probe_rows` training rows
-and one over the test rows, whose position means it holds in memory; for the first, one over validation for the
-null, with one bit for each row, position and neuron.
+Cost for each classifier: two passes over test, for its accuracy and the neurons'; for the probe, one over at most
+`n_probe_rows` training rows and one over the test rows, whose position means it holds in memory; for the first, one
+over validation for the null, with one bit for each row, position and neuron.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,9 @@ from skillneurons.activations.examples import OneNeuron
 from skillneurons.activations.statistic import Together, widened
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import evaluate
-from skillneurons.findings.common import by_task, check_binary, check_scored, held_out_interval, mean_of
+from skillneurons.findings.common import by_task, check_binary, check_scored, ends_of, mean_of
 from skillneurons.findings.record import BINARY, Claims, Finding, Measured, Record, ReproduceSettings, Study, register
+from skillneurons.findings.rows_right import Read, accuracy_intervals, rows_right
 from skillneurons.neurons._permutation_test import permutation_test
 from skillneurons.neurons._predictivity import accuracy_from_counts, best_position, held_out_accuracy, predictivity
 from skillneurons.neurons.scores import NeuronScores
@@ -56,6 +57,7 @@ class Existence(Result):
         labels: Class of each test row.
         baseline: Of that neuron.
         meta: Task, rows, settings.
+        held_out_interval: Ends of the 95 % interval of `top_held_out` for each seed (`accuracy_intervals`).
 
     Example:
         See `existence`, which makes it.
@@ -74,6 +76,7 @@ class Existence(Result):
     labels: Int[Tensor, " batch"]
     baseline: float
     meta: dict[str, Json] = field(default_factory=dict)
+    held_out_interval: Float[Tensor, "seed 2"] | None = None  # absent from results that earlier versions wrote
 
     plot = drawn_by("plot_existence")
 
@@ -88,9 +91,9 @@ class Existence(Result):
         return self.null_max.sort(descending=True).values[rank - 1].item()
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row for each seed, with Clopper-Pearson 95 % intervals of the top neuron's held-out accuracy."""
+        """One row for each seed, with exact 95 % intervals of the top neuron's held-out accuracy over rows."""
         n = self.meta["n_test"]
-        ends = [held_out_interval(accuracy, n) for accuracy in self.top_held_out.tolist()]
+        ends = [ends_of(self.held_out_interval, i, one, n) for i, one in enumerate(self.top_held_out.tolist())]
         columns: dict[str, Json] = {"seed": self.seeds}
         columns |= {name: self.top[:, i].numpy() for i, name in enumerate(("layer", "neuron", "position"))}
         columns |= {"validation": self.top_validation.numpy(), "held_out": self.top_held_out.numpy()}
@@ -203,6 +206,8 @@ def existence(
     layer, neuron, place = top[0]
     one = OneNeuron(len(encoded["test"]), layer, neuron, place)
     collect(classifiers[0], encoded["test"], one, positions=scores.meta["positions"])
+    reads = [Read(scores, (layer, neuron)) for layer, neuron, _ in top]
+    right = rows_right(classifiers, encoded["test"], reads).diagonal(dim1=0, dim2=1).T
     rows = probe_rows(task, n_probe_rows, seed) if probe else None
     return Existence(
         seeds=tuple(scores.seeds),
@@ -228,6 +233,7 @@ def existence(
             "n_permutations": n_permutations,
             "seed": seed,
         },
+        held_out_interval=accuracy_intervals(right[:, None], encoded["test"]),
     )
 
 

@@ -15,6 +15,7 @@ Cost: `1 + kinds x scopes x fractions x (1 + rivals + draws)` passes over the ro
 on; what lies below is computed once for each batch and call. Fewer draws are made where `width` is reached early.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -29,7 +30,7 @@ from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import Evaluation, evaluation_of
 from skillneurons.classifiers.read_out import label_words
 from skillneurons.findings.common import ScoresOfTask, as_list, check_same_model, sweep_claims
-from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
+from skillneurons.findings.record import Claims, Ends, Finding, Measured, Record, ReproduceSettings, Study, register
 from skillneurons.findings.words import label_word_selectivity
 from skillneurons.interventions.curve import check_fractions
 from skillneurons.interventions.gaps import half_width, paired_gap, spread
@@ -155,7 +156,8 @@ def necessity(
             with (rows done, rows), from 0 anew for each sweep. And `width`: stop drawing random sets for a cell once
             the half-width of the 95 % interval of their mean accuracy is at most this (None: draw all). Draws come in
             fours, in the order of the seed. Where no draw changes an answer, the width is zero and four are all there
-            are.
+            are. Intervals of gaps then hold at whichever four drawing stops: each is one of `n_random / 4` that do so
+            together (Bonferroni), since stopping where random sets happen to agree excludes 0 more often.
 
     Raises:
         ValueError: Scores of another model, a classifier of other classes, rows without labels, a fraction above one
@@ -201,14 +203,13 @@ def necessity(
     own = _judged(swept[1:]).unflatten(1, (len(groups), len(cells)))
     random = _draw(classifier, encoded, cells, skill, settings, width)
     spreads = [spread(one) for one in skill]
+    stops = 1 if width is None else math.ceil(settings.n_random / FIRST_DRAWS)
+
+    def gap(one: Float[Tensor, " batch"], drawn: Float[Tensor, "draw batch"], cell: _Cell) -> Ends:
+        return paired_gap(one, drawn, spreads[cell.fraction], level=1 - 0.05 / stops, groups=rows)
+
     gaps = torch.tensor(
-        [
-            [
-                [paired_gap(one[c], random[c][q], spreads[cell.fraction], groups=rows) for c, cell in enumerate(cells)]
-                for one in own[q]
-            ]
-            for q in (0, 1)
-        ],
+        [[[gap(one[c], random[c][q], cell) for c, cell in enumerate(cells)] for one in own[q]] for q in (0, 1)],
         dtype=torch.float64,
     ).unflatten(2, shape)
     means = own.mean(dim=-1).unflatten(2, shape)

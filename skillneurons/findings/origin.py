@@ -33,11 +33,13 @@ from skillneurons.findings.common import (
     difference,
     encoder_of,
     ends,
-    held_out_interval,
+    ends_of,
+    paired,
     sweep_claims,
 )
 from skillneurons.findings.necessity import Necessity, check_sweep, necessity
 from skillneurons.findings.record import BINARY, Claims, Finding, Measured, Record, ReproduceSettings, Study, register
+from skillneurons.findings.rows_right import Read, accuracy_intervals, rows_right
 from skillneurons.interventions.perturbation import Kind
 from skillneurons.interventions.sweep import SweepOptions
 from skillneurons.models.encoder import HookedEncoder
@@ -45,8 +47,10 @@ from skillneurons.neurons.agreement import spearman
 from skillneurons.neurons.scores import NeuronScores, find_skill_neurons
 from skillneurons.tasks.task import SPLITS, Task
 from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.intervals import paired_difference
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
+from skillneurons.utilities.row_groups import row_groups
 from skillneurons.utilities.types import Json
 
 CONDITIONS = ("tuned prompt", "random prompt", "written prompt", "random model", "shuffled labels")
@@ -64,6 +68,10 @@ class Origin(Result):
         majority: Share of the larger class on test.
         fraction: Share of neurons in a top set.
         meta: Task, seeds, settings, number of test rows.
+        best_interval: Ends of the 95 % interval of each condition's best neuron's held-out accuracy
+            (`accuracy_intervals`).
+        lead: By how much the best neuron under the tuned prompts is the more accurate on the same rows, and the ends of
+            its 95 % interval (`paired_difference`).
 
     Example:
         See `origin`, which makes it.
@@ -76,13 +84,17 @@ class Origin(Result):
     majority: float
     fraction: float
     meta: dict[str, Json] = field(default_factory=dict)
+    # Absent from results that earlier versions wrote.
+    best_interval: Float[Tensor, "condition 2"] | None = None
+    lead: Float[Tensor, "condition 3"] | None = None
 
     plot = drawn_by("plot_origin")
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each condition: its own best and top neurons, and its rank correlation with the first one.
 
-        `best_held_out_low` and `_high` are the ends of `held_out_interval`, a 95 % interval over test rows.
+        `best_held_out_low` and `_high` are the ends of its 95 % interval over test rows; `lead`, `lead_low` and
+        `lead_high` say by how much the best neuron under the tuned prompts is ahead on the same rows.
         The rank correlation is NaN for the random model, whose neurons are other neurons.
         """
         rows = []
@@ -90,7 +102,7 @@ class Origin(Result):
             score, held_out = self.predictivity[i].flatten(), self.held_out[i].flatten()
             top = score.argsort(descending=True, stable=True)[: max(1, round(self.fraction * len(score)))]
             same, best = name != "random model", held_out[top[0]].item()
-            low, high = held_out_interval(best, self.meta["n_test"])
+            low, high = ends_of(self.best_interval, i, best, self.meta["n_test"])
             rows.append(
                 {
                     "condition": name,
@@ -104,6 +116,8 @@ class Origin(Result):
                     "majority": self.majority,
                 }
             )
+            if self.lead is not None:
+                rows[-1] |= dict(zip(("lead", "lead_low", "lead_high"), self.lead[i].tolist(), strict=True))
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
@@ -179,7 +193,7 @@ def origin(
     def tuned(on: HookedEncoder, rows: Task) -> list[Classifier]:
         return [tune_prompt(on, rows, n_prompt=n_prompt, seed=s, config=config, progress=progress) for s in seeds]
 
-    results, accuracies = [], []
+    results, accuracies, right, intervals = [], [], [], []
     for condition in conditions:
         rows, ready = task, None
         if condition == "tuned prompt":
@@ -196,10 +210,15 @@ def origin(
             rows = shuffled_task(task, seed)
             several = tuned(model, rows)
         results.append(find_skill_neurons(several, rows) if ready is None else ready)
-        measured = [evaluate(one, rows.test).accuracy for one in several]
+        test = several[0].encode(rows.test)
+        answers = rows_right(several, test, [Read.best(results[-1])])
+        right.append(answers[0].mean(0))
+        intervals.append(accuracy_intervals(answers, test))
+        measured = [evaluate(one, test).accuracy for one in several]
         accuracies.append((measured * len(seeds))[: len(seeds)] if len(several) == 1 else measured)
         if on_condition is not None:
             on_condition(condition)
+    groups = row_groups(task.test)
     return Origin(
         conditions=tuple(conditions),
         predictivity=torch.stack([one.predictivity for one in results]),
@@ -208,6 +227,8 @@ def origin(
         majority=results[0].majority,
         fraction=fraction,
         meta={"task": task.name, "seeds": seeds, "seed": seed, "written_prompt": text, "n_test": len(task.test)},
+        best_interval=torch.cat(intervals),
+        lead=torch.tensor([paired_difference(right[0], one, groups) for one in right]),
     )
 
 
@@ -343,13 +364,13 @@ def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[
 
 def _claims(records: Sequence[Record]) -> Claims:
     for task, conditions in by_task(records).items():
-        best = {one["condition"]: ends(one, "best_held_out") for one in conditions}
+        of = {one["condition"]: one for one in conditions}
         majority = conditions[0]["majority"]
-        interval = difference(best["random prompt"], (majority, majority, majority))
+        interval = difference(ends(of["random prompt"], "best_held_out"), (majority, majority, majority))
         yield task, "the best neuron tells under a random prompt already", interval
         for other in ("random model", "shuffled labels"):
-            claim = f"the best neuron tells more than with {other}"
-            yield task, claim, difference(best["tuned prompt"], best[other])
+            both = (ends(of[name], "best_held_out") for name in ("tuned prompt", other))
+            yield task, f"the best neuron tells more than with {other}", paired(of[other], "lead", *both)
 
 
 def _measure_retuning(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[Measured]:

@@ -5,7 +5,8 @@ the mean over soft-prompt positions, the mask, and the mean and the maximum over
 among positions, the others have nothing to choose; so compare held-out accuracies. Words are read with the prompt in
 front of them, which they can attend to. A decoder has no mask, and its words do not see the prompt behind them.
 
-Cost: one pass over each split for each classifier, which all places share; memory does not grow with the rows.
+Cost: one pass over each split for each classifier, which all places share, and one more over test for the best neurons'
+answers; memory does not grow with the rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,14 +22,16 @@ from skillneurons.activations.statistic import Together
 from skillneurons.activations.sums import AboveCounts, LabelSums
 from skillneurons.activations.text import At, Pool, Pooled
 from skillneurons.classifiers.classifier import Classifier
-from skillneurons.findings.common import by_task, check_scored, difference, ends, held_out_interval
+from skillneurons.findings.common import by_task, check_scored, ends, ends_of, paired
 from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
+from skillneurons.findings.rows_right import Read, accuracy_intervals, rows_right
 from skillneurons.neurons.agreement import spearman
 from skillneurons.neurons.neuron_set import top_neurons
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.intervals import paired_difference
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.types import Json
 
@@ -51,6 +54,9 @@ class PromptComparison(Result):
         held_out: On test, at the position and in the direction chosen on validation.
         fraction: Share of neurons in a top set.
         meta: Task, model, seeds, number of test rows.
+        best_interval: Ends of the 95 % interval of each place's best neuron's held-out accuracy (`accuracy_intervals`).
+        lead: By how much the first place's best neuron is the more accurate on the same rows, and the ends of its 95 %
+            interval (`paired_difference`).
 
     Example:
         See `compare_places`, which makes it.
@@ -61,22 +67,26 @@ class PromptComparison(Result):
     held_out: Float[Tensor, "place layer neuron"]
     fraction: float
     meta: dict[str, Json] = field(default_factory=dict)
+    # Absent from results that earlier versions wrote.
+    best_interval: Float[Tensor, "place 2"] | None = None
+    lead: Float[Tensor, "place 3"] | None = None
 
     plot = drawn_by("plot_places")
 
     def to_dataframe(self) -> pd.DataFrame:
         """For each place: the best neuron and the top ones by validation there, with their held-out accuracy.
 
-        `best_held_out_low` and `_high` are the ends of `held_out_interval`, a 95 % interval over test rows.
+        `best_held_out_low` and `_high` are the ends of its 95 % interval over test rows; `lead`, `lead_low` and
+        `lead_high` say by how much the best neuron of the first place is ahead on the same rows.
         `prompt_neurons_held_out` is the held-out accuracy, at this place, of the neurons that are the top ones on the
         first place; `rank_correlation` compares all predictivities with those of the first place.
         """
         first = top_neurons(self.predictivity[0], self.fraction, per_layer=False).mask
         rows = []
-        for place, score, held_out in zip(self.places, self.predictivity, self.held_out, strict=True):
+        for i, (place, score, held_out) in enumerate(zip(self.places, self.predictivity, self.held_out, strict=True)):
             best, top = int(score.argmax()), top_neurons(score, self.fraction, per_layer=False).mask
             accuracy = held_out.flatten()[best].item()
-            low, high = held_out_interval(accuracy, self.meta["n_test"])
+            low, high = ends_of(self.best_interval, i, accuracy, self.meta["n_test"])
             rows.append(
                 {
                     "place": place,
@@ -89,6 +99,8 @@ class PromptComparison(Result):
                     "rank_correlation": spearman(score.flatten(), self.predictivity[0].flatten()),
                 }
             )
+            if self.lead is not None:
+                rows[-1] |= dict(zip(("lead", "lead_low", "lead_high"), self.lead[i].tolist(), strict=True))
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
@@ -139,12 +151,18 @@ def compare_places(
     wanted = [how for how in places.values() if how not in known]
     known |= dict(zip(wanted, place_scores(classifiers, task, wanted), strict=True))
     by_place = [known[how] for how in places.values()]
+    test = classifiers[0].encode(task.test)
+    reads = [Read.best(known[how], *how) for how in places.values()]
+    right = rows_right(classifiers, test, reads)
+    lead = [paired_difference(right[0].mean(0), one.mean(0), test.groups) for one in right]
     return PromptComparison(
         places=tuple(places),
         predictivity=torch.stack([one.predictivity for one in by_place]),
         held_out=torch.stack([one.held_out for one in by_place]),
         fraction=fraction,
         meta={key: by_place[0].meta[key] for key in ("task", "model", "seeds")} | {"n_test": len(task.test)},
+        best_interval=accuracy_intervals(right, test),
+        lead=torch.tensor(lead),
     )
 
 
@@ -225,9 +243,10 @@ def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[
 
 def _claims(records: Sequence[Record]) -> Claims:
     for task, places in by_task(records).items():
-        best = {one["place"]: ends(one, "best_held_out") for one in places}
-        interval = difference(best["soft prompt, best position"], best["words, mean"])
-        yield task, "the best neuron tells more at the prompt than over the words", interval
+        of = {one["place"]: one for one in places}
+        prompt, words = of["soft prompt, best position"], of["words, mean"]
+        lead = paired(words, "lead", *(ends(one, "best_held_out") for one in (prompt, words)))
+        yield task, "the best neuron tells more at the prompt than over the words", lead
 
 
 register(Finding("F3-prompts", _measure, _claims, order=3))

@@ -43,7 +43,8 @@ class ReproduceSettings:
         kinds: Interventions.
         n_rows: Most test rows of a task in a sweep.
         n_random: Most random sets for each cell.
-        width: Half-width of the random sets' interval at which drawing stops.
+        width: Half-width of the random sets' interval at which drawing stops, which widens intervals of gaps; by
+            default all are drawn.
         sigma: Of Gaussian noise.
 
     Example:
@@ -62,7 +63,7 @@ class ReproduceSettings:
     kinds: tuple[Kind, ...] = ("mean", "resample", "zero", "gaussian")
     n_rows: int = 250
     n_random: int = 10
-    width: float = 0.01
+    width: float | None = None
     sigma: float = 0.1
 
     def __post_init__(self) -> None:

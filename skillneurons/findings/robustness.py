@@ -3,7 +3,7 @@
 Source: Ackermann and Ohmer 2024, who find that prompt tuning is not robust and that robustness goes with the stability
 of skill neurons. Baseline, position and direction all come from clean rows; the adversarial rows are only reported on.
 
-Cost: one pass over the adversarial rows for each classifier, and one for its accuracy.
+Cost: one pass over the adversarial rows for each classifier, one for its accuracy, and one for its best neuron's.
 """
 
 import math
@@ -19,8 +19,17 @@ from skillneurons.activations._collect import collect
 from skillneurons.activations.sums import AboveCounts
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import Evaluation, evaluation_of
-from skillneurons.findings.common import by_task, check_binary, check_scored, difference, ends, held_out_interval
+from skillneurons.findings.common import (
+    by_task,
+    check_binary,
+    check_scored,
+    difference,
+    ends,
+    ends_of,
+    held_out_interval,
+)
 from skillneurons.findings.record import Claims, Finding, Measured, Need, Record, ReproduceSettings, Study, register
+from skillneurons.findings.rows_right import Read, accuracy_intervals, rows_right
 from skillneurons.neurons._predictivity import accuracy_from_counts, held_out_accuracy, predictivity
 from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
@@ -49,6 +58,7 @@ class Robustness(Result):
         consistent: For each classifier, the share of pairs all of whose rows it answers rightly; None where rows have
             no `"pair"`.
         n_pairs: Of an original row and its adversarial versions.
+        best_interval: Ends of the 95 % interval of the best neuron's accuracy on clean and on adversarial rows.
 
     Example:
         See `robustness`, which makes it.
@@ -66,6 +76,7 @@ class Robustness(Result):
     meta: dict[str, Json] = field(default_factory=dict)
     consistent: tuple[float, ...] | None = None
     n_pairs: int = 0
+    best_interval: Float[Tensor, "2 2"] | None = None  # absent from results that earlier versions wrote
 
     plot = drawn_by("plot_robustness")
 
@@ -82,16 +93,18 @@ class Robustness(Result):
         `majority` is what always giving one answer reaches. `consistent` is the share of pairs answered rightly as a
         whole (mean over classifiers; the interval is that of one), and `consistent_if_independent` what it would be if
         the rows of a pair had nothing to do with each other.
-        `best_neuron_low` and `_high` are the ends of `held_out_interval`, a 95 % interval over the rows.
+        `best_neuron_low` and `_high` are the ends of its 95 % interval over the rows.
         """
         best, rows = int(self.predictivity.argmax()), []
-        for name, own, accuracy, evaluations in (
-            ("clean", self.test_predictivity, self.held_out, self.clean_accuracy),
-            ("adversarial", self.adversarial_predictivity, self.adversarial, self.adversarial_accuracy),
+        for i, (name, own, accuracy, evaluations) in enumerate(
+            (
+                ("clean", self.test_predictivity, self.held_out, self.clean_accuracy),
+                ("adversarial", self.adversarial_predictivity, self.adversarial, self.adversarial_accuracy),
+            )
         ):
             shared = overlap_test(self.skill, top_neurons(own, self.fraction, per_layer=False))
             best_accuracy, n = accuracy.flatten()[best].item(), evaluations[0].n
-            low, high = held_out_interval(best_accuracy, n)
+            low, high = ends_of(self.best_interval, i, best_accuracy, n)
             rows.append(
                 {
                     "rows": name,
@@ -177,6 +190,8 @@ def robustness(
         torch.cat([on.argmax(1) == of.labels for on, of in zip(both, (clean, encoded), strict=True)]).double()
         for both in answers
     ]
+    best = [Read.best(scores)]
+    intervals = [accuracy_intervals(rows_right(classifiers, of, best), of) for of in (clean, encoded)]
     meta: dict[str, Json] = {"task": task.name, "model": scores.meta["model"]}
     if pairs:
         meta["if_independent"] = sum(_independent(one, pairs, len(clean)) for one in right) / len(right)
@@ -193,6 +208,7 @@ def robustness(
         meta=meta,
         consistent=tuple(_consistent(one, pairs) for one in right) if pairs else None,
         n_pairs=len(pairs),
+        best_interval=torch.cat(intervals),
     )
 
 

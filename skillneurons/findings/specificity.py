@@ -30,7 +30,7 @@ from skillneurons.findings.common import (
 )
 from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
 from skillneurons.interventions.curve import check_fractions
-from skillneurons.interventions.gaps import paired_gap, spread
+from skillneurons.interventions.gaps import gap_p, paired_gap, spread
 from skillneurons.interventions.perturbation import Kind
 from skillneurons.interventions.sweep import PerturbOptions, SweepSettings, sweep
 from skillneurons.neurons.agreement import overlap_test, spearman
@@ -191,7 +191,7 @@ class CrossPerturbation(Result):
                 for name, gap in (("accuracy", self.accuracy_gap), ("margin", self.margin_gap)):
                     ends = zip(("gap", "gap_low", "gap_high"), gap[i, j].tolist(), strict=True)
                     row |= {f"{name}_{end}": value for end, value in ends}
-                rows.append(row)
+                rows.append(row | {"n_random": self.meta["n_random"]})
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
@@ -316,7 +316,8 @@ def _claims(records: Sequence[Record]) -> Claims:
         others = [ends(one, "margin_gap") for one in gaps if one["perturbed"] != measured]
         gap, low, high = (sum(parts) / len(others) for parts in zip(*others, strict=True))
         claim = "its own neurons cost it more margin than other tasks' (mean)"
-        yield measured, claim, difference((gap, low, high), own)
+        interval = difference((gap, low, high), own)
+        yield measured, claim, interval, gap_p(interval, int(gaps[0].get("n_random", 10)))
 
 
 register(Finding("F5-similarity", _measure_similarity, order=5, min_tasks=2))

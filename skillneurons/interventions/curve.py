@@ -1,6 +1,7 @@
 """Accuracy and margin against the share of neurons perturbed, skill neurons beside random ones."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Unpack
 
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import Evaluation, evaluation_of
-from skillneurons.interventions.gaps import half_width
+from skillneurons.interventions.gaps import beside_random, half_width, paired_gap, spread
 from skillneurons.interventions.perturbation import Kind
 from skillneurons.interventions.sweep import SweepOptions, SweepSettings, sweep
+from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
@@ -49,7 +51,9 @@ class PerturbationCurve(Result):
         unperturbed: The classifier as it is.
         meta: The intervention and what it was applied to.
         skill_ends: 95 % intervals of `skill` over rows, which pay for those that belong together.
-        skill_margin_ends: The same of `skill_margin`. Both are None in curves of earlier versions.
+        skill_margin_ends: The same of `skill_margin`.
+        gaps: Of accuracy and of margin, skill less random on the same rows, and the ends of its 95 % interval
+            (`paired_gap`); NaN with a single random set. All three are None in curves of earlier versions.
 
     Example:
         See `perturbation_curve`, which makes it.
@@ -64,21 +68,27 @@ class PerturbationCurve(Result):
     meta: dict[str, Json] = field(default_factory=dict)
     skill_ends: Float[Tensor, "fraction 2"] | None = None
     skill_margin_ends: Float[Tensor, "fraction 2"] | None = None
+    gaps: Float[Tensor, "2 fraction 3"] | None = None
 
     plot = drawn_by("plot_perturbation")
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row for each fraction: accuracy and margin, skill and random (mean, lowest, highest draw)."""
+        """One row for each fraction: accuracy and margin, skill and random (mean, lowest, highest draw).
+
+        And `accuracy_gap` and `margin_gap` with their intervals, and the `verdict` of `beside_random`.
+        """
         columns: dict[str, Json] = {"fraction": self.fractions}
-        for name, skill, random in (
-            ("accuracy", self.skill, self.random),
-            ("margin", self.skill_margin, self.random_margin),
+        for i, (name, skill, random) in enumerate(
+            (("accuracy", self.skill, self.random), ("margin", self.skill_margin, self.random_margin))
         ):
             columns[f"skill_{name}"] = skill.numpy()
             columns[f"random_{name}"] = random.mean(0).numpy()
             columns[f"random_{name}_low"] = random.amin(0).numpy()
             columns[f"random_{name}_high"] = random.amax(0).numpy()
-        return pd.DataFrame(columns)
+            if self.gaps is not None:
+                ends = (f"{name}_gap", f"{name}_gap_low", f"{name}_gap_high")
+                columns |= dict(zip(ends, self.gaps[i].numpy().T, strict=True))
+        return pd.DataFrame(columns | {"verdict": verdicts([self])[0]})
 
     @property
     def outside_band(self) -> np.ndarray:
@@ -86,7 +96,7 @@ class PerturbationCurve(Result):
 
         Small sets: with r random ones, chance alone puts one of the two below all of them with probability at most
         2/(r+1). Larger ones: more often, since sets disjoint from the skill neurons are more alike than sets drawn from
-        all (`gaps.spread`); `findings.necessity` gives intervals that pay for it.
+        all (`gaps.spread`). `verdicts` pays for both.
         """
         return np.logical_or(*self.below_random.values())
 
@@ -98,15 +108,17 @@ class PerturbationCurve(Result):
             "margin": (self.skill_margin < self.random_margin.amin(0)).numpy(),
         }
 
-    def in_short(self) -> pd.DataFrame:
+    def in_short(self, said: Sequence[str] | None = None) -> pd.DataFrame:
         """The curve as a table of text that fits a terminal, from no neuron perturbed on.
 
-        Random sets by their lowest and highest; `below`, which of accuracy and margin fell below those of all of them.
+        Random sets by their lowest and highest.
+
+        Args:
+            said: The `verdict` of each fraction, where the curve is one of several; by default its own.
         """
-        before, below = self.unperturbed, self.below_random
+        before = self.unperturbed
         rows: list[tuple[str, ...]] = [("0 %", f"{before.accuracy:.3f}", "", f"{before.margin:.3f}", "", "")]
-        for i, row in enumerate(self.to_dataframe().to_dict("records")):
-            names = [name for name, lower in below.items() if lower[i]]
+        for row, verdict in zip(self.to_dataframe().to_dict("records"), said or verdicts([self])[0], strict=True):
             numbers = [
                 number
                 for name in ("accuracy", "margin")
@@ -115,13 +127,51 @@ class PerturbationCurve(Result):
                     f"{row[f'random_{name}_low']:.3f}–{row[f'random_{name}_high']:.3f}",
                 )
             ]
-            share = f"{100 * row['fraction']:.3g} %"
-            rows.append((share, *numbers, "both" if len(names) == 2 else "".join(names) or "neither"))
-        return pd.DataFrame(rows, columns=["share", "accuracy", "random", "margin", "random margin", "below"])
+            rows.append((f"{100 * row['fraction']:.3g} %", *numbers, verdict))
+        return pd.DataFrame(rows, columns=["share", "accuracy", "random", "margin", "random margin", "verdict"])
 
     def __repr__(self) -> str:
         where = f"{self.meta.get('kind')} at {self.meta.get('positions')} positions, {self.unperturbed.n:,} rows"
         return f"PerturbationCurve({where}, {len(self.random)} random sets)\n{as_text(self.in_short())}"
+
+
+def verdicts(curves: Sequence[PerturbationCurve]) -> list[list[str]]:
+    """For each curve and fraction, which of accuracy and margin lie below or above those of random sets.
+
+    All cells of all curves are one family: of what would be the same without skill, the chance that any is called below
+    or above is 5 % at most. See `gaps.beside_random`.
+
+    Returns:
+        Such as `"both below"`, `"margin below"`, `"accuracy above"`, `"neither"`; `"untested"` without intervals.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example, perturbation_curve
+        >>> from skillneurons.interventions.curve import verdicts
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> verdicts([perturbation_curve(classifier, task, scores, fractions=(0.1,))])
+        [['neither']]
+    """
+    cells = torch.cat(
+        [
+            torch.full((2 * len(one.fractions), 3), torch.nan) if one.gaps is None else one.gaps.flatten(0, 1)
+            for one in curves
+        ]
+    )
+    n_draws = min((len(one.random) for one in curves), default=0)
+    said = iter(beside_random(cells, n_draws))
+    by_curve = []
+    for one in curves:
+        accuracy, margin = ([next(said) for _ in one.fractions] for _ in range(2))
+        by_curve.append([_in_words(*both) for both in zip(accuracy, margin, strict=True)])
+    return by_curve
+
+
+def _in_words(accuracy: str, margin: str) -> str:
+    if accuracy == margin:
+        return accuracy if accuracy in ("neither", "untested") else f"both {accuracy}"
+    named = {"accuracy": accuracy, "margin": margin}.items()
+    return ", ".join(f"{name} {said}" for name, said in named if said in ("below", "above")) or "neither"
 
 
 @checked
@@ -182,7 +232,7 @@ def perturbation_curve(
     skill = [union_of_top(ranked, fraction, settings.per_layer) for fraction in fractions]
     sets = [[chosen, *chosen.random_sets(settings.n_random, seed=settings.seed)] for chosen in skill]
     perturb = settings.perturbation(kind).of(classifier, task)
-    evaluations, margin_ends = [], []
+    evaluations, margin_ends, gaps = [], [], []
     for i, (fraction, chosen) in enumerate(zip(fractions, sets, strict=True)):
         swept = sweep(
             classifier,
@@ -193,21 +243,34 @@ def perturbation_curve(
             name=f"{kind}-{fraction}",
         )
         evaluations += [evaluation_of(logits, encoded.labels, encoded.groups) for logits in swept.logits]
-        margin_ends.append(_ends(swept.margins[int(not i)], encoded.groups))
+        own = slice(int(not i), None)
+        margin_ends.append(_ends(swept.margins[own][0], encoded.groups))
+        gaps.append([_gap(values[own], chosen[0], encoded.groups) for values in (swept.right, swept.margins)])
     before, *perturbed = evaluations
     accuracy, margin = (
         torch.tensor([getattr(one, name) for one in perturbed], dtype=torch.float64).unflatten(0, (len(sets), -1)).T
         for name in ("accuracy", "margin")
     )
     skill_ends = torch.tensor([one.interval for one in perturbed[:: 1 + settings.n_random]], dtype=torch.float64)
-    ends = skill_ends, torch.tensor(margin_ends, dtype=torch.float64)
+    margin_ends, gaps = (torch.tensor(one, dtype=torch.float64) for one in (margin_ends, gaps))
     meta = {"kind": kind} | {key: getattr(settings, key) for key in ("positions", "per_layer", "n_random", "seed")}
     meta |= {"task": task.name, "classifier_seed": classifier.prompt.seed, "n_rows": len(encoded)}
     meta["seeds"] = list(ranked[0].seeds)
     meta["n_neurons"] = [len(chosen) for chosen in skill]
     if kind == "gaussian":
         meta["sigma"] = settings.sigma
-    return PerturbationCurve(tuple(fractions), accuracy[0], accuracy[1:], margin[0], margin[1:], before, meta, *ends)
+    return PerturbationCurve(
+        tuple(fractions),
+        accuracy[0],
+        accuracy[1:],
+        margin[0],
+        margin[1:],
+        before,
+        meta,
+        skill_ends,
+        margin_ends,
+        gaps.transpose(0, 1),
+    )
 
 
 def over_seeds(curves: Sequence[PerturbationCurve], level: float = 0.95) -> pd.DataFrame:
@@ -254,6 +317,14 @@ def _ends(values: Float[Tensor, " batch"], groups: RowGroups | None) -> tuple[fl
         return float("-inf"), float("inf")
     _, low, high = mean_interval(values, groups)
     return low, high
+
+
+def _gap(values: Float[Tensor, "set batch"], skill: NeuronSet, groups: RowGroups | None) -> tuple[float, float, float]:
+    """The first set less the others; not a number where rows, groups or draws are too few to tell."""
+    gap = float("nan"), float("nan"), float("nan")
+    with suppress(ValueError):
+        gap = paired_gap(values[0], values[1:], spread(skill), groups=groups)
+    return gap
 
 
 def _counted(settings: SweepSettings, i: int, n: int) -> SweepSettings:

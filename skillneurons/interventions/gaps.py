@@ -7,7 +7,8 @@ from torch import Tensor
 from transformer_lens.utilities.statistics import derive_generator
 
 from skillneurons.neurons.neuron_set import NeuronSet
-from skillneurons.utilities.intervals import mean_variance
+from skillneurons.neurons.p_values import adjusted
+from skillneurons.utilities.intervals import interval_p, mean_variance
 from skillneurons.utilities.row_groups import RowGroups
 
 
@@ -84,6 +85,39 @@ def paired_gap(
     freedom = total**2 / (rows**2 / free + draws**2 / (n_draws - 1))
     half = float(stats.t.ppf((1 + level) / 2, freedom)) * total**0.5
     return gap, gap - half, gap + half
+
+
+def gap_p(gap: tuple[float, float, float], n_draws: int) -> float:
+    """The two-sided p-value that goes with a gap and its 95 % interval, from `paired_gap`.
+
+    With the fewest degrees of freedom that the interval can have, `n_draws - 1`.
+
+    Example:
+        >>> round(gap_p((-1.0, -2.0, 0.0), 10), 3), gap_p((-2.0, -3.0, -1.0), 10) < 0.01
+        (0.05, True)
+    """
+    return interval_p(gap, n_draws - 1)
+
+
+def beside_random(gaps: Float[Tensor, "cell 3"], n_draws: int, alpha: float = 0.05) -> list[str]:
+    """Whether each cell of a family lies `"below"` or `"above"` what random sets do, or `"neither"`.
+
+    Both pay for the number of random sets (`gap_p`) and of cells (Holm 1979): with probability `alpha` at most, one of
+    all cells is called either where nothing differs. `"untested"` where a gap is not a number.
+
+    Example:
+        >>> import torch
+        >>> beside_random(torch.tensor([[-1.0, -1.2, -0.8], [0.1, -0.1, 0.3], [torch.nan] * 3]), 10)
+        ['below', 'neither', 'untested']
+    """
+    tested = ~gaps.isnan().any(1)
+    said = ["untested"] * len(gaps)
+    if not bool(tested.any()):
+        return said
+    p = adjusted(torch.tensor([[gap_p(tuple(gap), n_draws) for gap in gaps[tested].tolist()]]))[0].tolist()
+    for cell, value in zip(tested.nonzero()[:, 0].tolist(), p, strict=True):
+        said[cell] = "neither" if value >= alpha else "below" if gaps[cell, 0] < 0 else "above"
+    return said
 
 
 def half_width(means: Float[Tensor, " draw"], level: float = 0.95) -> float:

@@ -150,6 +150,7 @@ class Search:
         majority: Share of the larger class on test.
         rows: Of validation and of test.
         groups: Of these, where rows belong together.
+        measure: What ranks the neurons.
 
     Example:
         See `searched`, which makes it.
@@ -166,6 +167,7 @@ class Search:
     majority: float
     rows: tuple[int, int]
     groups: tuple[int | None, int | None] = (None, None)
+    measure: str = "predictivity"
 
     @property
     def nothing(self) -> bool:
@@ -182,6 +184,8 @@ class Search:
             f"The best reaches {self.best:.3f} on validation; by luck the best of as many reaches {self.luck:.3f}, and "
             f"at most {self.luck_95:.3f} in 95 of 100 cases."
         )
+        if self.measure != "predictivity":
+            best += f" Neurons are ranked by balanced accuracy; the larger class has {self.majority:.3f} of test rows."
         if self.nothing:
             return (
                 f"Nothing found on {self.task}: none of {self.n_neurons:,} neurons tells the classes apart better than "
@@ -221,4 +225,5 @@ def searched(scores: NeuronScores, *, alpha: float = 0.05) -> Search:
         majority=scores.majority,
         rows=(int(scores.n.sum()), int(scores.n_test.sum())),
         groups=(scores.groups("validation"), scores.groups("test")),
+        measure=scores.measure,
     )

@@ -18,6 +18,7 @@ from skillneurons.activations.distributed import Ranks
 from skillneurons.activations.statistic import check_even_layers
 from skillneurons.activations.sums import LabelSums
 from skillneurons.classifiers.classifier import Classifier
+from skillneurons.classifiers.evaluation import are_unequal
 from skillneurons.neurons._predictivity import (
     accuracy_from_counts,
     balanced_accuracy_from_counts,
@@ -50,7 +51,6 @@ TENSORS = ("above", "n", "above_test", "n_test", "baseline")
 EFFECTS = "design_effects"  # not in files of scores without groups, nor in those of earlier versions
 MOST_SEEN = 0.01  # share of test rows that may be in other splits too before it is worth a warning
 SHOW_AFTER = 5  # seconds
-MOST_UNEQUAL = 0.6  # share of the larger class above which neurons are ranked by balanced accuracy
 Measure: TypeAlias = Literal["predictivity", "balanced_accuracy"]
 
 
@@ -434,11 +434,22 @@ def find_skill_neurons(
             "on_rows": bar.update,
         }
         parts = [_score_one(classifier, task, splits, on_pass, own) for classifier in classifiers]
-    scores = NeuronScores.merge_seeds(parts)
-    unequal = scores.n.max().item() > MOST_UNEQUAL * scores.n.sum().item()
-    chosen = measure or ("balanced_accuracy" if unequal else "predictivity")
+    return ranked_by(NeuronScores.merge_seeds(parts), measure)
+
+
+def ranked_by(scores: NeuronScores, measure: Measure | None) -> NeuronScores:
+    """The scores, ranked by a measure; by default by balanced accuracy where more than 60 % of rows are of one class.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example
+        >>> scores = find_skill_neurons(*load_example())
+        >>> scores.measure, ranked_by(scores, "balanced_accuracy").measure
+        ('predictivity', 'balanced_accuracy')
+    """
+    chosen = measure or ("balanced_accuracy" if are_unequal(scores.n) else "predictivity")
+    meta = {name: value for name, value in scores.meta.items() if name != "measure"}
     # Where classes are alike, scores are those of earlier versions in all they hold.
-    return scores if chosen == "predictivity" else replace(scores, meta=scores.meta | {"measure": chosen})
+    return replace(scores, meta=meta if chosen == "predictivity" else meta | {"measure": chosen})
 
 
 def _score_one(

@@ -18,13 +18,19 @@ from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import Evaluation, evaluate
 from skillneurons.classifiers.prompts import Layout, Verbalizer
 from skillneurons.classifiers.tuning import TuningConfig, check_tune_dtype
-from skillneurons.interventions.curve import PerturbationCurve, check_fractions, over_seeds, perturbation_curve
+from skillneurons.interventions.curve import (
+    PerturbationCurve,
+    check_fractions,
+    over_seeds,
+    perturbation_curve,
+    verdicts,
+)
 from skillneurons.interventions.perturbation import Kind, check_kinds
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable
 from skillneurons.neurons.controls import claims
 from skillneurons.neurons.luck import Search, searched
 from skillneurons.neurons.neuron_set import NeuronSet
-from skillneurons.neurons.scores import NeuronScores, union_of_top
+from skillneurons.neurons.scores import Measure, NeuronScores, ranked_by, union_of_top
 from skillneurons.plots import plot_activation_histogram, plot_perturbations, plot_predictivity_by_layer, save_figure
 from skillneurons.runs._verdict import SHOWN, best_of_all, tuning_warnings, verdict
 from skillneurons.runs.folder import FORMATS, RunFolder, as_json, curve_name, score_names
@@ -56,6 +62,7 @@ class FindSettings:
         n_perturb_rows: Test rows (drawn by seed 0) on which perturbations are evaluated.
         sweep_seeds: Perturb every prompt's classifier, instead of the first one's.
         head: Take a fine-tuned model with its own head, instead of tuning prompts: one classifier, of seed 0.
+        measure: What ranks the neurons; see `find_skill_neurons`.
 
     Example:
         >>> from skillneurons.runs._find import FindSettings
@@ -78,6 +85,7 @@ class FindSettings:
     n_perturb_rows: int = 150
     sweep_seeds: bool = False
     head: bool = False
+    measure: Measure | None = None
 
     def __post_init__(self) -> None:
         check_kinds(self.kinds)
@@ -229,7 +237,7 @@ def find(
     classifiers = [result.classifier for result in results]
     evaluations = [evaluate(classifier, task.test) for classifier in classifiers]
     by_subtask = zip(*(result.scores for result in results), strict=True)
-    scores = tuple(NeuronScores.merge_seeds(parts) for parts in by_subtask)
+    scores = tuple(ranked_by(NeuronScores.merge_seeds(parts), settings.measure) for parts in by_subtask)
     skill = union_of_top(scores, settings.fraction)
     swept = _Sweeps(run, settings, task, scores, before["seeds"], progress)
     seed_curves = {
@@ -339,8 +347,12 @@ def _identity(model: Model, task: Task, settings: FindSettings) -> dict[str, Jso
 
 
 def _described(settings: FindSettings, model: Model, task: Task) -> dict[str, Json]:
-    """Settings as a run's file holds them: of a head, which one it is; of prompts, what earlier versions wrote."""
-    described = {name: value for name, value in asdict(settings).items() if name != "head"}
+    """Settings as a run's file holds them: of a head, which one it is; of prompts, what earlier versions wrote.
+
+    These knew no `measure` either.
+    """
+    left_out = {"head"} if settings.measure else {"head", "measure"}
+    described = {name: value for name, value in asdict(settings).items() if name not in left_out}
     if not settings.head:
         return described
     return described | {"n_prompt": 0, "head": str(own_head(model, task).verbalizer.identity)}
@@ -393,10 +405,10 @@ def _numbers(result: FindResult) -> dict[str, Json]:
         "perturbation": {
             kind: {
                 "unperturbed": asdict(curve.unperturbed),
-                "rows": curve.to_dataframe().to_dict("records"),
-                "below_all_random_sets": curve.outside_band.tolist(),
+                "rows": curve.to_dataframe().assign(verdict=said).to_dict("records"),
+                "below_all_random_sets": {name: lower.tolist() for name, lower in curve.below_random.items()},
             }
-            for kind, curve in result.curves.items()
+            for (kind, curve), said in zip(result.curves.items(), verdicts(list(result.curves.values())), strict=True)
         },
         "perturbation_over_seeds": {
             kind: over_seeds(curves).to_dict("records")

@@ -1,19 +1,29 @@
 """One line for each claim of the paper and each task: the effect, its interval, and whether the claim held.
 
-Effects are signed so that a positive one speaks for the claim. Intervals are those of the findings' tables, 95 % over
-rows (and over random sets where there are some); where two of them are compared, they are put together by Newcombe's
-hybrid method (1998, method 10, here with Clopper-Pearson ends), which is wide for numbers from the same rows.
+Effects are signed so that a positive one speaks for the claim. Intervals are those of the findings' tables, each 95 %
+by itself, over rows and over random sets where there are some; of two numbers from different rows they are put together
+by Newcombe's hybrid method (1998, method 10, here with Clopper-Pearson ends).
+
+Verdicts are many, so each belongs to a family: the claims of one finding, over all tasks, interventions and places.
+They are settled together at 5 % (Holm 1979): of the claims of a finding that are not so, one is called settled in at
+most one summary of twenty.
 """
 
 from collections.abc import Mapping
 
 import pandas as pd
+import torch
 
 # Each of their modules registers its findings.
 import skillneurons.applications
 import skillneurons.findings  # noqa: F401
-from skillneurons.findings.record import registered
+from skillneurons.findings.record import Ends, registered
+from skillneurons.neurons.p_values import adjusted
 from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.intervals import interval_p
+from skillneurons.utilities.types import Json
+
+COLUMNS = ("finding", "task", "claim", "effect", "low", "high", "p", "p_adjusted", "family", "held")
 
 
 @checked
@@ -24,8 +34,10 @@ def summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         tables: From `reproduce`, by name of the finding; those not summarised here are left out.
 
     Returns:
-        Columns `finding`, `task`, `claim`, `effect`, `low`, `high`, and `held`: `"yes"` where the whole interval is
-        above 0, `"no"` where it is below, `"open"` otherwise, and where a test beside it has a p-value of 0.05 or more.
+        Columns `finding`, `task`, `claim`, `effect`, `low`, `high`; `p`, that of the claim's test where it has one,
+        else the one that its interval amounts to; `p_adjusted` for the claims of the finding, `family` of them (Holm);
+        and `held`: `"yes"` where `p_adjusted` is below 0.05 and the whole interval above 0, `"no"` where it is below,
+        else `"open"`.
 
     Example:
         >>> numbers = {"held_out": 0.8, "held_out_low": 0.7, "held_out_high": 0.9, "majority": 0.5}
@@ -37,9 +49,21 @@ def summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     for name, finding in registered().items():
         if name not in tables or finding.claims is None:
             continue
-        for task, claim, (effect, low, high), *p_value in finding.claims(tables[name].to_dict("records")):
-            settled = all(p < 0.05 for p in p_value)
+        claims = list(finding.claims(tables[name].to_dict("records")))
+        p_values = [float(given[0]) if given else interval_p(interval) for *_, interval, given in map(_split, claims)]
+        p_adjusted = adjusted(torch.tensor([p_values]))[0].tolist() if claims else []
+        for (task, claim, (effect, low, high), _), p, of_family in zip(
+            map(_split, claims), p_values, p_adjusted, strict=True
+        ):
+            settled = of_family < 0.05
             held = "yes" if settled and low > 0 else "no" if settled and high < 0 else "open"
-            rows.append({"finding": name, "task": task, "claim": claim, "effect": effect, "low": low, "high": high})
-            rows[-1]["held"] = held
-    return pd.DataFrame(rows, columns=["finding", "task", "claim", "effect", "low", "high", "held"])
+            numbers = {"effect": effect, "low": low, "high": high, "p": p, "p_adjusted": of_family}
+            rows.append({"finding": name, "task": task, "claim": claim} | numbers)
+            rows[-1] |= {"family": len(claims), "held": held}
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _split(claim: tuple[Json, ...]) -> tuple[str, str, Ends, tuple[float, ...]]:
+    """Task, words, interval, and the p-value where there is one."""
+    task, words, interval, *p_value = claim
+    return task, words, interval, tuple(p_value)

@@ -1,5 +1,6 @@
 """Intervals of means and proportions over rows, which pay for rows that belong together."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,8 +53,12 @@ class Proportion:
     design_effect: float | None = None
 
 
-def proportion(hits: Bool[Tensor, " batch"], groups: RowGroups | None = None, level: float = 0.95) -> Proportion:
+def proportion(
+    hits: Bool[Tensor, " batch"] | Float[Tensor, " batch"], groups: RowGroups | None = None, level: float = 0.95
+) -> Proportion:
     """Exact interval of the share of hits; with groups, that of as many independent rows as these are worth.
+
+    Rows may also be a hit in part, by a share between 0 and 1, which varies no more than a hit or a miss.
 
     Sources: Clopper and Pearson 1934; Korn and Graubard 1998.
 
@@ -67,7 +72,7 @@ def proportion(hits: Bool[Tensor, " batch"], groups: RowGroups | None = None, le
         (0.0, 3, 3.0)
     """
     if groups is None:
-        return Proportion(*clopper_pearson(int(hits.sum()), len(hits), level))
+        return Proportion(*clopper_pearson(round(hits.double().sum().item()), len(hits), level))
     effect = proportion_effects(hits, groups)
     low, high = effective_intervals(
         hits.double().mean(), effective_rows(effect, groups.n_rows, groups.n_effective, level), level
@@ -147,7 +152,71 @@ def mean_interval(
     return mean, mean - half, mean + half
 
 
-def proportion_effects(hits: Bool[Tensor, " batch *axes"], groups: RowGroups) -> Float[Tensor, "*axes"]:
+def paired_difference(
+    one: Float[Tensor, " batch"], other: Float[Tensor, " batch"], groups: RowGroups | None = None, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Difference of two shares of the same rows, with an interval that gains from what the two have in common.
+
+    Student's interval after one more row for each and one more against, half a row in each of four cells: without
+    them a difference that no row shows would have no width. Source: Agresti and Min 2005.
+
+    Args:
+        one: For each row a hit, a miss, or a share between.
+        other: The same rows.
+        groups: Which of them belong together.
+        level: Of the interval.
+
+    Returns:
+        Difference, lower end, upper end.
+
+    Raises:
+        ValueError: There are fewer than two rows, or all belong to one group.
+
+    Example:
+        >>> one, other = torch.ones(100), torch.cat([torch.zeros(10), torch.ones(90)])
+        >>> [round(x, 2) for x in paired_difference(one, other)]
+        [0.1, 0.04, 0.16]
+        >>> [round(x, 3) for x in paired_difference(one, one)]
+        [0.0, -0.019, 0.019]
+    """
+    values, n = one.double() - other.double(), len(one)
+    variance, free = mean_variance(values, groups)
+    middle, wide = values.sum().item() / (n + 2), (variance * n**2 + 1) ** 0.5 / (n + 2)
+    half = float(stats.t.ppf((1 + level) / 2, free)) * wide
+    return values.mean().item(), middle - half, middle + half
+
+
+def interval_p(interval: tuple[float, float, float], freedom: int | float = math.inf, level: float = 0.95) -> float:
+    """The two-sided p-value of "the effect is 0" that an effect's interval amounts to.
+
+    Student's t, with the spread that the end towards 0 tells: 1 - `level` where that end is 0.
+
+    Args:
+        interval: Effect, lower end, upper end.
+        freedom: Degrees of freedom, or a lower bound of them: with fewer, p-values below 1 - `level` only grow. Without
+            end the normal distribution.
+        level: Of the interval.
+
+    Returns:
+        1 for an interval without width, or with an end that is not a number, and without freedom: it
+            tells nothing.
+
+    Example:
+        >>> round(interval_p((1.0, 0.0, 3.0)), 3), interval_p((1.0, 0.5, 3.0)) < 0.001
+        (0.05, True)
+        >>> interval_p((1.0, 0.5, 3.0), freedom=9) > 0.001
+        True
+    """
+    effect, low, high = interval
+    distance = effect - low if effect > 0 else high - effect
+    if not distance > 0 or freedom <= 0:
+        return 1.0
+    return float(2 * stats.t.sf(abs(effect) / distance * stats.t.ppf((1 + level) / 2, freedom), freedom))
+
+
+def proportion_effects(
+    hits: Bool[Tensor, " batch *axes"] | Float[Tensor, " batch *axes"], groups: RowGroups
+) -> Float[Tensor, "*axes"]:
     """Design effects of proportions: how many times their variance is that of as many independent rows.
 
     Returns:

@@ -1,6 +1,7 @@
 """Prompt tuning: the prompt learns, nothing else moves, and what cannot be learnt is said so."""
 
 import copy
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,17 @@ import torch
 
 from skillneurons.classifiers.bitfit_and_adapters import tune_adapter
 from skillneurons.classifiers.classifier import Classifier
+from skillneurons.classifiers.evaluation import evaluate
 from skillneurons.classifiers.prompts import Verbalizer, random_prompt, splice
-from skillneurons.classifiers.tuning import Moved, TuningConfig, TuningWarning, frozen, train, tune_prompt
+from skillneurons.classifiers.tuning import (
+    Moved,
+    TuningConfig,
+    TuningWarning,
+    collapsed,
+    frozen,
+    train,
+    tune_prompt,
+)
 from skillneurons.tasks.task import Task
 
 QUICK = TuningConfig(lr=0.05, steps=4, batch_size=7, eval_every=2)
@@ -265,3 +275,26 @@ def test_any_leaf_tensors_can_be_trained(tiny_model, tiny_task):
     )
     assert bias.abs().min() > 0 and tuned.prompt is start
     assert tuned.history[-1]["train_loss"] < tuned.history[0]["train_loss"]
+
+
+def test_unequal_classes_are_judged_by_balanced_accuracy(tiny_model, tiny_task):
+    """Nine rows to one: the vectors that are kept are best by balanced accuracy, and accuracy alone hides nothing."""
+    zeros, ones = ([row for row in tiny_task.train if row["label"] == label] for label in (0, 1))
+    rows = (zeros * 9)[: 9 * len(ones[:6])] + ones[:6]
+    task = Task("unequal", rows, rows, rows, ["bad", "good"], tiny_task.label_words)
+    config = TuningConfig(lr=0.3, steps=12, eval_every=2, batch_size=12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TuningWarning)
+        tuned = tune(tiny_model, task, config)
+    best = max(tuned.history, key=lambda one: (one["validation_balanced_accuracy"], -one["validation_loss"]))
+    assert evaluate(tuned, task.validation).balanced_accuracy == pytest.approx(best["validation_balanced_accuracy"])
+
+
+def test_a_prompt_that_hardly_beats_chance_on_unequal_classes_is_told():
+    """Accuracy .73 beside a majority of .72 on 4,000 rows is significant, and balanced accuracy .54 next to nothing."""
+    labels = torch.tensor([0] * 2880 + [1] * 1120)
+    record = {"step": 1, "validation_accuracy": 0.74, "validation_loss": 0.5}
+    assert collapsed([record], labels, "tweets", 0) is None  # a history of an earlier version
+    said = collapsed([record | {"validation_balanced_accuracy": 0.54}], labels, "tweets", 0)
+    assert said is not None and "learnt next to nothing" in said and "0.540" in said and "0.500" in said
+    assert collapsed([record | {"validation_balanced_accuracy": 0.6}], labels, "tweets", 0) is None

@@ -9,8 +9,8 @@ from skillneurons.cli import terminal
 @pytest.mark.parametrize("width", [40, 80, 140])
 def test_no_number_and_no_head_is_cut(width, monkeypatch, capsys):
     monkeypatch.setattr(terminal, "console", Console(width=width, markup=False, highlight=False))
-    heads = ("perturbed", "share", "accuracy", "random sets", "margin", "random sets", "below")
-    rows = [("gaussian", "10 %", "0.123", "0.456–0.789", "-1.234", "-1.235–-1.111", "accuracy")]
+    heads = ("perturbed", "share", "accuracy", "random sets", "margin", "random sets", "verdict")
+    rows = [("gaussian", "10 %", "0.123", "0.456–0.789", "-1.234", "-1.235–-1.111", "accuracy below")]
     terminal.print_table("A title that is longer than the table is wide, and says much about it", heads, rows)
     out = capsys.readouterr().out
     assert "…" not in out

@@ -171,7 +171,7 @@ def test_the_curve_separates_planted_neurons_from_random_ones(planted):
     assert curve.skill[0] == curve.unperturbed.accuracy
     assert curve.skill[1] < curve.random[:, 1].min()
     assert curve.outside_band.tolist() == [False, True]
-    assert len(curve.to_dataframe()) == 2
+    assert curve.to_dataframe().verdict.tolist() == ["untested", "both below"]  # nothing is perturbed at a share of 0
 
 
 def test_a_curve_survives_a_file(planted, tmp_path):

@@ -43,17 +43,53 @@ def test_a_claim_holds_only_where_the_whole_interval_speaks_for_it():
         ("t", "skill", "zero", "all", 0.3, -0.1, -0.3, 0.1),
         ("t", "skill", "gaussian", "all", 0.3, 0.2, 0.1, 0.3),
     ]
-    found = summary({"F4-necessity": pd.DataFrame(lines, columns=columns)})
+    found = summary({"F4-necessity": pd.DataFrame(lines, columns=columns).assign(n_draws=20)})
     assert found["held"].tolist() == ["yes", "open", "no"]
     assert found[["effect", "low", "high"]].to_numpy().tolist()[0] == pytest.approx([0.5, 0.3, 0.7])
 
 
 def test_the_words_are_compared_with_the_prompts_best_position():
     places = ("soft prompt, best position", "soft prompt, mean", "mask", "words, mean", "words, maximum")
-    lines = [("t", place, *ends(hits, 100)) for place, hits in zip(places, (60, 99, 99, 85, 99), strict=True)]
-    columns = ["task", "place", "best_held_out", "best_held_out_low", "best_held_out_high"]
-    found = summary({"F3-prompts": pd.DataFrame(lines, columns=columns)})
-    assert found["effect"].tolist() == pytest.approx([-0.25]) and found["held"].tolist() == ["no"]
+    leads = ((0.0, -0.02, 0.02), (0.39, 0.3, 0.5), (0.39, 0.3, 0.5), (-0.25, -0.3, -0.2), (0.39, 0.3, 0.5))
+    lines = [("t", place, *lead) for place, lead in zip(places, leads, strict=True)]
+    columns = ["task", "place", "lead", "lead_low", "lead_high"]
+    table = pd.DataFrame(lines, columns=columns).assign(
+        best_held_out=0.5, best_held_out_low=0.4, best_held_out_high=0.6
+    )
+    found = summary({"F3-prompts": table})
+    assert found["effect"].tolist() == [-0.25] and found["held"].tolist() == ["no"]
+
+
+def test_a_table_of_an_earlier_version_is_compared_without_pairs():
+    lines = [
+        ("t", place, *ends(hits, 100)) for place, hits in (("soft prompt, best position", 60), ("words, mean", 85))
+    ]
+    table = pd.DataFrame(lines, columns=["task", "place", "best_held_out", "best_held_out_low", "best_held_out_high"])
+    found = summary({"F3-prompts": table})
+    assert found[["effect", "low", "high"]].to_numpy()[0].tolist() == pytest.approx(
+        difference(ends(60, 100), ends(85, 100))
+    )
+
+
+def test_claims_of_a_finding_pay_for_their_number():
+    """One of ten claims, at p = .02 by itself, is open beside nine others and holds alone."""
+    half = 1.96 / 2.33
+    columns = {"held_out_low": 0.5 + 0.1 * (1 - half), "held_out_high": 0.5 + 0.1 * (1 + half), "majority": 0.5}
+    table = pd.DataFrame({"task": [f"t{i}" for i in range(10)], "held_out": [0.6] + [0.5] * 9} | columns)
+    together, alone = summary({"F1-existence": table}), summary({"F1-existence": table.head(1)})
+    assert together.family.unique().tolist() == [10] and together.held.unique().tolist() == ["open"]
+    assert alone.held.tolist() == ["yes"] and alone.p.item() == pytest.approx(0.02, abs=2e-3)
+    assert together.p_adjusted[0] == pytest.approx(10 * together.p[0])
+
+
+def test_no_more_than_one_summary_in_twenty_calls_anything_settled_where_nothing_is():
+    rng, settled = np.random.default_rng(0), 0
+    for _ in range(300):
+        effects = rng.normal(size=12) / 10
+        ends = {"held_out": 0.5 + effects, "held_out_low": 0.304 + effects, "held_out_high": 0.696 + effects}
+        table = pd.DataFrame({"task": [f"t{i}" for i in range(12)]} | ends).assign(majority=0.5)
+        settled += (summary({"F1-existence": table}).held != "open").any()
+    assert settled / 300 <= 0.05 + 2 * (0.05 * 0.95 / 300) ** 0.5
 
 
 def test_seeds_that_share_no_more_than_chance_are_open_whatever_the_range_of_pairs():
@@ -66,9 +102,9 @@ def test_seeds_that_share_no_more_than_chance_are_open_whatever_the_range_of_pai
 
 
 def test_a_tasks_own_neurons_are_compared_with_the_others_mean():
-    columns = ["perturbed", "measured", "margin_gap", "margin_gap_low", "margin_gap_high"]
-    lines = [("a", "a", -0.5, -0.6, -0.4), ("b", "a", -0.1, -0.2, 0.0), ("c", "a", -0.3, -0.4, -0.2)]
-    lines += [(one, "b", -0.1, -0.3, 0.1) for one in "abc"]
+    columns = ["perturbed", "measured", "margin_gap", "margin_gap_low", "margin_gap_high", "n_random"]
+    lines = [("a", "a", -0.5, -0.6, -0.4, 20), ("b", "a", -0.1, -0.2, 0.0, 20), ("c", "a", -0.3, -0.4, -0.2, 20)]
+    lines += [(one, "b", -0.1, -0.3, 0.1, 20) for one in "abc"]
     found = summary({"F5-cross": pd.DataFrame(lines, columns=columns)})
     half = (0.1**2 + 0.1**2) ** 0.5
     assert found[["effect", "low", "high"]].to_numpy()[0].tolist() == pytest.approx([0.3, 0.3 - half, 0.3 + half])
@@ -81,7 +117,7 @@ def test_retuned_classifiers_are_named_by_method():
         ("t", "bitfit", "mean", "skill", 0.1, 9.0, 8.0, 10.0),
         ("t", "bitfit", "mean", "skill", 0.3, -2.0, -3.0, -1.0),
     ]
-    found = summary({"F7-retuning": pd.DataFrame(lines, columns=columns)})
+    found = summary({"F7-retuning": pd.DataFrame(lines, columns=columns).assign(n_draws=20)})
     assert found["claim"].item().startswith("bitfit, mean, top 30%") and found["held"].item() == "yes"
 
 
@@ -109,11 +145,11 @@ def test_the_printed_summary_names_every_claim_in_a_narrow_window(capsys, monkey
     assert max(map(len, printed.splitlines())) <= 60
 
 
-def test_steering_holds_where_every_random_set_flips_less():
+def test_steering_holds_where_skill_neurons_flip_more_of_the_same_rows():
+    gaps = [(-4, 0.6, 0.5, 0.7), (2, 0.1, -0.1, 0.3), (4, 0.6, 0.4, 0.8)]
+    columns = ["strength", "flips_gap", "flips_gap_low", "flips_gap_high"]
     flips = {"skill_flips": 0.8, "low": 0.7, "high": 0.9, "random_flips": 0.2, "random_flips_low": 0.0}
-    lines = [
-        {"task": "t", "strength": s, **flips, "random_flips_high": most} for s, most in ((-4, 0), (2, 0.75), (4, 0.6))
-    ]
-    found = summary({"steering": pd.DataFrame(lines)})
+    table = pd.DataFrame(gaps, columns=columns).assign(task="t", n_random=10, random_flips_high=0.9, **flips)
+    found = summary({"steering": table})
     assert found["held"].tolist() == ["open", "yes"]  # the negative strength steers away, which is not the claim
-    assert found[["effect", "low", "high"]].to_numpy()[1].tolist() == pytest.approx([0.6, 0.1, 0.9])
+    assert found[["effect", "low", "high"]].to_numpy()[1].tolist() == [0.6, 0.4, 0.8]

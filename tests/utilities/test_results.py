@@ -167,7 +167,7 @@ def test_what_is_printed_hides_no_column(results):
     row = results["curve"].to_dataframe().iloc[-1]
     for column in ("skill_accuracy", "skill_margin", "random_accuracy_low", "random_margin_high"):
         assert f"{row[column]:.3f}" in line
-    assert line.split()[-1] in ("both", "accuracy", "margin", "neither")
+    assert line.split()[-1] in ("below", "above", "neither")
     wide = pd.DataFrame({f"column {i}": [i + 0.5, i * 1e-7] for i in range(25)})
     text = as_text(wide)
     assert all(f"column {i}" in text and f"{i + 0.5:.3f}" in text for i in range(25)) and "..." not in text
@@ -180,12 +180,7 @@ def test_a_curve_in_short_begins_where_nothing_is_perturbed(results):
     curve, short = results["curve"], results["curve"].in_short()
     assert short.share.tolist() == ["0 %", "10 %", "20 %"]
     assert short.accuracy[0] == f"{curve.unperturbed.accuracy:.3f}" and short["random margin"][0] == ""
-    for i, below in enumerate(short.below[1:]):
-        lower = [
-            bool((skill[i] < random[:, i]).all())
-            for skill, random in ((curve.skill, curve.random), (curve.skill_margin, curve.random_margin))
-        ]
-        assert below == {(1, 1): "both", (1, 0): "accuracy", (0, 1): "margin", (0, 0): "neither"}[tuple(lower)]
+    assert short.verdict.tolist() == ["", *curve.to_dataframe().verdict]
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
