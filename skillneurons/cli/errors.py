@@ -15,6 +15,9 @@ from types import FrameType
 USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
 """What one can do something about; anything else is a bug, and its traceback goes to a file."""
 
+INTERRUPTED = 130
+"""The status after an interrupt, as shells have it."""
+
 _interrupts: list[int] = []
 
 
@@ -26,13 +29,17 @@ def reported_errors() -> Iterator[None]:
     except BrokenPipeError:  # whoever read the output has gone: nothing to say, and nobody to say it to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED and _interrupts:  # stopped by the parser itself, before or after a command
+            _say_interrupted()
+        raise
     except (Exception, KeyboardInterrupt) as error:
         if _is_usage(error):
             raise
         # Imports of compiled modules answer an interrupt with errors of their own.
         if isinstance(error, KeyboardInterrupt) or _interrupts:
-            _say("yellow", "Interrupted.", "What is finished is kept; run the same command to go on.")
-            sys.exit(130)
+            _say_interrupted()
+            sys.exit(INTERRUPTED)
         if isinstance(error, USER_ERRORS):
             _say("red", "Error:", str(error) or type(error).__name__)
             sys.exit(1)
@@ -49,6 +56,12 @@ def notice_interrupts() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, remember)
+
+
+def _say_interrupted() -> None:
+    """Once, however many of us it passes."""
+    _interrupts.clear()
+    _say("yellow", "Interrupted.", "What is finished is kept; run the same command to go on.")
 
 
 def _is_usage(error: BaseException) -> bool:

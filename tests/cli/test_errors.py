@@ -27,8 +27,20 @@ def test_an_interrupt_is_one_line_also_while_modules_are_imported(tmp_path: Path
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    # The parser itself, which takes a moment before a command begins, ends without a word.
-    assert "Traceback" not in said and (not said.strip() or said.strip().splitlines()[-1].startswith("Interrupted."))
+    assert "Traceback" not in said and said.count("Interrupted.") == 1
+    assert said.strip().splitlines()[-1].startswith("Interrupted.")
+
+
+def test_an_interrupt_of_the_parser_itself_is_told_once() -> None:
+    """Which leaves with a status of its own."""
+    stopped = (
+        "import os, signal, sys\nfrom skillneurons.cli import errors\nerrors.notice_interrupts()\n"
+        "with errors.reported_errors():\n    with errors.reported_errors():\n        try:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n            signal.pause()\n"
+        "        except KeyboardInterrupt:\n            sys.exit(130)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", stopped], capture_output=True, text=True)
+    assert done.returncode == 130 and done.stderr.count("Interrupted.") == 1
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the [bold]engine[/x] stopped"), KeyError("layer"), AssertionError()])
