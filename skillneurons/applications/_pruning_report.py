@@ -227,7 +227,7 @@ def pruning_report(
     rankings = _rankings(classifier, moments.sd, rank_by, n_random, seed)
 
     sets = ("skill", *(name for name, _ in rankings))
-    parameters, flops = torch.zeros(len(fractions), dtype=torch.long), torch.zeros(len(fractions), dtype=torch.float64)
+    costs: list[tuple[int, float]] = []
     test = classifier.encode(task.test)
     right = torch.full((2, len(sets), len(fractions), len(test)), torch.nan, dtype=torch.float64)
     margins = torch.empty(right.shape[1:3], dtype=torch.float64)
@@ -241,13 +241,11 @@ def pruning_report(
             if retune is not None:
                 right[1, j, i] = _right(_retuned(smaller, task, retune, seed).logits(test), test)
             if j == 0:
-                parameters[i] = n_parameters(prunable(smaller))
-                flops[i] = _mean_flops(smaller, lengths)
+                costs.append((n_parameters(prunable(smaller)), _mean_flops(smaller, lengths)))
             if on_set is not None:
                 on_set(i * len(keeps) + j + 1, len(fractions) * len(keeps))
     empty = prune(classifier, kept[0] - kept[0], mean, layers=chosen_layers)
     logits, without = classifier.logits(test), empty.logits(test)
-    nothing_retuned = torch.nan if retune is None else evaluate(_retuned(empty, task, retune, seed), test).accuracy
     meta: dict[str, Json] = {"task": task.name, "model": classifier.fingerprint, "model_source": model.cfg.source}
     meta |= {"classifier_seed": classifier.prompt.seed, "layers": chosen_layers, "fold": fold, "seed": seed}
     meta["retune"] = None if retune is None else asdict(retune)
@@ -256,15 +254,15 @@ def pruning_report(
         sets=sets,
         pruned=right[0].mean(-1),
         retuned=right[1].mean(-1),
-        parameters=parameters,
-        flops=flops,
+        parameters=torch.tensor([n for n, _ in costs]),
+        flops=torch.tensor([flops for _, flops in costs], dtype=torch.float64),
         before=evaluation_of(logits, test.labels, test.groups),
         full_parameters=n_parameters(model),
         full_flops=_mean_flops(classifier, lengths),
         meta=meta,
         margins=margins,
         nothing=evaluation_of(without, test.labels, test.groups),
-        nothing_retuned=nothing_retuned,
+        nothing_retuned=math.nan if retune is None else evaluate(_retuned(empty, task, retune, seed), test).accuracy,
         lost=accuracy_lost(logits, without, test),
         intervals=_intervals(right, test.groups),
         gap=_gaps(right[:, 0], right[:, [name == "random" for name in sets]], test.groups),

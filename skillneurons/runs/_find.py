@@ -405,8 +405,12 @@ def _numbers(result: FindResult) -> dict[str, Json]:
         "perturbation": {
             kind: {
                 "unperturbed": asdict(curve.unperturbed),
-                "rows": curve.to_dataframe().assign(verdict=said).to_dict("records"),
-                "below_all_random_sets": {name: lower.tolist() for name, lower in curve.below_random.items()},
+                "rows": [
+                    # JSON has no word for what is not a number: gaps to a single random set.
+                    {name: None if value != value else value for name, value in row.items()}
+                    for row in curve.to_dataframe().assign(verdict=said).to_dict("records")
+                ],
+                "below_all_random_sets": curve.outside_band.tolist(),
             }
             for (kind, curve), said in zip(result.curves.items(), verdicts(list(result.curves.values())), strict=True)
         },

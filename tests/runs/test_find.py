@@ -307,3 +307,33 @@ def test_label_words_that_are_no_tokens_leave_the_folder_to_the_next_run(model, 
     with pytest.raises(ValueError, match="terible"):
         find(model, typo, tmp_path / "run", SETTINGS)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_measure_ranks_and_is_told_everywhere(model, task, tmp_path):
+    settings = replace(SETTINGS, seeds=(0,), kinds=("mean",), measure="balanced_accuracy")
+    result = find(model, task, tmp_path / "run", settings)
+    scores = result.scores[0]
+    assert scores.measure == "balanced_accuracy" and torch.equal(scores.ranking, scores.balanced_predictivity)
+    assert result.skill == scores.top(0.1)
+    numbers = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert numbers["search"]["signal0"]["measure"] == "balanced_accuracy"
+    assert any("ranked by balanced accuracy" in line for line in numbers["verdict"])
+    assert "ranked by balanced accuracy" in write_report(tmp_path / "run").read_text()
+    with pytest.raises(RunFolderError, match="measure"):
+        find(model, task, tmp_path / "run", replace(settings, measure="predictivity"))
+
+
+def test_a_run_without_a_measure_is_that_of_earlier_versions(finished):
+    assert "measure" not in json.loads((finished.folder / "settings.json").read_text())["settings"]
+    assert finished.scores[0].measure == "predictivity"
+
+
+def test_verdicts_of_perturbations_are_one_family_on_screen_in_numbers_and_report(finished, capsys):
+    from skillneurons.interventions.curve import verdicts
+
+    said = verdicts(list(finished.curves.values()))
+    numbers = json.loads((finished.folder / "run.json").read_text())["perturbation"]
+    assert [[row["verdict"] for row in one["rows"]] for one in numbers.values()] == said
+    print_find(finished)
+    assert "verdict" in capsys.readouterr().out
+    assert "beside random sets" in write_report(finished.folder).read_text()
