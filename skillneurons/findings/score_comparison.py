@@ -29,6 +29,7 @@ from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
+from skillneurons.utilities.row_groups import RowGroups
 from skillneurons.utilities.types import Json
 
 
@@ -165,7 +166,8 @@ def compare_scores(
     meta |= {key: getattr(settings, key) for key in ("positions", "per_layer", "n_random")}
     meta |= {"n_rows": len(encoded), "task": task.name, "classifier_seed": classifier.prompt.seed}
     meta["seed"] = settings.seed
-    return _compared(swept, scores, tuple(fractions), n_bootstrap, meta)
+    meta["n_groups"] = None if encoded.groups is None else encoded.groups.n_groups
+    return _compared(swept, scores, tuple(fractions), n_bootstrap, meta, encoded.groups)
 
 
 def _nested_sets(scores: RivalScores, fractions: Sequence[float], settings: SweepSettings) -> list[NeuronSet]:
@@ -185,7 +187,12 @@ def _nested_sets(scores: RivalScores, fractions: Sequence[float], settings: Swee
 
 
 def _compared(
-    swept: Swept, scores: RivalScores, fractions: tuple[float, ...], n_bootstrap: int, meta: dict[str, Json]
+    swept: Swept,
+    scores: RivalScores,
+    fractions: tuple[float, ...],
+    n_bootstrap: int,
+    meta: dict[str, Json],
+    groups: RowGroups | None,
 ) -> ScoreComparison:
     """What each score's choice costs beyond random rankings, with intervals over rows and luck."""
     n_random, seed = meta["n_random"], meta["seed"]
@@ -199,7 +206,7 @@ def _compared(
     (margin, random_margin), (accuracy, random_accuracy) = split(margins), split(right)
     weights = trapezoid_weights(fractions)
     by_row = torch.einsum("f,sfr->sr", weights, random_margin.mean(0) - margin)
-    resampled = resampled_rows(by_row, n_bootstrap, seed)
+    resampled = resampled_rows(by_row, n_bootstrap, seed, groups)
     random_by_draw = torch.einsum("f,df->d", weights, random_margin.mean(-1))
     with_luck = resampled + resampled_luck(random_by_draw, n_bootstrap, seed)
     others = (random_by_draw.sum() - random_by_draw) / (n_random - 1)

@@ -9,7 +9,7 @@ from transformer_lens.utilities.statistics import derive_generator
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.p_values import adjusted
 from skillneurons.utilities.intervals import interval_p, mean_variance
-from skillneurons.utilities.row_groups import RowGroups
+from skillneurons.utilities.row_groups import RowGroups, row_weights
 
 
 def spread(chosen: NeuronSet, exclude: NeuronSet | None = None) -> float:
@@ -134,11 +134,16 @@ def half_width(means: Float[Tensor, " draw"], level: float = 0.95) -> float:
     return float(stats.t.ppf((1 + level) / 2, n - 1)) * means.double().std().item() / n**0.5
 
 
-def resampled_rows(by_row: Float[Tensor, "score row"], n: int, seed: int) -> Float[Tensor, "score resample"]:
-    """Means over `n` bootstrap samples of the rows, the same for all scores.
+def resampled_rows(
+    by_row: Float[Tensor, "score row"], n: int, seed: int, groups: RowGroups | None = None
+) -> Float[Tensor, "score resample"]:
+    """Means over `n` bootstrap samples of the rows, or of whole groups of them, the same for all scores.
 
     TransformerLens's `bootstrap_ci` keeps the ends of intervals only; what is made of them here needs each resample.
     """
+    if groups is not None:
+        weights = row_weights(by_row.shape[1], n, seed, groups).double()
+        return by_row.double() @ weights.T / weights.sum(1)
     generator, n_rows = derive_generator(seed, "rows"), by_row.shape[1]
     return torch.stack([by_row[:, torch.randint(n_rows, (n_rows,), generator=generator)].mean(1) for _ in range(n)], 1)
 

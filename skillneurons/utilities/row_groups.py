@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from scipy import sparse
 from torch import Tensor
+from transformer_lens.utilities.statistics import derive_generator
 
 from skillneurons.utilities.types import Json, Row
 
@@ -151,3 +152,19 @@ def check_rows(groups: RowGroups, n: int) -> None:
     """Raise unless the groups are of `n` rows."""
     if groups.n_rows != n:
         raise ValueError(f"`groups` are of {groups.n_rows} rows, but {n} are judged. Pass the groups of these rows.")
+
+
+def row_weights(n_rows: int, n: int, seed: int, groups: RowGroups | None = None) -> Float[Tensor, "draw batch"]:
+    """How often each row comes in each bootstrap draw, of rows or of whole groups.
+
+    Rows of several groups move with each of them, `1 + sum over its groups of (times drawn - 1)` times, not below 0:
+    rows that share a group then vary together as much as they should, and alone somewhat more.
+    """
+    generator = derive_generator(seed, "bootstrap of rows")
+    n_units = n_rows if groups is None else groups.n_groups
+    drawn = torch.randint(n_units, (n, n_units), generator=generator)
+    times = torch.zeros(n, n_units).scatter_add_(1, drawn, torch.ones(n, n_units))
+    if groups is None:
+        return times
+    moved = torch.from_numpy(groups.member @ (times.double().numpy().T - 1)).T
+    return (1 + moved).clamp_min(0).float()

@@ -18,11 +18,10 @@ from skillneurons.findings.localization_parts.resampling import (
     mean_jaccard,
     predictivity_under,
     resample_choice,
-    row_weights,
     shuffled_labels,
     weighted_labels,
 )
-from skillneurons.utilities.row_groups import groups_of
+from skillneurons.utilities.row_groups import groups_of, row_weights
 
 
 def decisions_of(kind, seed, n=120, groups=None):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from skillneurons.interventions.gaps import beside_random, gap_p, half_width, paired_gap
+from skillneurons.interventions.gaps import beside_random, gap_p, half_width, paired_gap, resampled_rows
+from skillneurons.utilities.row_groups import groups_of
 
 
 def null_gap(rng, n_draws, rows=60, level=0.95):
@@ -46,3 +47,12 @@ def test_stopping_where_random_sets_agree_keeps_its_level_only_where_it_pays(pay
         _, low, high = paired_gap(effects[0], effects[1 : drawn + 1], level=1 - 0.05 / (3 if pays else 1))
         excluded += low > 0 or high < 0
     assert (excluded / n <= 0.05) == pays
+
+
+def test_resampled_rows_vary_as_means_over_groups_do():
+    """Ten groups of twelve rows that always agree: means vary as those of ten rows, and not of 120."""
+    of_group = torch.randn(10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    by_row, groups = of_group.repeat_interleave(12)[None], groups_of([i // 12 for i in range(120)])
+    alone, together = (resampled_rows(by_row, 4000, 0, one).std().item() for one in (None, groups))
+    assert together == pytest.approx(of_group.std(correction=0).item() / 10**0.5, rel=0.05)
+    assert alone == pytest.approx(of_group.std(correction=0).item() / 120**0.5, rel=0.05)

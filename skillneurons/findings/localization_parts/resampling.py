@@ -22,7 +22,7 @@ from skillneurons.neurons._sign_flips import group_signs
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import Measure
 from skillneurons.utilities.checks import check_whole
-from skillneurons.utilities.row_groups import RowGroups
+from skillneurons.utilities.row_groups import RowGroups, row_weights
 
 NEURONS_PER_BLOCK = 512
 DRAWS_PER_SHUFFLE = 10
@@ -127,22 +127,6 @@ def shuffled_labels(
     own = [member.indices[start:stop] for start, stop in pairwise(member.indptr)]
     largest = torch.tensor([int(some[size[some].argmax()]) for some in own])
     return torch.where(group_signs(groups.n_groups, n, seed)[:, largest] > 0, labels, 1 - labels)
-
-
-def row_weights(n_rows: int, n: int, seed: int, groups: RowGroups | None = None) -> Float[Tensor, "draw batch"]:
-    """How often each row comes in each bootstrap draw, of rows or of whole groups.
-
-    Rows of several groups move with each of them, `1 + sum over its groups of (times drawn - 1)` times, not below 0:
-    rows that share a group then vary together as much as they should, and alone somewhat more.
-    """
-    generator = derive_generator(seed, "bootstrap of rows")
-    n_units = n_rows if groups is None else groups.n_groups
-    drawn = torch.randint(n_units, (n, n_units), generator=generator)
-    times = torch.zeros(n, n_units).scatter_add_(1, drawn, torch.ones(n, n_units))
-    if groups is None:
-        return times
-    moved = torch.from_numpy(groups.member @ (times.double().numpy().T - 1)).T
-    return (1 + moved).clamp_min(0).float()
 
 
 def weighted_labels(
