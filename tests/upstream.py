@@ -26,8 +26,6 @@ DOES_NOT_APPLY = {
     "test_bert_block": "takes the first of a tuple, where transformers 5 gives the tensor: fails on theirs as well",
     "test_W_U": "a view of the word embeddings (tied weights), so equal, but no module's own tensor",
     "test_b_U": "in the read-out, where the checkpoint has it; unembed is a method",
-    "test_W_E": "torch's nn.Embedding has it: embed.word.weight",
-    "test_W_pos": "without the rows of RoBERTa's offset, so a view",
 }
 
 

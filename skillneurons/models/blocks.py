@@ -227,20 +227,45 @@ class Block(nn.Module):
         return self.hook_normalized_resid_post(self.ln2(self.hook_resid_post(mid + mlp_out)))
 
 
+class Lookup(nn.Embedding):
+    """A lookup table whose weights TransformerLens's names for them find too.
+
+    Args:
+        n_rows: Of the table.
+        width: Of a row.
+        start: First row that a name gives: RoBERTa's table of positions begins with rows that stand for none.
+    """
+
+    def __init__(self, n_rows: int, width: int, start: int = 0) -> None:
+        super().__init__(n_rows, width)
+        self.start = start
+
+    @property
+    def rows(self) -> Float[Tensor, "row width"]:
+        return self.weight[self.start :] if self.start else self.weight
+
+    W_E = W_pos = W_token_type = rows
+
+
 class Embed(nn.Module):
     """Lookup tables of words, positions and segments, the LayerNorm over their sum, and what widens narrow ones."""
 
     def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        self.word = nn.Embedding(cfg.d_vocab, cfg.d_embed)
+        self.word = Lookup(cfg.d_vocab, cfg.d_embed)
         n_rows = cfg.n_ctx + cfg.position_offset
-        self.position = nn.Embedding(n_rows, cfg.d_embed) if cfg.absolute_positions else None
-        self.token_type = nn.Embedding(cfg.d_token_types, cfg.d_embed) if cfg.d_token_types else None
+        self.position = Lookup(n_rows, cfg.d_embed, cfg.position_offset) if cfg.absolute_positions else None
+        self.token_type = Lookup(cfg.d_token_types, cfg.d_embed) if cfg.d_token_types else None
         self.ln = LayerNorm(cfg.d_embed, eps=cfg.eps) if cfg.embed_norm else None
         self.project = nn.Linear(cfg.d_embed, cfg.d_model) if cfg.d_embed != cfg.d_model else None
         # The points of what is added up belong to the encoder, by TransformerLens's names: a tuple is no submodule.
         self.points = (HookPoint(), HookPoint(), HookPoint(), HookPoint())
+
+    # TransformerLens's names of the tables.
+    embed = property(lambda self: self.word)
+    pos_embed = property(lambda self: self.position)
+    token_type_embed = property(lambda self: self.token_type)
 
     def forward(
         self, tokens: Int[Tensor, "batch pos"], token_type_ids: Int[Tensor, "batch pos"] | None = None

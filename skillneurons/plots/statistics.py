@@ -23,7 +23,7 @@ HELD: dict[str, dict[str, Json]] = {
     "open": {"marker": "s", "color": RANDOM, "markersize": 7.5, "markerfacecolor": "none", "markeredgewidth": 0.9},
     "no": {"marker": "X", "color": REFERENCE, "markersize": 8, "markeredgewidth": 0},
 }
-HELD_LABELS = ("held", "open: the interval has both signs", "the opposite held")
+HELD_LABELS = ("held", "open", "the opposite held")
 
 
 @checked

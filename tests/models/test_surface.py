@@ -55,6 +55,14 @@ def test_parameters_by_transformer_lens_names_are_the_weights_and_all_of_them(en
         assert SVDInterpreter(encoder).get_singular_vectors("OV", layer, 3, head_index=1).shape == (53, 1, 3)
 
 
+def test_tables_of_the_embedding_go_by_transformer_lens_names(encoder):
+    assert encoder.embed.embed.W_E is encoder.W_E
+    if encoder.embed.position is not None:
+        assert torch.equal(encoder.embed.pos_embed.W_pos, encoder.W_pos) and len(encoder.W_pos) == encoder.cfg.n_ctx
+    if encoder.embed.token_type is not None:
+        assert encoder.embed.token_type_embed.W_token_type is encoder.embed.token_type.weight
+
+
 def test_every_parameter_can_start_anew(encoder):
     fresh = reinitialized(encoder, seed=3)
     same = [

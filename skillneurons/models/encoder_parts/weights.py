@@ -56,7 +56,7 @@ class EncoderWeights(EncoderHooks):
         """Rows of the position table, none where positions are not added to the embeddings."""
         if self.embed.position is None:
             return self.W_E[:0]
-        return self.embed.position.weight[self.cfg.position_offset :]
+        return self.embed.position.W_pos
 
     @property
     def mlm_head(self) -> Library:
