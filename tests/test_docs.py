@@ -88,6 +88,7 @@ def test_the_command_line_page_says_the_defaults():
         "--out": "runs/MODEL-TASK",
         "--rows": "all",
         "--words": "all",
+        "--measure": "as classes are",
         "--label-words": "the task's",
         "--tune-dtype": "the model's",
     }

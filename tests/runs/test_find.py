@@ -102,7 +102,7 @@ def test_where_nothing_is_found_the_first_line_says_so_everywhere(model, tmp_pat
     assert any(line.startswith("Perturbing says nothing about accuracy") for line in run["verdict"])
     page = write_report(tmp_path / "run").read_text()
     body = page[page.index("</h1>") :]
-    assert body.index("Nothing found on signal0") < body.index("prompts of 3 vectors")
+    assert body.index("Nothing found on signal0") < body.index("1 prompt of 3 vectors")
     assert "collapsed" in page
 
 
