@@ -164,7 +164,7 @@ def in_time(seconds: float) -> str:
     """Seconds or minutes, as a reader needs them.
 
     Example:
-        >>> in_time(0.2), in_time(75.4), in_time(1000)
+        >>> in_time(0.2), in_time(75.4), in_time(1000.0)
         ('1 s', '75 s', '17 min')
     """
     return f"{max(1, round(seconds / 60))} min" if seconds > 90 else f"{max(1, round(seconds))} s"
