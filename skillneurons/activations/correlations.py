@@ -47,8 +47,31 @@ class AtOwnPosition:
         return whole
 
 
+class OfWholeRows:
+    """A statistic that sees all layers of a batch at once, each neuron at its own position: `see` in place of `update`.
+
+    A class of one's own is a dataclass with these three fields.
+    """
+
+    position: Int[Tensor, "layer neuron"]
+    centre: Float[Tensor, "layer neuron"]
+    seen: list[AtOwnPosition]
+
+    def update(
+        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
+    ) -> None:
+        if not self.seen:
+            self.seen.append(AtOwnPosition(self.position, self.centre))
+        if (whole := self.seen[0].complete(layer, activations)) is not None:
+            self.see(whole, batch, counts)
+
+    def see(self, whole: Sequence[Float[Tensor, "batch neuron"]], batch: Batch, counts: Sequence[int]) -> None:
+        """One batch's activations less `centre`, of each layer."""
+        raise NotImplementedError
+
+
 @dataclass(eq=False)
-class Correlations(Summed):
+class Correlations(OfWholeRows, Summed):
     """Correlation of each chosen neuron's activations with every neuron's, each at its own position.
 
     Over all rows, and within classes: what two neurons share beyond that both tell the classes apart.
@@ -84,13 +107,7 @@ class Correlations(Summed):
     n: Int[Tensor, " label"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     seen: list[AtOwnPosition] = field(default_factory=list, repr=False)
 
-    def update(
-        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
-    ) -> None:
-        if not self.seen:
-            self.seen.append(AtOwnPosition(self.position, self.centre))
-        if (whole := self.seen[0].complete(layer, activations)) is None:
-            return
+    def see(self, whole: Sequence[Float[Tensor, "batch neuron"]], batch: Batch, counts: Sequence[int]) -> None:
         own = self.of_chosen(whole)
         for i, part in enumerate(whole):
             self.add("products", i, own.T @ part)

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from skillneurons.activations.correlations import AtOwnPosition
+from skillneurons.activations.correlations import AtOwnPosition, OfWholeRows
 from skillneurons.activations.statistic import Summed, stack_layers
 from skillneurons.tasks.batching import Batch
 from skillneurons.utilities import store
 
 
 @dataclass(eq=False)
-class OwnRows:
+class OwnRows(OfWholeRows):
     """Activations at each neuron's own position, less `centre`, in the order of the rows.
 
     Args:
@@ -45,11 +45,7 @@ class OwnRows:
     parts: list[Tensor] = field(default_factory=list, repr=False)
     seen: list[AtOwnPosition] = field(default_factory=list, repr=False)
 
-    def update(
-        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
-    ) -> None:
-        if (whole := _complete(self, layer, activations)) is None:
-            return
+    def see(self, whole: Sequence[Float[Tensor, "batch neuron"]], batch: Batch, counts: Sequence[int]) -> None:
         if not self.parts:
             self.parts = [torch.empty(self.n, part.shape[1]) for part in whole]
         for mine, part in zip(self.parts, whole, strict=True):
@@ -61,7 +57,7 @@ class OwnRows:
 
 
 @dataclass(eq=False)
-class Projections:
+class Projections(OfWholeRows):
     """Sums over all neurons of weight times activation less `centre`, for each row: what a probe says, or a direction.
 
     Args:
@@ -89,11 +85,7 @@ class Projections:
     values: Float[Tensor, "batch sum"] = field(default_factory=lambda: torch.empty(0, 0))
     seen: list[AtOwnPosition] = field(default_factory=list, repr=False)
 
-    def update(
-        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
-    ) -> None:
-        if (whole := _complete(self, layer, activations)) is None:
-            return
+    def see(self, whole: Sequence[Float[Tensor, "batch neuron"]], batch: Batch, counts: Sequence[int]) -> None:
         if not len(self.values):
             self.values = torch.empty(self.n, len(self.weights), dtype=torch.float64)
         self.values[batch.index] = projected(whole, self.weights).cpu()
@@ -131,7 +123,7 @@ class Curve:
 
 
 @dataclass(eq=False)
-class CurveSums(Summed):
+class CurveSums(OfWholeRows, Summed):
     """What least squares of every neuron on a curve's terms needs.
 
     Args:
@@ -159,11 +151,7 @@ class CurveSums(Summed):
     gram: list[Tensor] = field(default_factory=list, repr=False)
     seen: list[AtOwnPosition] = field(default_factory=list, repr=False)
 
-    def update(
-        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
-    ) -> None:
-        if (whole := _complete(self, layer, activations)) is None:
-            return
+    def see(self, whole: Sequence[Float[Tensor, "batch neuron"]], batch: Batch, counts: Sequence[int]) -> None:
         terms = self.curve.of(whole)
         for i, part in enumerate(whole):
             self.add("products", i, terms.T @ part)
@@ -186,7 +174,7 @@ class CurveSums(Summed):
 
 
 @dataclass(eq=False)
-class ResidualCounts(Summed):
+class ResidualCounts(OfWholeRows, Summed):
     """For each class, on how many rows a neuron is above what a direction lets expect of it.
 
     Args:
@@ -218,11 +206,7 @@ class ResidualCounts(Summed):
     n: Int[Tensor, " label"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     seen: list[AtOwnPosition] = field(default_factory=list, repr=False)
 
-    def update(
-        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
-    ) -> None:
-        if (whole := _complete(self, layer, activations)) is None:
-            return
+    def see(self, whole: Sequence[Float[Tensor, "batch neuron"]], batch: Batch, counts: Sequence[int]) -> None:
         terms = self.curve.of(whole)
         for i, part in enumerate(whole):
             above = part > terms @ self.coefficients[:, i].to(terms)
@@ -235,7 +219,7 @@ class ResidualCounts(Summed):
 
 
 @dataclass(eq=False)
-class SharesRight:
+class SharesRight(OfWholeRows):
     """For each row and layer, the share of chosen neurons that tell the row's class; NaN in layers without any.
 
     Args:
@@ -266,18 +250,18 @@ class SharesRight:
     values: Float[Tensor, "choice batch layer"] = field(default_factory=lambda: torch.empty(0, 0, 0))
     seen: list[AtOwnPosition] = field(default_factory=list, repr=False)
 
-    def update(
-        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
-    ) -> None:
-        if not self.seen:
-            self.seen.append(AtOwnPosition(self.position, torch.zeros_like(self.baseline)))
+    centre: Float[Tensor, "layer neuron"] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Nothing is subtracted: the comparison is that of the activation itself, to the bit.
+        self.centre = torch.zeros_like(self.baseline)
+
+    def see(self, whole: Sequence[Float[Tensor, "batch neuron"]], batch: Batch, counts: Sequence[int]) -> None:
+        if not self.values.numel():
             self.values = torch.empty(len(self.chosen), self.n, len(self.position), dtype=torch.float64)
-        if (whole := self.seen[0].complete(layer, activations)) is None:
-            return
         is_one = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).bool()[:, None]
         for i, part in enumerate(whole):
-            # In the precision that the baseline was compared in where it was counted.
-            above = part.to(activations.dtype) > self.baseline[i].to(activations)
+            above = part > self.baseline[i].to(part)
             right = ((above == self.upward[i].to(above.device)).cpu() == is_one).double()
             weights = self.chosen[:, i].double()
             self.values[:, batch.index, i] = (right @ weights.T).T / weights.sum(1)[:, None]
@@ -292,11 +276,3 @@ def projected(
     """Of all layers' activations, on each vector of weights."""
     parts = [part @ weights[:, layer].to(part).T for layer, part in enumerate(whole)]
     return torch.stack(parts).sum(0)
-
-
-def _complete(
-    statistic: "OwnRows | Projections | CurveSums | ResidualCounts", layer: int, activations: Tensor
-) -> list[Tensor] | None:
-    if not statistic.seen:
-        statistic.seen.append(AtOwnPosition(statistic.position, statistic.centre))
-    return statistic.seen[0].complete(layer, activations)

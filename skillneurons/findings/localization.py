@@ -18,9 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypedDict, Unpack
 
-import torch
-
-from skillneurons.activations.own_position import Projections
+from skillneurons.activations.examples import OneNeuron
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.findings.common import by_task, check_binary, check_scored
 from skillneurons.findings.localization_parts.causal import CONTROLS, Causal, causal_of
@@ -198,7 +196,7 @@ def localization(
         elsewhere=tuple(generality(chosen, elsewhere or {})),
         meta={
             "task": task.name,
-            "model": prompts[0].prompt.model,
+            "model": prompts[0].fingerprint,
             "seeds": list(scores.seeds),
             "fraction": fraction if neurons is None else None,
             "measure": scores.measure,
@@ -240,11 +238,9 @@ def _first(claim: Claim) -> Known:
     """What the chosen neuron that ranks highest knows, by its position and direction on validation."""
     layer, neuron = claim.first
     scored = claim.accuracy_of(claim.scores.above[0], claim.scores.n)
-    upward = bool(best_position(scored)[1][layer, neuron])
-    weights = torch.zeros(1, *claim.position.shape)
-    weights[0, layer, neuron] = 1.0
-    one = Projections(len(claim.test), claim.position, claim.baseline, weights)
-    return claim.known((claim.collect(claim.test, one).values[:, 0] > 0) == upward)
+    position, upward = (int(one[layer, neuron]) for one in best_position(scored))
+    one = claim.collect(claim.test, OneNeuron(len(claim.test), layer, neuron, position))
+    return claim.known((one.values > claim.scores.baseline[0, position, layer, neuron]) == bool(upward))
 
 
 def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[Measured]:
@@ -252,7 +248,7 @@ def _measure(studies: Sequence[Study], settings: ReproduceSettings) -> Iterator[
         others = {
             other.task.name: other.scores[0].top(settings.fraction)
             for other in studies
-            if other is not study and other.classifiers[0].prompt.model == study.classifiers[0].prompt.model
+            if other is not study and other.classifiers[0].fingerprint == study.classifiers[0].fingerprint
         }
         found = localization(
             study.classifiers,

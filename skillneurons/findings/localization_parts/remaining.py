@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from skillneurons.activations.examples import OneNeuron
 from skillneurons.activations.own_position import OwnRows, Projections
 from skillneurons.activations.statistic import Together
 from skillneurons.activations.sums import AboveCounts, LabelSums
@@ -106,17 +107,10 @@ def left_under(claim: Claim, gone: NeuronSet, ablate: Intervention) -> Left:
     right = [known(guess, labels, claim.scores.measure).accuracy for guess in guesses.T]
     chosen = max(range(len(right)), key=lambda i: (right[i], i))  # of equals the strongest penalty
 
-    alone = torch.zeros_like(where)
-    alone[best] = position
-    threshold = torch.zeros(where.shape, dtype=torch.float64)
-    threshold[best] = sums.mean[position, best[0], best[1]]
-    one = torch.zeros(1, *where.shape)
-    one[(0, *best)] = 1.0
     n = len(claim.test)
-    neuron = Projections(n, alone, threshold, one)
-    probe = Projections(n, where, centre, weights[chosen][None])
+    neuron, probe = OneNeuron(n, *best, int(position)), Projections(n, where, centre, weights[chosen][None])
     claim.collect(claim.test, Together([neuron, probe]), hooks)
-    says_one = (neuron.values[:, 0] > 0) == upward
+    says_one = (neuron.values > sums.mean[position, best[0], best[1]]) == upward
     return Left(share, claim.known(says_one), best, claim.known(probe.values[:, 0] > offset[chosen]))
 
 

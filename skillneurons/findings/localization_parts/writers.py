@@ -142,7 +142,8 @@ class _Reader:
         free = claim.neurons.exists if held is None else claim.neurons.exists & ~held.mask
         rank = torch.maximum(scored, 1 - scored).amax(0).masked_fill(~free, -torch.inf)
         best = torch.zeros_like(claim.neurons.mask).scatter(1, rank.argmax(1, keepdim=True), True)
-        threshold = baseline.gather(0, position[None])[0]
+        counted_in = torch.promote_types(claim.classifier.model.dtype, torch.float32)  # as `AboveCounts` compares
+        threshold = baseline.gather(0, position[None])[0].to(counted_in)
         chosen = torch.stack([claim.neurons.mask, best])
         shares = SharesRight(len(claim.test), position, threshold, upward, chosen)
         return claim.collect(claim.test, shares, hooks).values * self._weight[:, None]
