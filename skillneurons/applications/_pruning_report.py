@@ -25,13 +25,13 @@ from skillneurons.classifiers.read_out import label_words
 from skillneurons.classifiers.tuning import TuningConfig, TuningWarning, tune_prompt
 from skillneurons.findings.common import by_task, ends, ends_of, mean_of, paired
 from skillneurons.findings.record import Claims, Finding, Measured, Record, ReproduceSettings, Study, register
-from skillneurons.interventions.gaps import gap_p, paired_gap
+from skillneurons.interventions.gaps import gap_if_told, gap_p
 from skillneurons.neurons.neuron_set import top_like
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.intervals import proportion
+from skillneurons.utilities.intervals import columns, proportion
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.row_groups import RowGroups
@@ -124,8 +124,7 @@ class PruningReport(Result):
                     record[name] = values[j, i].item()
                     record[f"{name}_low"], record[f"{name}_high"] = self._interval(k, j, i, record[name])
                     if self.gap is not None:
-                        columns = (f"{name}_gap", f"{name}_gap_low", f"{name}_gap_high")
-                        record |= dict(zip(columns, self.gap[k, i].tolist(), strict=True))
+                        record |= columns(f"{name}_gap", self.gap[k, i].tolist())
                 if self.nothing is not None and self.margins is not None:
                     record |= {"nothing": self.nothing.accuracy, "nothing_retuned": self.nothing_retuned}
                     record |= {"margin": self.margins[j, i].item(), "before_margin": self.before.margin}
@@ -265,7 +264,7 @@ def pruning_report(
         nothing_retuned=math.nan if retune is None else evaluate(_retuned(empty, task, retune, seed), test).accuracy,
         lost=accuracy_lost(logits, without, test),
         intervals=_intervals(right, test.groups),
-        gap=_gaps(right[:, 0], right[:, [name == "random" for name in sets]], test.groups),
+        gap=_gaps(right[:, [name in ("skill", "random") for name in sets]], test.groups),
     )
 
 
@@ -292,16 +291,10 @@ def _intervals(
     return ends
 
 
-def _gaps(
-    skill: Float[Tensor, "2 fraction batch"],
-    random: Float[Tensor, "2 draw fraction batch"],
-    groups: RowGroups | None,
-) -> Float[Tensor, "2 fraction 3"]:
-    gaps = torch.full((*skill.shape[:2], 3), torch.nan, dtype=torch.float64)
-    for k, i in (~skill.isnan().any(-1)).nonzero().tolist():
-        if random.shape[1] > 1:
-            gaps[k, i] = torch.tensor(paired_gap(skill[k, i], random[k, :, i], groups=groups))
-    return gaps
+def _gaps(right: Float[Tensor, "2 set fraction batch"], groups: RowGroups | None) -> Float[Tensor, "2 fraction 3"]:
+    """The first set less the others."""
+    gaps = [[gap_if_told(one[:, i], groups=groups) for i in range(one.shape[1])] for one in right]
+    return torch.tensor(gaps, dtype=torch.float64)
 
 
 def _rankings(

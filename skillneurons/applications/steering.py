@@ -6,7 +6,6 @@ for each strength and set of neurons.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, Unpack
 
@@ -33,7 +32,7 @@ from skillneurons.findings.record import (
     Study,
     register,
 )
-from skillneurons.interventions.gaps import gap_p, paired_gap, spread
+from skillneurons.interventions.gaps import gap_if_told, gap_p
 from skillneurons.interventions.hooks import steer
 from skillneurons.interventions.perturbation import Intervention
 from skillneurons.interventions.sweep import ControlOptions, SweepSettings, sweep
@@ -41,7 +40,7 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.intervals import proportion
+from skillneurons.utilities.intervals import columns, proportion
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.row_groups import RowGroups
@@ -163,8 +162,7 @@ class SteeringCurve(Result):
             record |= _summary("random_shift", self.random_shift[:, i])
             record |= {"p_flips": _p_value(self.skill[i], self.random[:, i]), "n_random": len(self.random)}
             if self.gap is not None:
-                columns = ("flips_gap", "flips_gap_low", "flips_gap_high")
-                record |= dict(zip(columns, self.gap[i].tolist(), strict=True))
+                record |= columns("flips_gap", self.gap[i].tolist())
             records.append(record)
         return pd.DataFrame(records)
 
@@ -304,15 +302,11 @@ def _flips(
     """Flip rates of each set, the first one's interval, and how far it is ahead of the others."""
     able = _able(before, target, towards)
     flipped = (turned == towards)[:, able].double()
-    interval, gap = (math.nan, math.nan), (math.nan, math.nan, math.nan)
-    shared = None if groups is None else groups.of(able)
+    interval, shared = (math.nan, math.nan), None if groups is None else groups.of(able)
     if flipped.shape[1]:
         found = proportion(flipped[0], shared)
         interval = found.low, found.high
-    # Rates stand alone where rows, draws or groups are too few for an interval.
-    with suppress(ValueError):
-        gap = paired_gap(flipped[0], flipped[1:], spread(neurons), groups=shared)
-    return flipped.mean(dim=1), interval, gap
+    return flipped.mean(dim=1), interval, gap_if_told(flipped, neurons, shared)
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,7 +42,7 @@ from skillneurons.neurons.scores import union_of_top
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.intervals import mean_variance
+from skillneurons.utilities.intervals import columns, mean_variance
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.types import Json
@@ -103,16 +103,14 @@ class Necessity(Result):
                 ("margin", self.margin, self.random_margin, self.margin_gap),
             ):
                 row |= {name: own[g, k, s, f].item(), f"random_{name}": random[k, s, f].item()}
-                ends = zip(("gap", "gap_low", "gap_high"), gap[g, k, s, f].tolist(), strict=True)
-                row |= {f"{name}_{end}": value for end, value in ends}
+                row |= columns(f"{name}_gap", gap[g, k, s, f].tolist())
             row["n_neurons"] = self.meta["n_neurons"][s][f]
             table.append(row | {"n_draws": int(self.n_draws[k, s, f])})
         return pd.DataFrame(table)
 
     def _table(self) -> pd.DataFrame:
         numbers = [column for name in ("accuracy", "margin") for column in (name, f"random_{name}", f"{name}_gap")]
-        columns = ["group", "kind", "scope", "fraction", *numbers]
-        return self.to_dataframe().loc[:, columns].round(3)
+        return self.to_dataframe().loc[:, ["group", "kind", "scope", "fraction", *numbers]].round(3)
 
     def __repr__(self) -> str:
         where = f"{self.meta.get('positions')} positions; unperturbed {self.unperturbed.accuracy:.3f}"

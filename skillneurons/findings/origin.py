@@ -47,7 +47,7 @@ from skillneurons.neurons.agreement import spearman
 from skillneurons.neurons.scores import NeuronScores, find_skill_neurons
 from skillneurons.tasks.task import SPLITS, Task
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.intervals import paired_difference
+from skillneurons.utilities.intervals import columns, paired_difference
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.row_groups import row_groups
@@ -117,7 +117,7 @@ class Origin(Result):
                 }
             )
             if self.lead is not None:
-                rows[-1] |= dict(zip(("lead", "lead_low", "lead_high"), self.lead[i].tolist(), strict=True))
+                rows[-1] |= columns("lead", self.lead[i].tolist())
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
@@ -228,7 +228,7 @@ def origin(
         fraction=fraction,
         meta={"task": task.name, "seeds": seeds, "seed": seed, "written_prompt": text, "n_test": len(task.test)},
         best_interval=torch.cat(intervals),
-        lead=torch.tensor([paired_difference(right[0], one, groups) for one in right]),
+        lead=torch.tensor([paired_difference(right[0], one, groups) for one in right], dtype=torch.float64),
     )
 
 

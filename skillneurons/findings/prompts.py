@@ -31,7 +31,7 @@ from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.intervals import paired_difference
+from skillneurons.utilities.intervals import columns, paired_difference
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.types import Json
 
@@ -100,7 +100,7 @@ class PromptComparison(Result):
                 }
             )
             if self.lead is not None:
-                rows[-1] |= dict(zip(("lead", "lead_low", "lead_high"), self.lead[i].tolist(), strict=True))
+                rows[-1] |= columns("lead", self.lead[i].tolist())
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
@@ -162,7 +162,7 @@ def compare_places(
         fraction=fraction,
         meta={key: by_place[0].meta[key] for key in ("task", "model", "seeds")} | {"n_test": len(task.test)},
         best_interval=accuracy_intervals(right, test),
-        lead=torch.tensor(lead),
+        lead=torch.tensor(lead, dtype=torch.float64),
     )
 
 

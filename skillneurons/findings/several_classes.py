@@ -26,6 +26,7 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores, find_skill_neurons, union_of_top
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.intervals import columns
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.types import Json
@@ -180,8 +181,7 @@ class Serves(Result):
             for j, label in enumerate(self.labels):
                 row: dict[str, Json] = {"perturbed": subtask, "label": label}
                 row |= {"unperturbed": self.unperturbed[j].item(), "recall": self.recall[i, j].item()}
-                ends = zip(("gap", "gap_low", "gap_high"), self.logit_gap[i, j].tolist(), strict=True)
-                rows.append(row | {f"logit_{end}": value for end, value in ends})
+                rows.append(row | columns("logit_gap", self.logit_gap[i, j].tolist()))
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:

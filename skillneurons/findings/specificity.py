@@ -38,6 +38,7 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import union_of_top
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.intervals import columns
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.types import Json
@@ -189,8 +190,7 @@ class CrossPerturbation(Result):
                 row: dict[str, Json] = {"perturbed": perturbed, "measured": measured}
                 row |= {"unperturbed": self.unperturbed[j].item(), "accuracy": self.accuracy[i, j].item()}
                 for name, gap in (("accuracy", self.accuracy_gap), ("margin", self.margin_gap)):
-                    ends = zip(("gap", "gap_low", "gap_high"), gap[i, j].tolist(), strict=True)
-                    row |= {f"{name}_{end}": value for end, value in ends}
+                    row |= columns(f"{name}_gap", gap[i, j].tolist())
                 rows.append(row | {"n_random": self.meta["n_random"]})
         return pd.DataFrame(rows)
 

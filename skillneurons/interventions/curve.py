@@ -1,7 +1,6 @@
 """Accuracy and margin against the share of neurons perturbed, skill neurons beside random ones."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Unpack
 
@@ -13,14 +12,13 @@ from torch import Tensor
 
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import Evaluation, evaluation_of
-from skillneurons.interventions.gaps import beside_random, half_width, paired_gap, spread
+from skillneurons.interventions.gaps import beside_random, gap_if_told, half_width
 from skillneurons.interventions.perturbation import Kind
 from skillneurons.interventions.sweep import SweepOptions, SweepSettings, sweep
-from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.intervals import ONE_GROUP, mean_interval
+from skillneurons.utilities.intervals import ONE_GROUP, columns, mean_interval
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.row_groups import RowGroups
@@ -77,18 +75,17 @@ class PerturbationCurve(Result):
 
         And `accuracy_gap` and `margin_gap` with their intervals, and the `verdict` of `beside_random`.
         """
-        columns: dict[str, Json] = {"fraction": self.fractions}
+        table: dict[str, Json] = {"fraction": self.fractions}
         for i, (name, skill, random) in enumerate(
             (("accuracy", self.skill, self.random), ("margin", self.skill_margin, self.random_margin))
         ):
-            columns[f"skill_{name}"] = skill.numpy()
-            columns[f"random_{name}"] = random.mean(0).numpy()
-            columns[f"random_{name}_low"] = random.amin(0).numpy()
-            columns[f"random_{name}_high"] = random.amax(0).numpy()
+            table[f"skill_{name}"] = skill.numpy()
+            table[f"random_{name}"] = random.mean(0).numpy()
+            table[f"random_{name}_low"] = random.amin(0).numpy()
+            table[f"random_{name}_high"] = random.amax(0).numpy()
             if self.gaps is not None:
-                ends = (f"{name}_gap", f"{name}_gap_low", f"{name}_gap_high")
-                columns |= dict(zip(ends, self.gaps[i].numpy().T, strict=True))
-        return pd.DataFrame(columns | {"verdict": verdicts([self])[0]})
+                table |= columns(f"{name}_gap", self.gaps[i].numpy().T)
+        return pd.DataFrame(table | {"verdict": verdicts([self])[0]})
 
     @property
     def outside_band(self) -> np.ndarray:
@@ -118,7 +115,8 @@ class PerturbationCurve(Result):
         """
         before = self.unperturbed
         rows: list[tuple[str, ...]] = [("0 %", f"{before.accuracy:.3f}", "", f"{before.margin:.3f}", "", "")]
-        for row, verdict in zip(self.to_dataframe().to_dict("records"), said or verdicts([self])[0], strict=True):
+        table = self.to_dataframe()
+        for row, verdict in zip(table.to_dict("records"), table.verdict if said is None else said, strict=True):
             numbers = [
                 number
                 for name in ("accuracy", "margin")
@@ -245,7 +243,7 @@ def perturbation_curve(
         evaluations += [evaluation_of(logits, encoded.labels, encoded.groups) for logits in swept.logits]
         own = slice(int(not i), None)
         margin_ends.append(_ends(swept.margins[own][0], encoded.groups))
-        gaps.append([_gap(values[own], chosen[0], encoded.groups) for values in (swept.right, swept.margins)])
+        gaps.append([gap_if_told(values[own], chosen[0], encoded.groups) for values in (swept.right, swept.margins)])
     before, *perturbed = evaluations
     accuracy, margin = (
         torch.tensor([getattr(one, name) for one in perturbed], dtype=torch.float64).unflatten(0, (len(sets), -1)).T
@@ -301,14 +299,14 @@ def over_seeds(curves: Sequence[PerturbationCurve], level: float = 0.95) -> pd.D
         raise ValueError(
             f"Curves of one kind, positions, rows and fractions are needed, one for each seed, but there are {alike}."
         )
-    columns: dict[str, Json] = {"fraction": curves[0].fractions}
+    table: dict[str, Json] = {"fraction": curves[0].fractions}
     for name in ("accuracy", "margin"):
         skill, random = {"accuracy": ("skill", "random"), "margin": ("skill_margin", "random_margin")}[name]
         gaps = torch.stack([getattr(one, skill) - getattr(one, random).mean(0) for one in curves])
         half = np.array([half_width(gap, level) for gap in gaps.T])
         middle = gaps.mean(0).numpy()
-        columns |= {f"{name}_gap": middle, f"{name}_gap_low": middle - half, f"{name}_gap_high": middle + half}
-    return pd.DataFrame(columns | {"n_seeds": len(curves)})
+        table |= columns(f"{name}_gap", (middle, middle - half, middle + half))
+    return pd.DataFrame(table | {"n_seeds": len(curves)})
 
 
 def _ends(values: Float[Tensor, " batch"], groups: RowGroups | None) -> tuple[float, float]:
@@ -317,14 +315,6 @@ def _ends(values: Float[Tensor, " batch"], groups: RowGroups | None) -> tuple[fl
         return float("-inf"), float("inf")
     _, low, high = mean_interval(values, groups)
     return low, high
-
-
-def _gap(values: Float[Tensor, "set batch"], skill: NeuronSet, groups: RowGroups | None) -> tuple[float, float, float]:
-    """The first set less the others; not a number where rows, groups or draws are too few to tell."""
-    gap = float("nan"), float("nan"), float("nan")
-    with suppress(ValueError):
-        gap = paired_gap(values[0], values[1:], spread(skill), groups=groups)
-    return gap
 
 
 def _counted(settings: SweepSettings, i: int, n: int) -> SweepSettings:

@@ -1,5 +1,8 @@
 """How far chosen neurons are from random sets, with intervals that pay for rows and for the luck of one set."""
 
+import math
+from contextlib import suppress
+
 import torch
 from jaxtyping import Float
 from scipy import stats
@@ -87,6 +90,27 @@ def paired_gap(
     return gap, gap - half, gap + half
 
 
+def gap_if_told(
+    values: Float[Tensor, "set batch"], chosen: NeuronSet | None = None, groups: RowGroups | None = None
+) -> tuple[float, float, float]:
+    """`paired_gap` of the first set and the others; not a number where rows, groups or draws are too few to tell.
+
+    Args:
+        values: Of each row, under the chosen set first.
+        chosen: That set, where the others are disjoint from it; None where they are drawn from all neurons.
+        groups: Which rows belong together.
+
+    Example:
+        >>> import torch
+        >>> gap_if_told(torch.tensor([[0.0, 1.0]]))
+        (nan, nan, nan)
+    """
+    gap = math.nan, math.nan, math.nan
+    with suppress(ValueError):
+        gap = paired_gap(values[0], values[1:], 1.0 if chosen is None else spread(chosen), groups=groups)
+    return gap
+
+
 def gap_p(gap: tuple[float, float, float], n_draws: int) -> float:
     """The two-sided p-value that goes with a gap and its 95 % interval, from `paired_gap`.
 
@@ -114,7 +138,8 @@ def beside_random(gaps: Float[Tensor, "cell 3"], n_draws: int, alpha: float = 0.
     said = ["untested"] * len(gaps)
     if not bool(tested.any()):
         return said
-    p = adjusted(torch.tensor([[gap_p(tuple(gap), n_draws) for gap in gaps[tested].tolist()]]))[0].tolist()
+    p_values = torch.tensor([[gap_p(tuple(gap), n_draws) for gap in gaps[tested].tolist()]], dtype=torch.float64)
+    p = adjusted(p_values)[0].tolist()
     for cell, value in zip(tested.nonzero()[:, 0].tolist(), p, strict=True):
         said[cell] = "neither" if value >= alpha else "below" if gaps[cell, 0] < 0 else "above"
     return said

@@ -9,6 +9,7 @@ They are settled together at 5 % (Holm 1979): of the claims of a finding that ar
 most one summary of twenty.
 """
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -21,7 +22,6 @@ from skillneurons.findings.record import Ends, registered
 from skillneurons.neurons.p_values import adjusted
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.intervals import interval_p
-from skillneurons.utilities.types import Json
 
 COLUMNS = ("finding", "task", "claim", "effect", "low", "high", "p", "p_adjusted", "family", "held")
 
@@ -50,11 +50,9 @@ def summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         if name not in tables or finding.claims is None:
             continue
         claims = list(finding.claims(tables[name].to_dict("records")))
-        p_values = [float(given[0]) if given else interval_p(interval) for *_, interval, given in map(_split, claims)]
-        p_adjusted = adjusted(torch.tensor([p_values]))[0].tolist() if claims else []
-        for (task, claim, (effect, low, high), _), p, of_family in zip(
-            map(_split, claims), p_values, p_adjusted, strict=True
-        ):
+        p_values = [_p_value(interval, *given) for _, _, interval, *given in claims]
+        p_adjusted = adjusted(torch.tensor([p_values], dtype=torch.float64))[0].tolist() if claims else []
+        for (task, claim, (effect, low, high), *_), p, of_family in zip(claims, p_values, p_adjusted, strict=True):
             settled = of_family < 0.05
             held = "yes" if settled and low > 0 else "no" if settled and high < 0 else "open"
             numbers = {"effect": effect, "low": low, "high": high, "p": p, "p_adjusted": of_family}
@@ -63,7 +61,7 @@ def summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _split(claim: tuple[Json, ...]) -> tuple[str, str, Ends, tuple[float, ...]]:
-    """Task, words, interval, and the p-value where there is one."""
-    task, words, interval, *p_value = claim
-    return task, words, interval, tuple(p_value)
+def _p_value(interval: Ends, given: float | None = None) -> float:
+    """Of the claim's own test, where it has one; 1 where that could not be made."""
+    p = interval_p(interval) if given is None else float(given)
+    return 1.0 if math.isnan(p) else p

@@ -1,7 +1,9 @@
 """Intervals of means and proportions over rows, which pay for rows that belong together."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from skillneurons.utilities.row_groups import RowGroups, check_rows
 
+T = TypeVar("T")
 ONE_GROUP = 1.0 + 1e-9
 """So few groups in effect say nothing of how groups differ."""
 
@@ -24,6 +27,16 @@ def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, floa
     """
     interval = stats.binomtest(hits, n).proportion_ci(level, method="exact")
     return float(interval.low), float(interval.high)
+
+
+def columns(name: str, interval: Iterable[T]) -> dict[str, T]:
+    """A number and the ends of its interval, as tables name them.
+
+    Example:
+        >>> columns("gap", (0.1, 0.0, 0.2))
+        {'gap': 0.1, 'gap_low': 0.0, 'gap_high': 0.2}
+    """
+    return dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
 
 
 def in_words(n_groups: int | None, design_effect: float | None) -> str:
