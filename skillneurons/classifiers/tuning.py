@@ -260,7 +260,7 @@ def collapsed(
     best = max(float(record["validation_accuracy"]) for record in history)
     p_value = binomtest(round(best * n), n, majority, alternative="greater").pvalue
     chance = 1 / int(labels.bincount().count_nonzero())
-    balanced = max((float(record.get("validation_balanced_accuracy", 1)) for record in history), default=1.0)
+    balanced = max(float(record.get("validation_balanced_accuracy", 1)) for record in history)
     if p_value <= SIGNIFICANCE:
         if chance < 1 and balanced < chance + LEAST_GAIN * (1 - chance):
             return (

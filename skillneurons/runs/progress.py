@@ -102,12 +102,7 @@ def cost(model: AnyModel, task: Task, settings: Library, jobs: int = 1) -> str:
         '1 prompt of at most 250 steps, 1 x 3 passes to score, 69 perturbations of 32 rows: at most about ...'
     """
     model = as_classifiable(model)
-    if settings.head:
-        classifier = own_head(model, task)
-    else:
-        words = Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)
-        classifier = Classifier(model, random_prompt(model, settings.n_prompt), words, task.labels)
-    each = seconds_a_row(classifier, task)
+    each = seconds_a_row(own_head(model, task) if settings.head else _untuned(model, task, settings.n_prompt), task)
     n_seeds, n_subtasks = len(settings.seeds), len(task.subtasks())
     tuning, n_sweep = settings.tuning, min(settings.n_perturb_rows, len(task.test))
     tuned, scored = _rows_of_a_trial(task, tuning)
@@ -134,9 +129,8 @@ def trials_cost(model: Model, tasks: Sequence[Task], n_seeds: int, settings: Lib
     """
     seconds = 0.0
     for task in tasks:
-        words = Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)
-        classifier = Classifier(model, random_prompt(model, settings.n_prompt), words, task.labels)
-        seconds += n_seeds * seconds_a_row(classifier, task) * sum(_rows_of_a_trial(task, settings.tuning))
+        each = seconds_a_row(_untuned(model, task, settings.n_prompt), task)
+        seconds += n_seeds * each * sum(_rows_of_a_trial(task, settings.tuning))
     n_trials, n_passes = n_seeds * len(tasks), n_seeds * 3 * sum(len(task.subtasks()) for task in tasks)
     return (
         f"{counted(n_trials, 'prompt')} of at most {counted(settings.tuning.steps, 'step')} and {n_passes} passes to "
@@ -149,6 +143,12 @@ def _rows_of_a_trial(task: Task, tuning: TuningConfig) -> tuple[float, float]:
     tuned = tuning.steps * tuning.batch_size * TUNING_PASSES
     tuned += tuning.steps // tuning.eval_every * len(task.validation)
     return tuned, float(len(task.subtasks()) * (len(task.train) + len(task.validation) + len(task.test)))
+
+
+def _untuned(model: Model, task: Task, n_prompt: int) -> Classifier:
+    """Whose passes take as long as a tuned prompt's."""
+    words = Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)
+    return Classifier(model, random_prompt(model, n_prompt), words, task.labels)
 
 
 def seconds_a_row(classifier: Classifier, task: Task) -> float:

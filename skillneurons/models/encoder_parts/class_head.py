@@ -1,6 +1,5 @@
 """Head: what a fine-tuned sequence classifier answers by, as Hugging Face's class computes it, without its dropout."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -14,6 +13,7 @@ from skillneurons.models.architectures import ARCHITECTURES
 from skillneurons.models.config import EncoderConfig
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import REGRESSION, SEVERAL_LABELS
+from skillneurons.utilities.fingerprints import fingerprint_of
 from skillneurons.utilities.types import Json, Library
 
 
@@ -86,12 +86,7 @@ class Head:
     @property
     def identity(self) -> str:
         """A digest of its weights and of what they are used in, not of the classes' names."""
-        digest = hashlib.sha256(self.act_fn.encode())
-        for name in self.tensor_names():
-            part = getattr(self, name).detach().cpu().contiguous()
-            digest.update(f"{tuple(part.shape)}{part.dtype}".encode())
-            digest.update(part.view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:16]
+        return fingerprint_of(((name, getattr(self, name)) for name in self.tensor_names()), {"act_fn": self.act_fn})
 
     def of(self, which: Sequence[int]) -> "Head":
         """The head of some of its classes, in this order."""
