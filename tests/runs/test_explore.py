@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import pytest
 from planted import planted_model, planted_task
+from small_runs import SMALL_RUN
 
-from skillneurons import NeuronSet, TuningConfig, runs
+from skillneurons import NeuronSet, runs
 from skillneurons.plots import ExplorerSettings, explore_scores
-from skillneurons.runs._find import FindSettings, find
+from skillneurons.runs._find import find
 from skillneurons.runs._open_run import OpenedRun
 from skillneurons.tasks.task import Task
 
@@ -20,16 +21,6 @@ CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 EVIL = "</script><script>document.title = 'evil'</script><img src=x onerror=\"document.title='evil'\">"
-SETTINGS = FindSettings(
-    seeds=(0, 1),
-    n_prompt=3,
-    tuning=TuningConfig(steps=4, eval_every=4, lr=0.05),
-    fraction=0.1,
-    fractions=(0.1,),
-    kinds=("mean",),
-    n_random=2,
-    n_perturb_rows=30,
-)
 SMALL = ExplorerSettings(n_cards=3, n_texts=2, n_rows=30, n_random=4)
 
 
@@ -38,7 +29,7 @@ def result(tmp_path_factory):
     plain = planted_task(0, n_train=32, n_validation=32, n_test=40)
     test = [row | {"text": f"{row['text']} {EVIL}"} for row in plain.test]
     task = Task(EVIL, plain.train, plain.validation, test, plain.label_words, plain.labels)
-    return find(planted_model(), task, tmp_path_factory.mktemp("run") / "a", SETTINGS)
+    return find(planted_model(), task, tmp_path_factory.mktemp("run") / "a", SMALL_RUN)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +137,7 @@ def test_a_browser_opens_a_neuron_sorts_and_filters_without_an_error(explored, t
 @pytest.fixture(scope="module")
 def several(tmp_path_factory):
     task = planted_task("topics", n_train=48, n_validation=48, n_test=60)
-    settings = replace(SETTINGS, seeds=(0,))
+    settings = replace(SMALL_RUN, seeds=(0,))
     result = find(planted_model(), task, tmp_path_factory.mktemp("several") / "a", settings)
     opened = OpenedRun(result.folder, {}, result.classifiers[0].model, result.classifiers, result.scores)
     object.__setattr__(opened, "task", lambda source=None: task)

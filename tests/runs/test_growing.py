@@ -10,28 +10,20 @@ import pytest
 import torch
 from planted import unsealed
 from scipy import stats
+from small_runs import SMALL_RUN
 from typer.testing import CliRunner
 
-from skillneurons import PerturbationCurve, TuningConfig, load_task
+from skillneurons import PerturbationCurve, load_task
 from skillneurons.cli.commands import _default_folder, app
 from skillneurons.interventions import sweep
 from skillneurons.interventions.curve import over_seeds
-from skillneurons.runs import FindSettings, RunFolderError, find, open_run, perturb_run, trials
+from skillneurons.runs import RunFolderError, find, open_run, perturb_run, trials
 from skillneurons.runs.hub import run_files
 
 matplotlib.use("Agg")
 pytestmark = pytest.mark.filterwarnings("ignore::skillneurons.TuningWarning")
 
-SMALL = FindSettings(
-    seeds=(0, 1),
-    n_prompt=3,
-    tuning=TuningConfig(steps=4, eval_every=2, lr=0.05),
-    fraction=0.1,
-    fractions=(0.1,),
-    kinds=("mean",),
-    n_random=2,
-    n_perturb_rows=30,
-)
+SMALL = replace(SMALL_RUN, tuning=replace(SMALL_RUN.tuning, eval_every=2))
 
 
 @pytest.fixture(scope="module")

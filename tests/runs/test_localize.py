@@ -2,12 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from planted import planted_model, planted_task
+from small_runs import SMALL_RUN
 from typer.testing import CliRunner
 
-from skillneurons import TuningConfig
 from skillneurons.cli.commands import app
 from skillneurons.runs import localize_run, write_report
 from skillneurons.runs._find import FindSettings, find
@@ -15,16 +16,7 @@ from skillneurons.runs.finished_runs import _localize
 from skillneurons.runs.hub import run_files
 
 FEW = {"n_random": 3, "n_bootstrap": 5, "n_shuffles": 2, "rankings": [], "questions": ["writers", "causal"]}
-SETTINGS = FindSettings(
-    seeds=(0,),
-    n_prompt=3,
-    tuning=TuningConfig(steps=4, eval_every=4, lr=0.05),
-    fraction=0.1,
-    fractions=(0.1,),
-    kinds=("mean",),
-    n_random=2,
-    n_perturb_rows=30,
-)
+SETTINGS = replace(SMALL_RUN, seeds=(0,))
 
 
 @pytest.fixture(scope="module")
