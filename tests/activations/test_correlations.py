@@ -52,8 +52,9 @@ def test_two_passes_merge_to_one(collected):
         collect(planted.classifier, some, Correlations(chosen, position, centre)) for some in (rows[:31], rows[31:])
     ]
     merged = parts[0].merge(parts[1])
-    torch.testing.assert_close(merged.correlation, whole.correlation, atol=1e-9, rtol=0)
-    torch.testing.assert_close(merged.within, whole.within, atol=1e-9, rtol=0)
+    # In other batches, activations in float32 may differ by rounding.
+    torch.testing.assert_close(merged.correlation, whole.correlation, atol=1e-6, rtol=0)
+    torch.testing.assert_close(merged.within, whole.within, atol=1e-6, rtol=0)
     assert torch.equal(merged.n, whole.n)
 
 

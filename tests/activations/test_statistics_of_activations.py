@@ -71,7 +71,7 @@ def test_two_passes_add_up_to_one_however_rows_are_split(cut, tokens_per_batch):
 
 def test_means_by_label_weigh_up_to_the_mean(planted):
     sums = collect(planted.classifier, planted.task.train, LabelSums(2))
-    weights = (sums.n / sums.n.sum())[:, None, None, None]
+    weights = (sums.n.double() / sums.n.sum())[:, None, None, None]
     torch.testing.assert_close((sums.label_mean * weights).sum(0), sums.mean)
 
 

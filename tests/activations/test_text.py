@@ -42,7 +42,8 @@ def test_text_sums_of_two_passes_add_up(planted):
     parts = [collect(planted.classifier, part, TextSums(), positions="text") for part in (rows[:13], rows[13:])]
     merged = parts[0].merge(parts[1])
     assert merged.n == whole.n
-    torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-6, atol=1e-7)
+    # In other batches, activations in float32 may differ by rounding.
+    torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("how", ["mean", "max"])

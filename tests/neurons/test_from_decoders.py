@@ -76,7 +76,9 @@ def test_contributions_add_up_over_passes_and_batches(classifier, tiny_task):
     rows = tiny_task.validation
     whole = collect(classifier, rows, Contributions(classifier.model), tokens_per_batch=50)
     parts = [collect(classifier, part, Contributions(classifier.model)) for part in (rows[:11], rows[11:])]
-    torch.testing.assert_close(parts[0].merge(parts[1]).mean, whole.mean, rtol=1e-5, atol=1e-8)
+    # In other batches, activations in float32 differ by rounding, which is as large near zero as elsewhere.
+    rounding = 1e-6 * whole.mean.max().item()
+    torch.testing.assert_close(parts[0].merge(parts[1]).mean, whole.mean, rtol=1e-5, atol=rounding)
 
 
 def test_a_neuron_that_writes_twice_as_much_has_a_larger_share_and_a_silent_one_none(tiny_model, tiny_task):
