@@ -112,11 +112,37 @@ def test_every_documented_name_has_an_example(name):
         assert ">>>" in text or (isinstance(value, type) and re.search(r"See `\w+`, which", text))
 
 
+def drawing(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "images" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_the_picture_of_what_was_reproduced_is_of_the_stored_tables():
-    spec = importlib.util.spec_from_file_location("reproduced", ROOT / "docs" / "images" / "reproduced.py")
-    drawing = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(drawing)
-    assert drawing.digest() in (ROOT / "docs" / "images" / "reproduced.svg").read_text(), drawing.__doc__
+    of_tables = drawing("reproduced")
+    assert of_tables.digest() in (ROOT / "docs" / "images" / "reproduced.svg").read_text(), of_tables.__doc__
+
+
+def test_the_method_in_pictures_has_its_pictures_in_the_repository():
+    page = (ROOT / "docs" / "method.md").read_text()
+    shown = [ROOT / "docs" / name for name in re.findall(r"!\[[^\]]{40,}\]\((images/method-\w+\.svg)\)", page)]
+    assert len(re.findall(r"^## \d", page, flags=re.MULTILINE)) == len(shown) == page.count("![")
+    assert set(shown) == set((ROOT / "docs" / "images").glob("method-*.svg"))
+    assert all(path.stat().st_size < 50_000 for path in shown) and "{code-cell}" not in page
+
+
+@pytest.mark.docs
+def test_the_pictures_of_the_method_are_what_their_script_draws(tmp_path):
+    """Numbers may differ from one machine to another in their last digits; what they stand in may not."""
+    drawing("method").main(tmp_path)
+    drawn = sorted(tmp_path.glob("*.svg"))
+    assert len(drawn) == 4
+    for path in drawn:
+        texts = [one.read_text() for one in (path, ROOT / "docs" / "images" / path.name)]
+        words = [re.findall(r"[A-Za-z]{3,}", " ".join(re.findall(r"<text[^>]*>([^<]*)<", text))) for text in texts]
+        assert words[0] == words[1] != [], f"Run `python docs/images/method.py docs/images`: {path.name}."
 
 
 def texts_with_links():

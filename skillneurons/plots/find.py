@@ -81,7 +81,8 @@ def plot_activation_histogram(
         )
     ax.axvline(baseline, color=REFERENCE, linewidth=1, linestyle=":", label="baseline activation")
     ax.set(xlabel="activation", ylabel="share of the class", title=title)
-    ax.legend()
+    ax.set_ylim(0, (1.2 + 0.1 * len(label_names)) * ax.get_ylim()[1])  # room for the legend
+    ax.legend(loc="upper right")
     return ax
 
 

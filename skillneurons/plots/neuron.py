@@ -47,7 +47,6 @@ def plot_neuron_card(card: NeuronCard, *, n_examples: int = 5) -> Figure:
     histogram = figure.add_subplot(above[0])
     plot_activation_histogram(card.activations, card.labels, card.baseline, labels, ax=histogram)
     histogram.set_title(f"at prompt position {card.position}")
-    histogram.set_ylim(0, 1.4 * histogram.get_ylim()[1])  # room for the legend
     _by_position(card, figure.add_subplot(above[1]))
     _ablated(card, figure.add_subplot(above[2]))
     _examples(card, n_examples, figure.add_subplot(below[0]))
