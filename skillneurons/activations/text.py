@@ -136,6 +136,31 @@ class TextSums(Summed):
 
 
 @dataclass(eq=False)
+class Moments(TextSums):
+    """Mean and standard deviation of each neuron over all positions of all rows but padding, in float64.
+
+    For `collect(classifier, rows, Moments(), positions="all")`. A bias acts at all positions alike, so this mean is the
+    constant that replaces a neuron with least squared error.
+    """
+
+    summed = ("totals", "n", "squares")
+
+    squares: list[Tensor] = field(default_factory=list)
+
+    def update(
+        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
+    ) -> None:
+        wide, real = activations.double(), real_positions(activations, batch)
+        super().update(layer, wide, batch, counts)
+        self.add("squares", layer, einsum(wide.square(), real.double(), "batch pos neuron, batch pos -> neuron"))
+
+    @property
+    def sd(self) -> Float[Tensor, "layer neuron"]:
+        variance = stack_layers(self.squares, dim=0) / self.n - self.mean.square()
+        return variance.clamp_min(0).sqrt()
+
+
+@dataclass(eq=False)
 class TextExamples:
     """Activations at a random sample of real positions, to resample from.
 

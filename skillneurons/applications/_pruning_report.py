@@ -17,8 +17,9 @@ from torch import Tensor
 
 from skillneurons.activations._collect import collect
 from skillneurons.activations.sums import LabelSums
+from skillneurons.activations.text import Moments
 from skillneurons.applications._pruning_controls import accuracy_lost, needs_none
-from skillneurons.applications.pruning import Moments, forward_flops, n_parameters, prunable, prune, weight_magnitude
+from skillneurons.applications.pruning import forward_flops, n_parameters, prunable, prune, weight_magnitude
 from skillneurons.classifiers.classifier import Classifier, check_answers
 from skillneurons.classifiers.evaluation import Evaluation, evaluate, evaluation_of, label_margin
 from skillneurons.classifiers.read_out import label_words

@@ -4,20 +4,16 @@ Pruning costs one copy of the weights; nothing is run.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from skillneurons.activations.statistic import stack_layers
-from skillneurons.activations.text import TextSums, real_positions
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.models.bridge import as_encoder
 from skillneurons.models.config import EncoderConfig
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.neurons.neuron_set import NeuronSet
-from skillneurons.tasks.batching import Batch
 from skillneurons.utilities.arguments import checked
 
 
@@ -182,31 +178,6 @@ def forward_flops(cfg: EncoderConfig, n_pos: int, n_labels: int) -> int:
         total += 2 * (3 if cfg.gated_mlp else 2) * n_queries * d * d_mlp
     head = 2 * d * d if cfg.read_out == "mlm" else 0
     return total + head + 2 * d * n_labels
-
-
-@dataclass(eq=False)
-class Moments(TextSums):
-    """Mean and standard deviation of each neuron over all positions of all rows but padding, in float64.
-
-    For `collect(classifier, rows, Moments(), positions="all")`. A bias acts at all positions alike, so this mean is the
-    constant that replaces a neuron with least squared error.
-    """
-
-    summed = ("totals", "n", "squares")
-
-    squares: list[Tensor] = field(default_factory=list)
-
-    def update(
-        self, layer: int, activations: Float[Tensor, "batch prompt neuron"], batch: Batch, counts: Sequence[int]
-    ) -> None:
-        wide, real = activations.double(), real_positions(activations, batch)
-        super().update(layer, wide, batch, counts)
-        self.add("squares", layer, einsum(wide.square(), real.double(), "batch pos neuron, batch pos -> neuron"))
-
-    @property
-    def sd(self) -> Float[Tensor, "layer neuron"]:
-        variance = stack_layers(self.squares, dim=0) / self.n - self.mean.square()
-        return variance.clamp_min(0).sqrt()
 
 
 def weight_magnitude(model: HookedEncoder) -> Float[Tensor, "layer neuron"]:

@@ -157,7 +157,7 @@ def gaussian(
     *,
     seed: int,
     positions: Positions = None,
-    scale: Float[Tensor, "layer neuron"] | None = None,
+    scale: Float[Tensor, "layer neuron"] | Float[Tensor, "prompt layer neuron"] | None = None,
 ) -> list[Hook]:
     """Add Gaussian noise, drawn anew for every example, position and neuron.
 
@@ -169,7 +169,7 @@ def gaussian(
         seed: Of the noise. What is added to a neuron depends on it and on the row, position and neuron: not on how
             rows are batched, and each use of the hooks adds the same.
         positions: Where; everywhere by default.
-        scale: Standard deviation of each neuron: `sigma` then counts in these.
+        scale: Standard deviation of each neuron, or at each of `positions`: `sigma` then counts in these.
 
     Example:
         >>> from skillneurons import evaluate, find_skill_neurons, gaussian, load_example
@@ -186,7 +186,7 @@ def gaussian(
     def change(activations: Tensor, layer: int, chosen: Tensor) -> Tensor:
         n_rows, n_pos, _ = activations.shape
         noise = normals(_seed(seed, layer), current_rows(n_rows), n_pos, chosen)
-        width = sigma if scale is None else sigma * to_device(scale[layer], activations.device)[chosen]
+        width = sigma if scale is None else sigma * to_device(scale[..., layer, :], activations.device)[..., chosen]
         return activations + noise * width
 
     return _intervene(neurons, positions, change)

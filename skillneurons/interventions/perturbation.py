@@ -11,13 +11,14 @@ from typing import TypeAlias
 from skillneurons.activations._collect import collect
 from skillneurons.activations.examples import Examples
 from skillneurons.activations.sums import LabelSums
-from skillneurons.activations.text import TextExamples, TextSums
+from skillneurons.activations.text import Moments, TextExamples, TextSums
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.interventions.hooks import gaussian, mean, resample, resample_words, zero
 from skillneurons.neurons.neuron_set import NeuronSet
+from skillneurons.neurons.other_scores.moments import LabelMoments
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.checks import check_positive, check_whole
-from skillneurons.utilities.types import Hook, Json
+from skillneurons.utilities.types import Hook, Json, Row
 
 Kind: TypeAlias = str
 """Name of a kind of perturbation, a key of `PERTURBATIONS`."""
@@ -29,13 +30,14 @@ class Perturbation:
     """What is done to chosen neurons: how, where, how strongly, and with which draws.
 
     Args:
-        kind: `"mean"`, `"zero"`, `"gaussian"`, `"resample"`, or what `perturbs` added.
+        kind: `"mean"`, `"zero"`, `"gaussian"`, `"gaussian_sd"` (noise of each neuron's own standard deviation at these
+            positions), `"resample"`, or what `perturbs` added.
         positions: Where, by name. With `"text"` and `"all"`, means and samples are the positions' own: each prompt
             position's from that position, the text's from all words of the text.
-        sigma: Of Gaussian noise, in units of the activation.
+        sigma: Of `"gaussian"` noise, in units of the activation.
         seed: Of noise and resampling.
         n_source: Examples to resample from.
-        n_mean: Most training rows (drawn by `seed`) that means are taken over.
+        n_mean: Most training rows (drawn by `seed`) that means and standard deviations are taken over.
 
     Raises:
         ValueError: An unknown kind, noise of no size, or no rows to measure on.
@@ -165,8 +167,7 @@ def _mean(perturbation: Perturbation, classifier: Classifier, task: Task) -> Hoo
     if perturbation.positions == "all":
         return _in_parts(perturbation, classifier, task)
     where = classifier.layout.positions(perturbation.positions)
-    most = max(perturbation.n_mean, task.n_labels)
-    rows = task.subset(most, perturbation.seed, splits=("train",)).train
+    rows = _mean_rows(perturbation, task)
     statistic = TextSums() if perturbation.positions == "text" else LabelSums(task.n_labels)
     values = collect(classifier, rows, statistic, positions=perturbation.positions).mean.float()
     return lambda neurons: mean(neurons, values, positions=where)
@@ -184,6 +185,20 @@ def _gaussian(perturbation: Perturbation, classifier: Classifier, task: Task) ->
     return lambda neurons: gaussian(neurons, perturbation.sigma, seed=perturbation.seed, positions=where)
 
 
+@perturbs("gaussian_sd")
+def _gaussian_sd(perturbation: Perturbation, classifier: Classifier, task: Task) -> HooksOf:
+    """As wide as each neuron's own spread, whatever `sigma`: neurons differ in size, which a fixed one ignores."""
+    if perturbation.positions == "all":
+        return _in_parts(perturbation, classifier, task)
+    where, rows = classifier.layout.positions(perturbation.positions), _mean_rows(perturbation, task)
+    if perturbation.positions == "text":
+        sd = collect(classifier, rows, Moments(), positions="text").sd.float()
+    else:
+        moments = collect(classifier, rows, LabelMoments(task.n_labels), positions=perturbation.positions)
+        sd = moments.variance.sqrt().float()
+    return lambda neurons: gaussian(neurons, 1.0, seed=perturbation.seed, positions=where, scale=sd)
+
+
 @perturbs("resample")
 def _resample(perturbation: Perturbation, classifier: Classifier, task: Task) -> HooksOf:
     if perturbation.positions == "all":
@@ -195,6 +210,12 @@ def _resample(perturbation: Perturbation, classifier: Classifier, task: Task) ->
         return lambda neurons: resample_words(neurons, words, seed=seed, positions=where)
     source = collect(classifier, rows, Examples(len(rows)), positions=perturbation.positions).values
     return lambda neurons: resample(neurons, source, seed=seed, positions=where)
+
+
+def _mean_rows(perturbation: Perturbation, task: Task) -> Sequence[Row]:
+    """The training rows that means and spreads are taken over."""
+    most = max(perturbation.n_mean, task.n_labels)
+    return task.subset(most, perturbation.seed, splits=("train",)).train
 
 
 def _in_parts(perturbation: Perturbation, classifier: Classifier, task: Task) -> HooksOf:

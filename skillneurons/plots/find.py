@@ -120,6 +120,7 @@ SPOKEN = {
     "mean": "set to their means",
     "zero": "set to zero",
     "gaussian": "with Gaussian noise",
+    "gaussian_sd": "with noise as wide as their spread",
     "resample": "taken from other texts",
 }
 """What became of the neurons, for titles."""

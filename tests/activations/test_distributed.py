@@ -25,8 +25,7 @@ from skillneurons import (
 )
 from skillneurons.activations.distributed import share_of
 from skillneurons.activations.examples import Examples
-from skillneurons.activations.text import TextSums
-from skillneurons.applications.pruning import Moments
+from skillneurons.activations.text import Moments, TextSums
 from skillneurons.neurons.other_scores.moments import LabelMoments
 
 # Run once by itself, and once by each of two processes that find each other by torchrun's variables.

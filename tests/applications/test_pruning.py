@@ -14,9 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from skillneurons.activations._collect import collect
 from skillneurons.activations.examples import Examples
 from skillneurons.activations.sums import LabelSums
+from skillneurons.activations.text import Moments
 from skillneurons.applications._pruning_controls import PruningControls, pruning_controls
 from skillneurons.applications._pruning_report import PruningReport, pruning_report
-from skillneurons.applications.pruning import Moments, forward_flops, n_parameters, prune, weight_magnitude
+from skillneurons.applications.pruning import forward_flops, n_parameters, prune, weight_magnitude
 from skillneurons.classifiers.classifier import Classifier, label_logits
 from skillneurons.classifiers.evaluation import evaluate
 from skillneurons.classifiers.prompts import Verbalizer, random_prompt

@@ -100,6 +100,20 @@ def test_noise_can_count_in_each_neurons_own_spread(planted):
     assert 1.6 < difference[:, :, 0, 1].std() < 2.4
 
 
+@pytest.mark.parametrize("positions", ["prompt", "all"])
+def test_noise_by_name_is_as_wide_as_each_neurons_spread_at_each_position(planted, positions):
+    rows = planted.task.train
+    values = collect(planted.classifier, rows, Examples(len(rows)))
+    expected = values.values[:, :, 0].std(0, unbiased=False)
+    perturb = intervention("gaussian_sd", planted.classifier, planted.task, positions=positions, n_mean=len(rows))
+    chosen = NeuronSet.from_pairs([(0, i) for i in range(29)], n_layers=3, d_mlp=29)
+    difference = posts(planted, perturb(chosen)) - posts(planted)
+    ratio = difference[:, PROMPT, 0] / expected
+    assert ratio.square().mean((0, 1)).sub(1).abs().max() < 0.8  # of each neuron, 55 draws
+    assert ratio.square().mean((0, 2)).sub(1).abs().max() < 0.4  # of each position, 319 draws
+    assert difference[:, 6:, 0].abs().amax().item() > 0 if positions == "all" else (difference[:, 6:, 0] == 0).all()
+
+
 def test_resampling_puts_in_whole_rows_of_the_source(planted, source):
     after = posts(planted, resample(some(planted, 1), source, seed=0, positions=PROMPT))[:, PROMPT, 1, :3]
     candidates = source[:, :, 1, :3]

@@ -18,8 +18,7 @@ from skillneurons import (
     steer,
     zero,
 )
-from skillneurons.activations.text import TextSums
-from skillneurons.applications.pruning import Moments
+from skillneurons.activations.text import Moments, TextSums
 from skillneurons.classifiers.classifier import label_logits
 from skillneurons.classifiers.prompts import splice
 from skillneurons.classifiers.tuning import frozen

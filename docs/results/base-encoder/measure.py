@@ -1,34 +1,43 @@
 """Everything after tuning, from the stored prompts: scores, findings, and their tables.
 
-    python docs/results/base-encoder/measure.py MODEL DATA [--tasks …] [--seeds …] [--findings …] [--rows N]
+    python docs/results/base-encoder/measure.py MODEL DATA [--tasks …] [--seeds …] [--findings …] [--device cuda]
 
 Works in `--work`, where a killed run goes on: what is finished there, by task and seed, is not computed again. The
-tables lie beside this file in the end.
+tables lie in `--out` in the end. Findings of single tasks may be measured task by task, in as many processes:
+`--merge FOLDER …` puts the tables of several such folders together, and the summary over all of them.
 """
 
 import shutil
 from pathlib import Path
 
+import pandas as pd
 from tune import HERE, N_PROMPT, config_of, load_base, parser_of, prompt_path, task_of
 
-from skillneurons.findings.record import ReproduceSettings
+from skillneurons.findings.record import ReproduceSettings, registered
 from skillneurons.runs import reproduce
+from skillneurons.runs._summary import summary
 
 
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--findings", nargs="+")
-    parser.add_argument("--kinds", nargs="+", default=["mean", "zero", "resample", "gaussian"])
+    parser.add_argument("--kinds", nargs="+", default=["mean", "zero", "resample", "gaussian", "gaussian_sd"])
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--random", type=int, default=10)
+    parser.add_argument("--prompts", type=Path, default=HERE)
     parser.add_argument("--work", type=Path, default=Path("runs/base-encoder"))
+    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--merge", type=Path, nargs="+", default=[])
     asked = parser.parse_args()
+    if asked.merge:
+        merge(asked.merge, asked.out)
+        return
     for name in asked.tasks:
         for seed in asked.seeds:
             for ending in (".json", ".safetensors"):
                 goal = prompt_path(name, seed, asked.work).with_suffix(ending)
                 goal.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(prompt_path(name, seed).with_suffix(ending), goal)
+                shutil.copyfile(prompt_path(name, seed, asked.prompts).with_suffix(ending), goal)
     settings = ReproduceSettings(
         n_prompt=N_PROMPT,
         tuning=config_of(asked.tasks[0]),
@@ -38,18 +47,29 @@ def main() -> None:
         n_random=asked.random,
         width=0.0,
     )
-    tables = reproduce(
+    reproduce(
         [task_of(name, asked.data) for name in asked.tasks],
-        model=load_base(asked.model),
+        model=load_base(asked.model, asked.device),
         seeds=asked.seeds,
         out=asked.work,
         settings=settings,
         findings=asked.findings,
         on_event=lambda line: print(line, flush=True),
     )
-    for name in (*tables, "summary"):
-        shutil.copyfile(asked.work / f"{name}.csv", HERE / f"{name}.csv")
-    shutil.copyfile(asked.work / "reproduction.json", HERE / "reproduction.json")
+    merge([asked.work], asked.out)
+    shutil.copyfile(asked.work / "reproduction.json", asked.out / "reproduction.json")
+
+
+def merge(folders: list[Path], out: Path) -> None:
+    """Each finding's tables in one, in the order of the folders, and the summary of all."""
+    out.mkdir(parents=True, exist_ok=True)
+    tables = {}
+    for name in registered():
+        parts = [pd.read_csv(path) for folder in folders if (path := folder / f"{name}.csv").exists()]
+        if parts:
+            tables[name] = pd.concat(parts, ignore_index=True)
+            tables[name].to_csv(out / f"{name}.csv", index=False)
+    summary(tables).to_csv(out / "summary.csv", index=False)
 
 
 if __name__ == "__main__":

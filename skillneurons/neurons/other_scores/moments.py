@@ -35,6 +35,12 @@ class LabelMoments(LabelSums):
                 self.squares[layer][label] += part.square().sum(0)
 
     @property
+    def variance(self) -> Float[Tensor, "prompt layer neuron"]:
+        """Over all examples."""
+        square = stack_layers(self.squares, dim=2).sum(0) / self.n.sum()
+        return (square - self.mean.square()).clamp_min(0.0)
+
+    @property
     def label_variance(self) -> Float[Tensor, "label prompt layer neuron"]:
         """Within each class, over its n examples (not n - 1)."""
         square = stack_layers(self.squares, dim=2) / self.n[:, None, None, None]
