@@ -17,6 +17,7 @@ read nothing of the signal.
 import json
 import random
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -34,6 +35,7 @@ D_MODEL = 6 * N_SIGNALS + 2 + N_NOISE
 FILLERS = tuple(f"word{i}" for i in range(40))
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 SIGNAL_WORDS = tuple(f"{kind}{k}" for k in range(N_SIGNALS) for kind in ("bad", "good"))
+Which: TypeAlias = int | Literal["topics"]
 LABEL_WORDS = tuple(f"{kind}{k}" for k in range(N_SIGNALS) for kind in ("no", "yes"))
 
 
@@ -60,7 +62,7 @@ class Planted:
         return self.classifier.model
 
 
-def planted_classifier(which=0, *, n_prompt=5, seed=0, n_train=101, n_validation=103, n_test=107, flip=0.0):
+def planted_classifier(which: Which = 0, *, n_prompt=5, seed=0, n_train=101, n_validation=103, n_test=107, flip=0.0):
     """The planted model behind a prompt that reads it, on the binary task of signal `which`.
 
     Args:
@@ -77,21 +79,23 @@ def planted_classifier(which=0, *, n_prompt=5, seed=0, n_train=101, n_validation
     everything = [planted_neurons(k) for k in range(N_SIGNALS)]
     all_planted = everything[0] | everything[1] | everything[2]
     own = all_planted if which == "topics" else everything[which]
-    tag = {"model": model.fingerprint()}
-    own, others = NeuronSet(own.mask, **tag), NeuronSet((all_planted - own).mask, **tag)
-    return Planted(classifier, task, own, others, NeuronSet(_selective_neurons().mask, **tag))
+    own, others, selective = (
+        NeuronSet(some.mask, model.fingerprint()) for some in (own, all_planted - own, _selective_neurons())
+    )
+    return Planted(classifier, task, own, others, selective)
 
 
-def planted_task(which=0, *, n_train=101, n_validation=103, n_test=107, flip=0.0):
-    sizes = {"train": n_train, "validation": n_validation, "test": n_test}
+def planted_task(which: Which = 0, *, n_train=101, n_validation=103, n_test=107, flip=0.0):
+    sizes = (("train", n_train), ("validation", n_validation), ("test", n_test))
     if which == "topics":
         words = [f"yes{k}" for k in range(N_SIGNALS)]
-        splits = {split: _topic_rows(n, flip, f"topics {split}") for split, n in sizes.items()}
-        return Task("topics", label_words=words, labels=["first", "second", "third"], **splits)
+        train, validation, test = (_topic_rows(n, flip, f"topics {split}") for split, n in sizes)
+        return Task("topics", train, validation, test, words, ["first", "second", "third"])
     # The adversarial rows hold the same signal words among words that the other splits do not use.
-    splits = {split: _rows(n, which, flip, f"{which} {split}") for split, n in sizes.items()}
-    splits["adversarial"] = _rows(n_test, which, flip, f"{which} adversarial", FILLERS[30:])
-    return Task(f"signal{which}", label_words=[f"no{which}", f"yes{which}"], labels=["bad", "good"], **splits)
+    train, validation, test = (_rows(n, which, flip, f"{which} {split}") for split, n in sizes)
+    adversarial = _rows(n_test, which, flip, f"{which} adversarial", FILLERS[30:])
+    words = [f"no{which}", f"yes{which}"]
+    return Task(f"signal{which}", train, validation, test, words, ["bad", "good"], adversarial)
 
 
 def _rows(n, which, flip, seed, fillers=FILLERS[:30]):

@@ -51,7 +51,7 @@ def planted_place(kind, seed=0, n_rows=120, flip=0.05, groups=None):
             block.mlp.output.weight[NOISE:] = torch.randn(size, generator=generator).T / 4
     places = [rng.sample(range(D_MLP), 24) for _ in range(N_LAYERS)]
 
-    def plant(layer, many, *, reads=SIGNAL, writes=MADE, noise=0.0):
+    def plant(layer, many, *, reads=SIGNAL, writes: int | None = MADE, noise=0.0):
         mlp, size = model.blocks[layer].mlp, len(many)
         with torch.no_grad():
             for neuron in many:
@@ -86,10 +86,11 @@ def planted_place(kind, seed=0, n_rows=120, flip=0.05, groups=None):
         neurons, writers = pairs((0, below[0]), *readers), pairs((0, below[0]))
 
     wrong = 0.5 if kind == "no signal" else flip
-    splits = {split: _rows(n_rows, 0, wrong, f"{kind} {seed} {split}") for split in ("train", "validation", "test")}
+    splits = [_rows(n_rows, 0, wrong, f"{kind} {seed} {split}") for split in ("train", "validation", "test")]
     if groups:
-        splits = {name: [row | {"group": i // groups} for i, row in enumerate(rows)] for name, rows in splits.items()}
-    task = Task(kind, label_words=["no0", "yes0"], labels=["bad", "good"], **splits)
+        splits = [[row | {"group": i // groups} for i, row in enumerate(rows)] for rows in splits]
+    train, validation, test = splits
+    task = Task(kind, train, validation, test, ["no0", "yes0"], ["bad", "good"])
     prompt = SoftPrompt(planted_prompt(5, seed), model.fingerprint(), "planted", seed)
     classifier = Classifier(model, prompt, Verbalizer.from_words(model.tokenizer, task.label_words), task.labels)
     return Place(classifier, task, neurons, writers)

@@ -54,9 +54,9 @@ def streamed(planted):
     return collect(planted.classifier, planted.task.validation, Examples(103)).values
 
 
-def write(planted, folder, **options):
-    rows = options.pop("rows", planted.task.validation)
-    return write_activations(planted.classifier, rows, folder, **({"shard_bytes": 23 * ROW_BYTES} | options))
+def write(planted, folder, *, rows=None, shard_bytes=23 * ROW_BYTES, **options):
+    rows = planted.task.validation if rows is None else rows
+    return write_activations(planted.classifier, rows, folder, shard_bytes=shard_bytes, **options)
 
 
 def test_what_is_read_is_what_the_streaming_pass_sees_in_half_precision(planted, written, streamed, tmp_path):
@@ -117,7 +117,7 @@ def test_the_size_is_known_before(planted, written):
     size = activations_size(planted.classifier, 103)
     table = StoredActivations.load(written).to_dataframe()
     assert size == 103 * ROW_BYTES
-    assert size < table["bytes"].sum() < size + 5 * 1024
+    assert size < table.bytes.sum() < size + 5 * 1024
     assert table["rows"].tolist() == [23, 23, 23, 23, 11]
     assert activations_size(planted.classifier, 7, positions="mask_and_prompt") == 7 * ROW_BYTES * 6 // 5
     assert "0.000 GB" not in repr(StoredActivations.load(written)) and "5 shards" in repr(

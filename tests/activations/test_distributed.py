@@ -42,7 +42,8 @@ found = getattr(test_distributed, sys.argv[2])(ranks)
 torch.save(found, f"{sys.argv[1]}/{ranks.process_index}.pt")
 ranks.destroy_process_group()
 """
-SMALL = {"tokens_per_batch": 64}
+SMALL = 64
+"""Tokens of a batch."""
 WORK = ["prompt", "model", "rows", "hook", "positions", "tokens_per_batch", "n_labels", "baseline", "statistic"]
 
 
@@ -59,17 +60,17 @@ def made(model_seed=0, prompt_seed=0):
 def measured(ranks=None):
     """What a pass and a scoring find."""
     classifier, task = made()
-    sums = collect(classifier, task.train, LabelSums(2), accelerator=ranks, **SMALL)
+    sums = collect(classifier, task.train, LabelSums(2), accelerator=ranks, tokens_per_batch=SMALL)
     fixed = torch.full((3, 2, 29), 0.1)
-    counts = collect(classifier, task.train, AboveCounts(fixed, 2), accelerator=ranks, **SMALL)
-    words = collect(classifier, task.train, TextSums(), positions="text", accelerator=ranks, **SMALL)
-    moments = collect(classifier, task.train, LabelMoments(), accelerator=ranks, **SMALL)
-    over_text = collect(classifier, task.train, Moments(), positions="all", accelerator=ranks, **SMALL)
+    counts = collect(classifier, task.train, AboveCounts(fixed, 2), accelerator=ranks, tokens_per_batch=SMALL)
+    words = collect(classifier, task.train, TextSums(), positions="text", accelerator=ranks, tokens_per_batch=SMALL)
+    moments = collect(classifier, task.train, LabelMoments(), accelerator=ranks, tokens_per_batch=SMALL)
+    over_text = collect(classifier, task.train, Moments(), positions="all", accelerator=ranks, tokens_per_batch=SMALL)
     # Fewer rows than fill two batches: one process has nothing to do.
     few = collect(classifier, task.train[:2], AboveCounts(fixed, 2), accelerator=ranks)
     scores = find_skill_neurons(classifier, task, accelerator=ranks)
     return {
-        "n_batches": len(list(classifier.batches(task.train, **SMALL))),
+        "n_batches": len(list(classifier.batches(task.train, tokens_per_batch=SMALL))),
         "sums": sums.totals,
         "n": sums.n,
         "counts": counts.above,
@@ -102,9 +103,9 @@ def refused(ranks):
     }
     errors = {}
     for name, changed in work.items():
-        options = {"classifier": classifier, "rows": task.train, "statistic": LabelSums(2)} | SMALL | changed
+        usual = {"classifier": classifier, "rows": task.train, "statistic": LabelSums(2), "tokens_per_batch": SMALL}
         try:
-            collect(**options, accelerator=ranks)
+            collect(**usual | changed, accelerator=ranks)
         except ValueError as error:
             errors[name] = str(error)
     return errors

@@ -101,7 +101,7 @@ def test_mask_position_is_left_out_unless_asked_for(planted):
 
 def test_the_pass_leaves_no_hooks_also_after_an_error(planted):
     class Failing:
-        def update(self, *args):
+        def update(self, layer, activations, batch, counts):
             raise RuntimeError("stop here")
 
         def finish(self):

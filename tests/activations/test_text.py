@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import unchecked
 from planted import planted_classifier
 
 from skillneurons import LabelSums, NeuronSet, collect, evaluate
@@ -120,6 +121,7 @@ def test_resampled_words_come_from_one_source_word_for_each_position():
     ((_, hook),) = resample_words(neurons, source, seed=0, positions=slice(1, None))
     before = torch.full((7, 11, 3), -1.0)
     after = hook(before)
+    assert after is not None
     assert bool((after[:, 0] == -1).all()) and bool((after[..., 0] == -1).all())
     assert torch.equal(after[:, 1:, 2] - after[:, 1:, 1], torch.ones(7, 10))
     assert len(after[:, 1:, 1].unique()) == 5 and len(after[0, 1:, 1].unique()) > 1
@@ -129,7 +131,7 @@ def test_errors_say_what_came(planted, unchecked_types):
     with pytest.raises(ValueError, match=r"LabelSums needs the same positions.*'text'"):
         collect(planted.classifier, planted.task.train, LabelSums(2), positions="text")
     with pytest.raises(ValueError, match="not 'median'"):
-        pool_positions(torch.ones(2, 3, 5), torch.ones(2, 3, dtype=torch.bool), "median")
+        pool_positions(torch.ones(2, 3, 5), torch.ones(2, 3, dtype=torch.bool), unchecked("median"))
     with pytest.raises(ValueError, match="Row 1 has padding only"):
         pool_positions(torch.ones(2, 3, 5), torch.tensor([[True] * 3, [False] * 3]), "mean")
     with pytest.raises(ValueError, match="not 'words'"):

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from helpers import legend_of, unchecked
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from planted import planted_classifier
@@ -23,6 +24,7 @@ from skillneurons.classifiers.evaluation import evaluate
 from skillneurons.classifiers.prompts import Verbalizer, random_prompt
 from skillneurons.classifiers.tuning import TuningConfig, TuningWarning, tune_prompt
 from skillneurons.interventions.hooks import mean, zero
+from skillneurons.models.config import EncoderConfig
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import find_skill_neurons
@@ -226,6 +228,7 @@ def test_uniform_widths_export_to_hugging_face(build_hf, architecture):
     mask = torch.zeros(N_LAYERS, D_MLP).bool()
     mask[:, 5:12] = True
     pruned = prune(classifier, NeuronSet(mask), torch.ones(N_LAYERS, D_MLP)).model
+    assert isinstance(pruned, HookedEncoder)
     assert pruned.cfg.d_mlp == pruned.cfg.hf_config["intermediate_size"] == 7
     exported = pruned.to_hf()
     assert exported.config.intermediate_size == 7
@@ -301,6 +304,7 @@ def test_flops_are_those_that_torch_counts(classifier, baseline, tiny_task):
         batch = next(subject.batches(tiny_task.test[:1]))
         # Torch counts the products of attention only where they are not fused.
         scores = [(f"blocks.{layer}.attn.hook_attn_scores", lambda x, hook: x) for layer in range(N_LAYERS)]
+        assert isinstance(subject.model, HookedEncoder)
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), subject.model.hooks(fwd_hooks=[*subject.fwd_hooks, *scores]), counter:
             label_logits(subject, batch, last_block_to=1)
@@ -328,13 +332,13 @@ def test_magnitude_is_the_product_of_a_neurons_two_norms(tiny_model):
 
 
 def test_weights_kept_are_those_of_roberta_base_in_the_paper():
-    from skillneurons.models.config import EncoderConfig
-
-    shape = {"d_model": 768, "d_head": 64, "n_heads": 12, "n_layers": 12, "n_ctx": 512, "d_vocab": 50265}
+    cfg = EncoderConfig(
+        d_model=768, d_head=64, n_heads=12, n_layers=12, n_ctx=512, d_vocab=50265, d_mlp=3072, act_fn="gelu"
+    )
     kept = round(0.02 * 3072)
     with torch.device("meta"):
-        whole = HookedEncoder(EncoderConfig(**shape, d_mlp=3072, act_fn="gelu"))
-        pruned = HookedEncoder(EncoderConfig(**shape, d_mlps=(3072,) * 3 + (kept,) * 9, act_fn="gelu"))
+        whole = HookedEncoder(cfg)
+        pruned = HookedEncoder(dataclasses.replace(cfg, d_mlps=(3072,) * 3 + (kept,) * 9))
     assert n_parameters(pruned) / n_parameters(whole) == pytest.approx(0.666, abs=5e-4)
 
 
@@ -398,8 +402,10 @@ def test_the_report_tunes_the_prompt_on_each_pruned_model(planted, planted_score
     report.save(tmp_path / "report")
     again = PruningReport.load(tmp_path / "report")
     assert again.to_dataframe().equals(table) and again.meta == report.meta and again.before == report.before
-    for when, wanted in ((None, "prompt tuned again"), ("pruned", "right after pruning")):
-        ax = plot_pruning(report, when=when)
+    for ax, wanted in (
+        (plot_pruning(report), "prompt tuned again"),
+        (plot_pruning(report, when="pruned"), "right after pruning"),
+    ):
         assert wanted in ax.get_title(loc="left") and "layers 0 to 2" in ax.get_xlabel()
 
 
@@ -408,12 +414,12 @@ def test_a_report_without_retuning_has_no_such_figure(planted, planted_scores, u
     assert "right after pruning" in plot_pruning(report).get_title(loc="left")
     for when in ("later", "retuned"):
         with pytest.raises(ValueError, match=f"not '{when}'"):
-            plot_pruning(report, when=when)
+            plot_pruning(report, when=unchecked(when))
 
 
 def test_report_settings_that_make_no_sense_are_refused(planted, planted_scores, unchecked_types):
     with pytest.raises(ValueError, match="not 'nowhere'"):
-        pruning_report(planted.classifier, planted.task, planted_scores, fold="nowhere")
+        pruning_report(planted.classifier, planted.task, planted_scores, fold=unchecked("nowhere"))
     with pytest.raises(ValueError, match="`rank_by` has 'magnitude'"):
         pruning_report(planted.classifier, planted.task, planted_scores, rank_by={"magnitude": torch.zeros(3, 29)})
 
@@ -464,11 +470,12 @@ def test_the_report_says_what_is_left_with_nothing_kept(planted, planted_scores,
         planted.classifier, planted.task, planted_scores, fractions=(0.1,), layers=[0, 1], n_random=1
     )
     table = report.to_dataframe()
+    assert report.nothing is not None
     assert report.nothing.accuracy < 0.75 and not report.needs_none and (table.nothing == report.nothing.accuracy).all()
     assert table.margin[0] > table.nothing_margin[0] and table.before_margin[0] == report.before.margin
     assert f"nothing kept {report.nothing.accuracy:.3f}" in repr(report)
     last = pruning_report(planted.classifier, planted.task, planted_scores, fractions=(0.1,), layers=[2], n_random=1)
     assert last.needs_none and "It needs none" in repr(last)
-    assert "nothing kept" in [text.get_text() for text in plot_pruning(last).get_legend().get_texts()]
+    assert "nothing kept" in legend_of(plot_pruning(last))
     again = PruningReport.load(report.save(tmp_path / "report"))
     assert again.to_dataframe().equals(table) and again.lost == report.lost

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import unchecked
 from hypothesis import given
 from hypothesis import strategies as st
 from planted import planted_classifier
@@ -152,7 +153,7 @@ def test_settings_that_make_no_sense_are_refused(planted, curve, unchecked_types
     with pytest.raises(ValueError, match="not 'size'"):
         run(match="size")
     with pytest.raises(ValueError, match="not 'logits'"):
-        plot_steering(curve, quantity="logits")
+        plot_steering(curve, quantity=unchecked("logits"))
 
 
 def test_flips_stand_beside_how_often_random_sets_flip_as_many():

@@ -6,11 +6,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from helpers import scipys_spearman
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from planted import planted_classifier, planted_task, s
-from scipy.stats import spearmanr
 
 from skillneurons.applications.indicators import (
     IndicatorTest,
@@ -228,11 +228,11 @@ def test_correlation_is_scipys_over_a_loop_of_pairs_and_the_p_value_over_all_ord
     test = indicator_test(transfer, {"one": indicator}, relative=relative, n_bootstrap=20)
     x, y = loop_pairs(transfer, indicator, relative)
     assert test.meta["n_pairs"] == len(x) == 10
-    assert test.correlation[0].item() == pytest.approx(spearmanr(x, y).statistic)
+    assert test.correlation[0].item() == pytest.approx(scipys_spearman(x, y))
     null = []
     for order in itertools.permutations(range(4)):
         moved = indicator[list(order)][:, list(order)]
-        null.append(abs(spearmanr(*loop_pairs(transfer, moved, relative)).statistic))
+        null.append(abs(scipys_spearman(*loop_pairs(transfer, moved, relative))))
     extreme = sum(value >= abs(test.correlation[0].item()) - 1e-9 for value in null)
     assert test.meta["exact"] and test.p_value[0].item() == pytest.approx(extreme / 24)
 
@@ -242,7 +242,7 @@ def test_correlation_is_scipys_over_a_loop_of_pairs_and_the_p_value_over_all_ord
 def test_rank_correlation_is_scipys_with_ties(x, y):
     for row, value in zip(x, rank_correlation(x, y), strict=True):
         constant = len(set(row)) == 1 or len(set(y)) == 1
-        expected = float("nan") if constant else spearmanr(row, y).statistic
+        expected = float("nan") if constant else scipys_spearman(row, y)
         assert value == pytest.approx(expected, nan_ok=True)
 
 
@@ -366,6 +366,7 @@ def test_prompts_of_several_lengths_read_the_same_texts(planted):
     assert encoded.n_truncated == 6
     for i, j in itertools.product(range(2), repeat=2):
         moved = transferred(groups[f"signal{i}"][0], tasks[j], {"bad": "bad", "good": "good"})
+        assert moved is not None
         assert matrix.accuracy[i, j, 0].item() == evaluate(moved, encoded).accuracy
 
 
@@ -418,7 +419,7 @@ def test_the_interval_is_that_of_a_loop_over_drawn_tasks_and_seeds():
             if i != j and (i, j) != (0, 3):
                 x.append(np.mean([indicator[i, j, k].item() for k in seeds]))
                 y.append(np.mean([transfer.accuracy[i, j, k].item() for k in seeds]))
-        draws.append(spearmanr(x, y).statistic)
+        draws.append(scipys_spearman(x, y))
     assert test.meta["n_bootstrap"] == 40
     assert test.interval[0].tolist() == pytest.approx(np.percentile(draws, [2.5, 97.5]).tolist())
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import unchecked
 from transformer_lens.model_bridge import TransformerBridge
 
 from skillneurons import Classifier, Verbalizer, as_classifiable, load_example, random_prompt, zero
@@ -32,7 +33,7 @@ def test_texts_are_answered_as_rows_with_them_are(classifier, kind, unchecked_ty
 def test_pairs_of_texts_are_answered_as_rows_with_them_are(tiny_bert, unchecked_types):
     classifier = classifier_of(tiny_bert)
     expected = classifier.logits([{"text_a": "a film", "text_b": "it was"}, {"text_a": "a", "text_b": "scene"}])
-    assert torch.equal(classifier.logits([("a film", "it was"), ["a", "scene"]]), expected)
+    assert torch.equal(classifier.logits(unchecked([("a film", "it was"), ["a", "scene"]])), expected)
     assert classifier.answers([("a film", "it was")]).texts == ("a film / it was",)
 
 

@@ -39,11 +39,12 @@ def test_splicing_replaces_the_prompts_positions_and_nothing_else():
     embed, vectors = torch.randn(2, 7, 5), torch.randn(3, 5)
     name, hook = splice(vectors)
     before = embed.clone()
-    spliced = hook(embed)
+    spliced, further = hook(embed), splice(vectors, start=4)[1](embed)
+    assert spliced is not None and further is not None
     assert name == "hook_embed" and torch.equal(embed, before)
     assert torch.equal(spliced[:, 1:4], vectors.expand(2, 3, 5))
     assert torch.equal(spliced[:, :1], embed[:, :1]) and torch.equal(spliced[:, 4:], embed[:, 4:])
-    assert torch.equal(splice(vectors, start=4)[1](embed)[:, 4:], vectors.expand(2, 3, 5))
+    assert torch.equal(further[:, 4:], vectors.expand(2, 3, 5))
 
 
 @pytest.mark.parametrize("embed", [torch.zeros(2, 3, 5), torch.zeros(2, 7, 3)])

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from skillneurons import runs
 from skillneurons.cli import terminal
 from skillneurons.cli.commands import app
 
@@ -50,7 +49,7 @@ def test_a_bug_is_one_line_that_says_where_its_traceback_is(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(runs.report, "write_report", fail)
+    monkeypatch.setattr("skillneurons.runs.report.write_report", fail)
     done = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert done.exit_code == 1 and "Traceback" not in done.output
     assert f"{type(error).__name__}: {error}" in done.output

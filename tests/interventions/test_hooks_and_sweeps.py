@@ -238,8 +238,9 @@ def test_rows_whose_text_has_no_tokens_have_no_text_to_change():
     for hooks in (zero(neurons, positions=before_prompt), mean(neurons, torch.zeros(1, 29), positions=before_prompt)):
         [(_, change)] = hooks
         longer, prompt_only = torch.ones(2, 5, 29), torch.ones(2, 3, 29)
-        assert change(longer).sum(dim=(0, 2)).tolist() == [0, 0, 58, 58, 58]
-        assert torch.equal(change(prompt_only), prompt_only)
+        changed, unchanged = change(longer), change(prompt_only)
+        assert changed is not None and changed.sum(dim=(0, 2)).tolist() == [0, 0, 58, 58, 58]
+        assert unchanged is not None and torch.equal(unchanged, prompt_only)
         with pytest.raises(ValueError, match=r"the 2 positions .*slice\(0, -3"):
             change(torch.ones(2, 2, 29))
 

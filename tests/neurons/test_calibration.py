@@ -4,11 +4,13 @@
 """
 
 from dataclasses import replace
+from typing import Literal, TypeAlias
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from helpers import legend_of
 from planted import planted_classifier
 from scipy.stats import binomtest, kstest
 
@@ -21,7 +23,7 @@ from skillneurons.models.encoder import HookedEncoder
 from skillneurons.neurons._permutation_test import permutation_test
 from skillneurons.neurons.controls import against_random, claims, selectivity
 from skillneurons.neurons.neuron_set import NeuronSet
-from skillneurons.neurons.p_values import adjusted, neuron_p_values
+from skillneurons.neurons.p_values import Correction, OverSeeds, adjusted, neuron_p_values
 from skillneurons.neurons.scores import NeuronScores, find_skill_neurons
 from skillneurons.plots.statistics import plot_claims, plot_false_positives, plot_null
 from skillneurons.tasks._control_task import control_task
@@ -101,7 +103,8 @@ def decisions_of_prompts(seed, n=101, n_seeds=3, n_prompt=3, n_layers=2, d_mlp=1
     return splits
 
 
-EXACT = [
+Rows: TypeAlias = Literal["validation", "test"]
+EXACT: list[tuple[Rows, Correction, OverSeeds]] = [
     (rows, method, over_seeds)
     for rows in ("validation", "test")
     for method in ("fwer", "fdr", "fdr_any")
@@ -114,13 +117,14 @@ MEASURES = ("predictivity", "balanced_accuracy")
 def without_signal_in_unequal_classes():
     """In how many data sets each way of testing claims anything."""
     claimed = dict.fromkeys([*EXACT, *MEASURES], 0)
+    ways: set[tuple[Rows, OverSeeds]] = {(rows, over_seeds) for rows, _, over_seeds in EXACT}
     for seed in range(REPETITIONS):
         validation, test = decisions_of_prompts(seed)
         above, above_test = (torch.stack([one.above for one in split]) for split in (validation, test))
         n, n_test = validation[0].labels.bincount(), test[0].labels.bincount()
         meta = {"model": "none", "seeds": [0, 1, 2], "task": "chance"}
         scores = NeuronScores(above, n, above_test, n_test, torch.zeros(3, 3, 2, 11), meta)
-        for rows, over_seeds in {(rows, over_seeds) for rows, _, over_seeds in EXACT}:
+        for rows, over_seeds in ways:
             p = scores.p_values(rows=rows, over_seeds=over_seeds)
             for method in ("fwer", "fdr", "fdr_any"):
                 claimed[rows, method, over_seeds] += bool((adjusted(p, method) <= ALPHA).any())
@@ -233,7 +237,7 @@ def test_no_selective_or_foreign_neuron_of_layer_0_is_significant(planted):
 def test_claims_show_the_optimism_beside_the_held_out_accuracy(planted):
     found, scores = planted
     table = claims(scores, 4)
-    assert {(row.layer, row.neuron) for row in table.itertuples()} == set(found.neurons)
+    assert set(zip(table.layer, table.neuron, strict=True)) == set(found.neurons)
     np.testing.assert_allclose(table.optimism, table.predictivity - table.held_out)
     assert ((table.low < table.held_out) & (table.held_out < table.high)).all()
     assert (table.p <= table.p_adjusted).all() and (table.p_adjusted < 0.05).all()
@@ -327,13 +331,13 @@ def test_figures_show_what_they_say(planted):
     decisions = collect(found.classifier, found.task.validation, Decisions(scores.baseline[0], 103))
     test = permutation_test(decisions, n_permutations=99)
     ax = plot_null(test)
-    assert f"{len(test.significant())} neurons lie above" in ax.get_legend().get_texts()[-1].get_text()
-    assert ax.lines[0].get_xdata()[0] == test.threshold()
+    assert f"{len(test.significant())} neurons lie above" in legend_of(ax)[-1]
+    assert np.asarray(ax.lines[0].get_xdata())[0] == test.threshold()
     table = claims(scores, 6)
     ax = plot_claims(table)
-    np.testing.assert_allclose(ax.lines[0].get_xdata(), table.held_out)
+    np.testing.assert_allclose(np.asarray(ax.lines[0].get_xdata()), table.held_out)
     ax = plot_false_positives({"exact": (3, 200), "permutations": (11, 200)})
-    assert ax.lines[0].get_xdata().tolist() == [0.015, 0.055]
+    assert np.asarray(ax.lines[0].get_xdata()).tolist() == [0.015, 0.055]
     plt.close("all")
 
 

@@ -91,6 +91,7 @@ def test_the_score_of_the_test_is_that_of_its_group_sums():
     above, labels = torch.rand(60, 7, generator=generator) < 0.4, torch.arange(60) // 6 % 2
     above[:, :3] |= labels.bool()[:, None]
     groups = groups_of((torch.arange(60) // 3).tolist())
+    assert groups is not None
     counts = torch.stack([above[labels == label].sum(0) for label in (0, 1)])[:, None]
     z = association_z(counts, labels.bincount())[0]
     sums = groups.sums((labels - 0.5)[:, None] * (above.double() - above.double().mean(0)))
@@ -110,11 +111,13 @@ def test_held_out_intervals_pay_by_the_effect(found):
     _, _, task, scores = found
     one = first_seed(scores)
     low, high = one.held_out_interval(0.9)
-    n, n_effective = len(task.test), row_groups(task.test).n_effective
+    groups = row_groups(task.test)
+    assert groups is not None
+    n, n_effective = len(task.test), groups.n_effective
     rows = effective_rows(one.design_effects[0, 2, 2, 5], n, n_effective, 0.9)
     expected = [end.item() for end in effective_intervals(one.held_out[2, 5], rows, 0.9)]
     assert [low[2, 5].item(), high[2, 5].item()] == pytest.approx(expected)
-    assert scores.meta["groups"]["test"] == {"n_groups": row_groups(task.test).n_groups, "n_effective": n_effective}
+    assert scores.meta["groups"]["test"] == {"n_groups": groups.n_groups, "n_effective": n_effective}
     independent = clopper_pearson(round(one.held_out[2, 5].item() * n), n, 0.9)
     assert low[2, 5] < independent[0] < independent[1] < high[2, 5]
 
@@ -144,7 +147,8 @@ def test_groups_do_not_move_counts_and_are_kept_in_files_which_earlier_ones_do_w
     alone = find_skill_neurons(classifiers, planted.task)
     assert torch.equal(alone.above, scores.above) and torch.equal(alone.above_test, scores.above_test)
     again = NeuronScores.load(scores.save(tmp_path / "grouped"))
-    assert torch.equal(again.design_effects, scores.design_effects) and again.meta["groups"] == scores.meta["groups"]
+    assert again.design_effects is not None and torch.equal(again.design_effects, scores.design_effects)
+    assert again.meta["groups"] == scores.meta["groups"]
     assert "design_effects" not in store.load(alone.save(tmp_path / "alone"), "NeuronScores")[0]
     assert NeuronScores.load(tmp_path / "alone").design_effects is None
     with pytest.raises(ValueError, match="Of 2 scores to merge, 1 know"):
@@ -154,10 +158,12 @@ def test_groups_do_not_move_counts_and_are_kept_in_files_which_earlier_ones_do_w
 def test_processes_find_the_same_effects(found):
     planted, _, task, scores = found
     shared = find_skill_neurons(planted.classifier, task, accelerator=PartialState(cpu=True))
-    assert torch.equal(shared.design_effects[0], scores.design_effects[0])
+    assert shared.design_effects is not None and torch.equal(shared.design_effects[0], scores.design_effects[0])
 
 
 def test_neurons_are_taken_in_blocks_of_any_size(found, monkeypatch):
     planted, _, task, scores = found
     monkeypatch.setattr("skillneurons.neurons.design_effects.VALUES_PER_BLOCK", 1)
-    torch.testing.assert_close(find_skill_neurons(planted.classifier, task).design_effects[0], scores.design_effects[0])
+    effects = find_skill_neurons(planted.classifier, task).design_effects
+    assert effects is not None
+    torch.testing.assert_close(effects[0], scores.design_effects[0])

@@ -39,7 +39,7 @@ def contributions_by_hand(classifier, rows):
     """One neuron, one position and one row at a time, from the layer's own output."""
     seen = {}
 
-    def look(activations, hook=None):
+    def look(activations, hook):
         seen[hook.name] = activations.detach().double()
 
     model, values = classifier.model, raw(classifier, rows)

@@ -57,11 +57,12 @@ def test_sets_matched_by_activity_are_as_large_and_as_spread(chosen):
 
     def away(drawn):
         """Distance of the set's means and of its spreads from the chosen ones', by layer."""
-        return sum(
+        distances = [
             (value[layer][drawn.mask[layer]].mean() - value[layer][chosen.mask[layer]].mean()).abs()
             for value in (mean, spread)
             for layer in range(L)
-        )
+        ]
+        return torch.stack(distances).sum()
 
     matched, free = (
         [away(one) for one in chosen.random_sets(20, seed=0, **how)] for how in ({"match": match}, {"match": "layer"})

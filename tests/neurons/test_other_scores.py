@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from helpers import unchecked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import planted_classifier
@@ -187,7 +188,7 @@ def validation(tiny_classifier, tiny_task):
 def test_correlations_and_mean_differences_are_those_of_the_activations(tiny_classifier, tiny_task, validation):
     values, labels = validation
     moments = collect(tiny_classifier, tiny_task.validation, LabelMoments(), tokens_per_batch=64)
-    r = loop(values.double(), lambda a: abs(stats.pointbiserialr(labels.numpy(), a)[0]))
+    r = loop(values.double(), lambda a: abs(unchecked(stats.pointbiserialr(labels.numpy(), a)).statistic))
     torch.testing.assert_close(point_biserial(moments), r, atol=1e-6, rtol=1e-5)
     difference = (values[labels == 1].double().mean(0) - values[labels == 0].double().mean(0)).abs()
     torch.testing.assert_close(mean_difference(moments), difference, atol=1e-6, rtol=1e-5)
@@ -581,11 +582,11 @@ def test_a_comparison_says_what_is_wrong(planted):
 
 def test_figures_order_the_scores_by_their_effect(comparison):
     ax = plot_score_effects(comparison)
-    areas = ax.lines[1].get_xdata()
-    assert list(areas) == sorted(comparison.area.tolist(), reverse=True)
+    areas = np.asarray(ax.lines[1].get_xdata())
+    assert areas.tolist() == sorted(comparison.area.tolist(), reverse=True)
     assert [label.get_text() for label in ax.get_yticklabels()][-1] == "noise"
     ax = plot_score_agreement(comparison)
-    np.testing.assert_allclose(ax.images[0].get_array(), comparison.agreement)
+    np.testing.assert_allclose(np.asarray(ax.images[0].get_array()), comparison.agreement)
     plt.close("all")
 
 

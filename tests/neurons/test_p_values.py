@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from helpers import unchecked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -26,6 +27,7 @@ from skillneurons.neurons._predictivity import (
     predictivity,
 )
 from skillneurons.neurons.p_values import (
+    Correction,
     adjusted,
     association_p_values,
     binomial_intervals,
@@ -76,7 +78,7 @@ def test_p_values_agree_with_fishers_exact_test_by_tails():
     for index in np.ndindex(ours.shape):
         a, b = (int(counts[label][index]) for label in (0, 1))
         table = [[b, int(n[1]) - b], [a, int(n[0]) - a]]
-        tails = [stats.fisher_exact(table, side).pvalue for side in ("less", "greater")]
+        tails = [unchecked(stats.fisher_exact(table, side)).pvalue for side in ("less", "greater")]
         assert ours[index].item() == pytest.approx(min(1, 2 * min(tails)), rel=1e-9)
 
 
@@ -179,7 +181,7 @@ def test_held_out_p_values_and_hits_agree_with_a_loop():
         on_validation = {
             (q, way): tail for q in range(3) for way, tail in tails(above[:, q, layer, neuron], labels).items()
         }
-        q, way = min(on_validation, key=on_validation.get)
+        q, way = min(on_validation, key=lambda one: on_validation[one])
         expected = tails(above_test[:, q, layer, neuron], labels_test)[way]
         assert p[layer, neuron].item() == pytest.approx(expected, rel=1e-9)
 
@@ -206,7 +208,8 @@ def test_holm_adjustment_agrees_with_a_loop():
 
 def test_false_discovery_adjustments_agree_with_a_loop():
     p = np.array([0.3, 0.001, 0.02, 0.021, 0.9, 0.04])
-    for method, factor in (("fdr", 1.0), ("fdr_any", sum(1 / i for i in range(1, 7)))):
+    factors: dict[Correction, float] = {"fdr": 1.0, "fdr_any": sum(1 / i for i in range(1, 7))}
+    for method, factor in factors.items():
         expected = [
             min(1, min(factor * 6 * q / (np.sum(p <= q)) for q in p if q >= p_i))  # Benjamini-Hochberg's own rule
             for p_i in p
@@ -299,7 +302,7 @@ def slow_test(parts, labels, measure, n_permutations, seed):
     """Everything from the definition, one labelling at a time."""
 
     def of(y):
-        total = 0
+        total = torch.zeros(())
         for above in parts:
             counts, n = counts_of(above, y), y.bincount()
             by_position = (accuracy_from_counts if measure == "predictivity" else balanced_accuracy_from_counts)(
@@ -396,7 +399,7 @@ def test_permutation_tests_say_what_is_wrong(unchecked_types):
     with pytest.raises(ValueError, match=r"\[0, 1, 2\]. Collect .*`task.one_vs_rest\(label\)`"):
         permutation_test(Decisions.of(above, torch.arange(11) % 3))
     with pytest.raises(ValueError, match="'auroc'"):
-        permutation_test(one, measure="auroc")
+        permutation_test(one, measure=unchecked("auroc"))
     result = permutation_test(one, n_permutations=19)
     for use in (result.threshold, result.significant, lambda alpha: result.significant(alpha, "fdr")):
         with pytest.raises(ValueError, match=r"0\.01 needs at least 99 permutations, not 19"):
@@ -412,9 +415,9 @@ def test_statistics_say_what_is_wrong(unchecked_types):
     with pytest.raises(ValueError, match=r"\[5, 0\]"):
         association_p_values(torch.tensor([3, 0]).reshape(2, 1, 1, 1), torch.tensor([5, 0]))
     with pytest.raises(ValueError, match="'stouffer'"):
-        combine_seeds(torch.rand(2, 1, 1), "stouffer")
+        combine_seeds(torch.rand(2, 1, 1), unchecked("stouffer"))
     with pytest.raises(ValueError, match="'by'"):
-        adjusted(torch.rand(2, 3), "by")
+        adjusted(torch.rand(2, 3), unchecked("by"))
     with pytest.raises(ValueError, match=r"1\.5"):
         adjusted(torch.tensor([[1.5]]))
     with pytest.raises(ValueError, match="95"):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import scipys_spearman, unchecked
 from scipy import stats
 from transformer_lens.utilities.statistics import derive_generator
 
@@ -46,7 +47,7 @@ def test_shuffles_and_resamples_rank_neurons_as_loops_do(balanced):
             (found.shuffled[draw], shuffled[draw].numpy(), np.ones(N)),
             (found.resampled[draw], labels.numpy(), weights[draw]),
         ):
-            slow = sum(score(drawn(seed), used, weight, balanced) for seed in (0, 1)).flatten()
+            slow = np.sum([score(drawn(seed), used, weight, balanced) for seed in (0, 1)], axis=0).flatten()
             assert np.corrcoef(ours.flatten().numpy(), slow)[0, 1] == pytest.approx(1, abs=1e-6)
 
 
@@ -66,7 +67,7 @@ def test_rows_of_one_group_are_redrawn_together():
 
 def test_rank_correlations_are_scipys():
     a, b = (torch.randint(5, (4, 23), generator=torch.Generator().manual_seed(seed)).double() for seed in (0, 1))
-    expected = [stats.spearmanr(x, y).statistic for x, y in zip(a.numpy(), b.numpy(), strict=True)]
+    expected = [scipys_spearman(x, y) for x, y in zip(a.numpy(), b.numpy(), strict=True)]
     assert rank_correlations(a, b).tolist() == pytest.approx(expected)
 
 
@@ -86,7 +87,7 @@ def test_shuffled_labels_agree_as_much_as_labels_without_meaning_do():
         (one, null), (other, other_null) = rankings
         rho = rank_correlations(one[None], other[None]).item()
         p_values.append((1 + int((rank_correlations(null, other_null) >= rho).sum())) / 100)
-        against_zero.append(stats.spearmanr(one, other, alternative="greater").pvalue)
+        against_zero.append(unchecked(stats.spearmanr(one, other, alternative="greater")).pvalue)
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
     assert np.mean(np.array(against_zero) < 0.05) > 0.5
 
