@@ -182,8 +182,8 @@ def find(
     console.print(Text(str(data), style="bold"))
     console.print(", ".join(data.labels) if head else pairing(data.labels, data.label_words))
     console.print(f"model {model} ({loaded.fingerprint()}), results in {folder}")
-    if not runs.RunFolder(folder).run_file.exists():
-        console.print(cost(loaded, data, settings, jobs))
+    if left := cost(loaded, data, settings, folder, jobs):
+        console.print(left)
     executor = _executor(folder, slurm, jobs)
     with progress_bars() as bars:
         result = runs.find(
@@ -226,15 +226,10 @@ def explore(
     quiet_libraries()
     from skillneurons import runs
     from skillneurons.plots import ExplorerSettings
-    from skillneurons.runs.progress import in_time, seconds_a_row
+    from skillneurons.runs.progress import of_pages
 
     settings, opened = ExplorerSettings(n_cards=cards), runs.open_run(run, device=device)
-    task = opened.task(source)
-    # Each card ablates its neuron and others, and gradients take about two passes more.
-    n_parts, n_rows = len(opened.scores), min(settings.n_rows, len(task.test))
-    n_passes = n_parts * (cards * (settings.n_random + 3) + 4)
-    seconds = n_passes * n_rows * seconds_a_row(opened.classifiers[0], task)
-    console.print(f"{n_parts * cards} cards, {n_passes} passes over {n_rows} rows: at most about {in_time(seconds)}")
+    console.print(str(of_pages(opened.classifiers[0], opened.task(source), len(opened.scores), settings)))
     page = runs.explore(opened, source=source, settings=settings)
     console.print(f"Written: {page.save(out or run / 'explorer.html')}")
 
@@ -356,8 +351,10 @@ def perturb(
 ) -> None:
     """Perturb the skill neurons of a finished run's prompts: as the run did, or in other ways, places and shares."""
     quiet_libraries()
-    from skillneurons.runs.finished_runs._perturb import perturb_run
+    from skillneurons.runs import open_run
+    from skillneurons.runs.finished_runs._perturb import perturb_run, perturbing
 
+    opened = open_run(run, device=device)
     asked = {
         "kinds": kinds and tuple(kinds.split(",")),
         "positions": positions,
@@ -367,8 +364,10 @@ def perturb(
         "n_perturb_rows": rows,
         "seeds": seed and tuple(int(one) for one in seed.split(",")),
     }
+    if left := str(perturbing(opened, out, source=source, **asked)):
+        console.print(left)
     with progress_bars() as bars:
-        found = perturb_run(run, out, source=source, device=device, progress=bar_updater(bars), **asked)
+        found = perturb_run(opened, out, source=source, progress=bar_updater(bars), **asked)
     for curves in zip(*found.curves.values(), strict=True):
         print_curves(dict(zip(found.curves, curves, strict=True)))
     print_over_seeds(found.over_seeds)

@@ -1,7 +1,8 @@
 """Accuracy and margin against the share of neurons perturbed, skill neurons beside random ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Unpack
 
 import numpy as np
@@ -17,6 +18,7 @@ from skillneurons.interventions.perturbation import Kind
 from skillneurons.interventions.sweep import SweepOptions, SweepSettings, sweep
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.task import Task
+from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.intervals import ONE_GROUP, columns, mean_interval
 from skillneurons.utilities.options import check_options
@@ -307,6 +309,51 @@ def over_seeds(curves: Sequence[PerturbationCurve], level: float = 0.95) -> pd.D
         middle = gaps.mean(0).numpy()
         table |= columns(f"{name}_gap", (middle, middle - half, middle + half))
     return pd.DataFrame(table | {"n_seeds": len(curves)})
+
+
+def read_curve(path: Path) -> PerturbationCurve | None:
+    """A curve that is there and whole."""
+    try:
+        return PerturbationCurve.load(path)
+    except (FileNotFoundError, store.StoreError):
+        return None
+
+
+def points_left(
+    curve: PerturbationCurve | None,
+    fractions: Sequence[float],
+    n_random: int,
+    same: Mapping[str, Json],
+    kept_in: Path | None = None,
+) -> int:
+    """How many perturbations a curve lacks of those that are asked for.
+
+    Args:
+        curve: What is there.
+        fractions: Asked for.
+        n_random: Likewise.
+        same: What the curve's `meta` must say, or nothing of it holds.
+        kept_in: The folder that its points were kept in (`resume_in`), without which they are computed anew.
+
+    Example:
+        >>> from skillneurons import find_skill_neurons, load_example, perturbation_curve
+        >>> classifier, task = load_example()
+        >>> scores = find_skill_neurons(classifier, task)
+        >>> curve = perturbation_curve(classifier, task, scores, fractions=(0.1,), n_random=2)
+        >>> points_left(None, (0.1,), 2, {}), points_left(curve, (0.1,), 2, {"positions": "all"})
+        (4, 4)
+        >>> points_left(curve, (0.1, 0.3), 3, {"positions": "prompt"})  # one more set, and a share with four
+        5
+        >>> points_left(curve, (0.1, 0.3), 3, {}, Path("nowhere"))
+        9
+    """
+    whole = 1 + len(fractions) * (1 + n_random)
+    if curve is None or any(curve.meta.get(key) != value for key, value in same.items()):
+        return whole
+    known = dict.fromkeys(curve.fractions, 1 + len(curve.random))
+    left = sum(max(0, 1 + n_random - known.get(fraction, 0)) for fraction in fractions)
+    left += curve.fractions[0] != fractions[0]  # the classifier as it is, which is kept with the first
+    return whole if left and kept_in is not None and not kept_in.is_dir() else left
 
 
 def _ends(values: Float[Tensor, " batch"], groups: RowGroups | None) -> tuple[float, float]:

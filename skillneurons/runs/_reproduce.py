@@ -10,7 +10,7 @@ first task two (other tuning methods) and nine of pruned models; then the sweeps
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -39,7 +39,7 @@ from skillneurons.runs.folder import (
     note_table,
     read_table,
 )
-from skillneurons.runs.progress import trials_cost
+from skillneurons.runs.progress import Work, of_trials
 from skillneurons.runs.trials import Trial, TrialResult, run_trials
 from skillneurons.tasks._load_task import load_task
 from skillneurons.tasks.class_words import pairing
@@ -47,6 +47,7 @@ from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.options import check_options
+from skillneurons.utilities.results import counted
 from skillneurons.utilities.types import Library, Row
 
 
@@ -139,9 +140,6 @@ def reproduce(
     for task in loaded:
         tell(f"{task}: {pairing(task.labels, task.label_words)}")
     jobs, executor = options.get("jobs", 1), options.get("executor")
-    if not (folder / "summary.csv").is_file():
-        tell(trials_cost(ours, loaded, len(seeds), settings, jobs))
-
     trials = [
         Trial(
             task,
@@ -154,6 +152,8 @@ def reproduce(
         for task in loaded
         for seed in seeds
     ]
+    for line in _left_to_do(of_trials(ours, trials, jobs), chosen, loaded, folder):
+        tell(line)
     where = model if by_name else None
     results = run_trials(trials, ours, source=where, jobs=jobs, executor=executor, device=device, tell=tell)
     studies = [_study(task, results[i * len(seeds) :][: len(seeds)], folder) for i, task in enumerate(loaded)]
@@ -168,6 +168,18 @@ def reproduce(
     everything = {name: done for name in registered() if (done := _finished(folder / f"{name}.csv")) is not None}
     store.write_atomically(folder / "summary.csv", summary(everything).to_csv(index=False).encode())
     return tables
+
+
+def _left_to_do(work: Work, chosen: Sequence[Finding], tasks: Sequence[Task], folder: Path) -> Iterator[str]:
+    """What is not finished, in words: of trials with the time that it takes, of findings which."""
+    suited = [finding.name for finding in chosen if any(map(finding.suits, tasks))]
+    left = [name for name in suited if not (folder / f"{name}.csv").is_file()]
+    if work.parts:
+        yield str(work)
+    if left:
+        names = "" if len(left) == len(suited) else f" ({', '.join(left)})"
+        time = "; some perturb and tune anew, whose time comes on top"
+        yield f"{counted(len(left), 'finding')} to measure{names}{time}"
 
 
 def _read_or_compute(

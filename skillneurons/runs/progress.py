@@ -3,14 +3,17 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.prompts import Verbalizer, random_prompt
-from skillneurons.classifiers.tuning import TuningConfig
+from skillneurons.interventions.curve import points_left, read_curve
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable
-from skillneurons.runs.trials import Progress, own_head
+from skillneurons.runs.folder import RunFolder, curve_name
+from skillneurons.runs.trials import Progress, Trial, own_head
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.results import counted
 from skillneurons.utilities.types import Json, Library
@@ -85,70 +88,104 @@ def _to_standard_error(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def cost(model: AnyModel, task: Task, settings: Library, jobs: int = 1) -> str:
-    """What a run of `find` will take, in words: passes as they are known, times a few rows that are measured here.
+def cost(model: AnyModel, task: Task, settings: Library, out: str | Path, jobs: int = 1) -> str:
+    """What is left of a run of `find`, in words: passes as they are known, times a few rows that are measured here.
 
     Args:
         model: In eval mode.
         task: What it would be run on.
         settings: `FindSettings`.
+        out: The run's folder: what is finished there is not counted.
         jobs: Seeds at a time.
+
+    Returns:
+        Empty where nothing is left to do.
 
     Example:
         >>> from skillneurons import load_example
         >>> from skillneurons.runs import FindSettings
         >>> classifier, task = load_example()
-        >>> cost(classifier.model, task, FindSettings(seeds=(0,)))
-        '1 prompt of at most 250 steps, 1 x 3 passes to score, 69 perturbations of 32 rows: at most about ...'
+        >>> cost(classifier.model, task, FindSettings(seeds=(0,)), "runs/a new one")
+        '1 prompt of at most 250 steps, 3 passes to score, 69 perturbations of 32 rows: at most about ...'
     """
-    model = as_classifiable(model)
-    each = seconds_a_row(own_head(model, task) if settings.head else _untuned(model, task, settings.n_prompt), task)
-    n_seeds, n_subtasks = len(settings.seeds), len(task.subtasks())
-    tuning, n_sweep = settings.tuning, min(settings.n_perturb_rows, len(task.test))
-    tuned, scored = _rows_of_a_trial(task, tuning)
-    tuned = 0 if settings.head else tuned
-    swept = (n_seeds if settings.sweep_seeds else 1) * len(settings.kinds)
-    swept *= 1 + len(settings.fractions) * (1 + settings.n_random)
-    seconds = each * (n_seeds * (tuned + scored) / max(1, min(jobs, n_seeds)) + swept * n_sweep)
-    prompts = f"{counted(n_seeds, 'prompt')} of at most {counted(tuning.steps, 'step')}"
-    return (
-        f"{'The model as it is' if settings.head else prompts}, {n_seeds} x {3 * n_subtasks} "
-        f"passes to score, {swept} perturbations of {n_sweep} rows: at most about {in_time(seconds)}"
-    )
+    model, run = as_classifiable(model), RunFolder(Path(out))
+    own = settings.n_prompt, settings.tuning, "", settings.head
+    work = of_trials(model, [Trial(task, seed, run.seed(seed), *own) for seed in settings.seeds], jobs)
+    rows = task.subset(settings.n_perturb_rows, splits=("test",)).test
+    left = 0
+    for kind in settings.kinds:
+        for i, seed in enumerate(settings.seeds if settings.sweep_seeds else settings.seeds[:1]):
+            there = read_curve(run.path / curve_name(kind, seed if i else None))
+            same = {"n_rows": len(rows), "classifier_seed": seed, "seeds": list(settings.seeds)}
+            left += points_left(there, settings.fractions, settings.n_random, same, run.points)
+    return f"{work + of_sweeps(_untuned(model, task, settings), task, left, len(rows))}"
 
 
-def trials_cost(model: Model, tasks: Sequence[Task], n_seeds: int, settings: Library, jobs: int = 1) -> str:
-    """What the trials of `reproduce` will take, in words; sweeps of the findings come on top.
+@dataclass(frozen=True)
+class Work:
+    """What is left of a long command: of what how much, and in which time at most; as text, in words.
 
-    Args:
-        model: In eval mode.
-        tasks: What prompts are tuned on.
-        n_seeds: Prompts for each.
-        settings: `ReproduceSettings`.
-        jobs: Trials at a time.
+    Example:
+        >>> Work(("2 passes",), 100.0) + Work()
+        Work(parts=('2 passes',), seconds=100.0)
+        >>> str(Work(("2 passes", "1 perturbation"), 100.0)), str(Work())
+        ('2 passes, 1 perturbation: at most about 2 min', '')
     """
-    seconds = 0.0
-    for task in tasks:
-        each = seconds_a_row(_untuned(model, task, settings.n_prompt), task)
-        seconds += n_seeds * each * sum(_rows_of_a_trial(task, settings.tuning))
-    n_trials, n_passes = n_seeds * len(tasks), n_seeds * 3 * sum(len(task.subtasks()) for task in tasks)
-    return (
-        f"{counted(n_trials, 'prompt')} of at most {counted(settings.tuning.steps, 'step')} and {n_passes} passes to "
-        f"score: at most about {in_time(seconds / max(1, min(jobs, n_trials)))}; what the findings perturb comes on top"
-    )
+
+    parts: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.parts + other.parts, self.seconds + other.seconds)
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.parts)}: at most about {in_time(self.seconds)}" if self.parts else ""
 
 
-def _rows_of_a_trial(task: Task, tuning: TuningConfig) -> tuple[float, float]:
-    """Rows of forward passes that tuning takes as long as, and that scoring takes."""
-    tuned = tuning.steps * tuning.batch_size * TUNING_PASSES
-    tuned += tuning.steps // tuning.eval_every * len(task.validation)
-    return tuned, float(len(task.subtasks()) * (len(task.train) + len(task.validation) + len(task.test)))
+def of_trials(model: Model, trials: Sequence[Trial], jobs: int = 1) -> Work:
+    """What is not written of trials, of which `jobs` are done at a time."""
+    left = [(trial, [part for part in trial.parts if part not in trial.written()]) for trial in trials]
+    left = [(trial, lacking) for trial, lacking in left if lacking]
+    tuned = [trial for trial, lacking in left if "classifier" in lacking and not trial.head]
+    n_passes = 3 * sum(part != "classifier" for _, lacking in left for part in lacking)
+    each = {trial.task: seconds_a_row(_untuned(model, trial.task, trial), trial.task) for trial, _ in left}
+    seconds = sum(each[trial.task] * _rows_left(trial, lacking) for trial, lacking in left)
+    steps = max((trial.tuning.steps for trial in tuned), default=0)
+    parts = [f"{counted(len(tuned), 'prompt')} of at most {counted(steps, 'step')}"] if tuned else []
+    parts += [f"{n_passes:,} passes to score"] if n_passes else []
+    return Work(tuple(parts), seconds / max(1, min(jobs, len(left))))
 
 
-def _untuned(model: Model, task: Task, n_prompt: int) -> Classifier:
-    """Whose passes take as long as a tuned prompt's."""
+def of_sweeps(classifier: Classifier, task: Task, n: int, n_rows: int) -> Work:
+    """Perturbations of rows that are left."""
+    if not n:
+        return Work()
+    seconds = n * n_rows * seconds_a_row(classifier, task)
+    return Work((f"{counted(n, 'perturbation')} of {counted(n_rows, 'row')}",), seconds)
+
+
+def of_pages(classifier: Classifier, task: Task, n_parts: int, settings: Library) -> Work:
+    """An explorer of `n_parts` subtasks: each card ablates its neuron and others, and gradients take passes too."""
+    n_rows = min(settings.n_rows, len(task.test))
+    n_passes = n_parts * (settings.n_cards * (settings.n_random + 3) + 4)
+    seconds = n_passes * n_rows * seconds_a_row(classifier, task)
+    return Work((counted(n_parts * settings.n_cards, "card"), f"{n_passes:,} passes over {n_rows:,} rows"), seconds)
+
+
+def _rows_left(trial: Trial, lacking: Sequence[str]) -> float:
+    """Rows of forward passes that a trial's missing parts take as long as."""
+    task, tuning = trial.task, trial.tuning
+    tuned = tuning.steps * tuning.batch_size * TUNING_PASSES + tuning.steps // tuning.eval_every * len(task.validation)
+    scored = len(task.train) + len(task.validation) + len(task.test)
+    return float(sum(scored if part != "classifier" else 0 if trial.head else tuned for part in lacking))
+
+
+def _untuned(model: Model, task: Task, settings: Library) -> Classifier:
+    """Whose passes take as long as a tuned prompt's, or the model's own head."""
+    if settings.head:
+        return own_head(model, task)
     words = Verbalizer.from_words(model.tokenizer, task.label_words, task.labels)
-    return Classifier(model, random_prompt(model, n_prompt), words, task.labels)
+    return Classifier(model, random_prompt(model, settings.n_prompt), words, task.labels)
 
 
 def seconds_a_row(classifier: Classifier, task: Task) -> float:

@@ -1,6 +1,7 @@
 """Runs that grow: what is reused, what is computed anew, what is refused, and what interrupts leave whole."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -18,12 +19,22 @@ from skillneurons.cli.commands import _default_folder, app
 from skillneurons.interventions import sweep
 from skillneurons.interventions.curve import over_seeds
 from skillneurons.runs import RunFolderError, find, open_run, perturb_run, trials
+from skillneurons.runs.finished_runs._perturb import perturbing
 from skillneurons.runs.hub import run_files
+from skillneurons.runs.progress import cost
 
 matplotlib.use("Agg")
 pytestmark = pytest.mark.filterwarnings("ignore::skillneurons.TuningWarning")
 
 SMALL = replace(SMALL_RUN, tuning=replace(SMALL_RUN.tuning, eval_every=2))
+
+
+def n_prompts(said):
+    return int((re.search(r"(\d+) prompts? of", said) or [0, 0])[1])
+
+
+def n_perturbations(said):
+    return int((re.search(r"(\d+) perturbations? of", said) or [0, 0])[1])
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +86,10 @@ def test_a_finished_run_is_extended_and_is_then_what_it_would_have_been(
     folder, model, task, tmp_path, computed, change, tuned, swept
 ):
     wanted = replace(SMALL, **change)
+    said = cost(model, task, wanted, folder)
     grown = find(model, task, folder, wanted)
+    assert [n_prompts(said), n_perturbations(said)] == [len(tuned), swept + bool(tuned)]  # as it is: of the prompt only
+    assert cost(model, task, wanted, folder) == ""
     assert computed == {"tuned": tuned, "swept": swept}
     fresh = find(model, task, tmp_path / "fresh", wanted)
     assert grown.skill == fresh.skill and grown.evaluations == fresh.evaluations
@@ -168,7 +182,19 @@ def test_the_interval_over_seeds_is_students(finished, model, task, tmp_path):
 
 def test_perturbing_again_does_what_the_run_did_for_every_prompt(folder, finished, model, task, computed, monkeypatch):
     monkeypatch.setattr("skillneurons.runs.OpenedRun.task", lambda self, source=None: task)
-    found = perturb_run(folder, model=model)
+    opened = open_run(folder, model=model)
+    assert str(perturbing(opened)).startswith("4 perturbations of 30 rows: at most about 1 s")
+    found = perturb_run(opened)
+    assert str(perturbing(opened)) == ""
+    lacking = [
+        ({"kinds": ("mean", "zero")}, 8),
+        ({"n_random": 5}, 6),
+        ({"positions": "prompt"}, 8),
+        ({"sigma": 1.0}, 0),
+    ]
+    for options, n in [*lacking, ({"fractions": (0.1, 0.2), "seeds": (1,)}, 3)]:
+        assert n_perturbations(str(perturbing(opened, **options))) == n
+    assert n_perturbations(str(perturbing(opened, folder.parent / "other"))) == 8  # where no points are
     assert list(found.curves) == ["mean"] and [one.meta["classifier_seed"] for one in found.curves["mean"]] == [0, 1]
     assert computed["swept"] == 4  # of the second prompt only
     assert torch.equal(found.curves["mean"][0].random_margin, finished.curves["mean"].random_margin)
@@ -179,6 +205,14 @@ def test_perturbing_again_does_what_the_run_did_for_every_prompt(folder, finishe
     with pytest.raises(ValueError, match="`seed` is 7"):
         perturb_run(folder, model=model, seeds=(7,))
     assert run_files(folder)
+
+
+def test_without_its_points_a_curve_that_grows_is_made_anew(folder, model, task, computed):
+    shutil.rmtree(folder / "points")
+    assert cost(model, task, SMALL, folder) == ""
+    said = cost(model, task, replace(SMALL, n_random=5), folder)
+    find(model, task, folder, replace(SMALL, n_random=5))
+    assert n_perturbations(said) == computed["swept"] == 7
 
 
 def test_a_run_remembers_where_its_rows_came_from(tmp_path):

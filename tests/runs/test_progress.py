@@ -62,8 +62,8 @@ def test_what_a_run_will_cost_counts_what_it_does(tmp_path):
     settings = FindSettings(
         (0, 1), 3, TuningConfig(steps=40, eval_every=20, lr=0.05), 0.1, (0.1, 0.2), ("mean", "zero"), n_random=2
     )
-    said = cost(model, task, settings)
-    assert said.startswith("2 prompts of at most 40 steps, 2 x 3 passes to score, 14 perturbations of 40 rows: at most")
+    said = cost(model, task, settings, tmp_path / "run")
+    assert said.startswith("2 prompts of at most 40 steps, 6 passes to score, 14 perturbations of 40 rows: at most")
     began = time.monotonic()
     find(model, task, tmp_path / "run", settings, progress=False)
     took, number = time.monotonic() - began, int(re.search(r"about (\d+) s", said)[1])

@@ -86,7 +86,7 @@ def test_every_finding_has_a_table_and_a_figure(finished):
     assert classes["signal0"] == {"bad": "no0", "good": "yes0"}
     assert sum(event.endswith(": tuning") for event in events) == 4
     (said,) = (event for event in events if "at most about" in event)
-    assert said.startswith(f"4 prompts of at most {SETTINGS.tuning.steps} steps and 24 passes to score")
+    assert said.startswith(f"4 prompts of at most {SETTINGS.tuning.steps} steps, 24 passes to score: at most")
     assert events.index(said) < next(i for i, event in enumerate(events) if event.endswith(": tuning"))
     assert set(tables["F4-necessity"]["positions"]) == {"prompt", "all"}
     assert set(tables["F4-necessity"]["group"]) == {"skill", "label words"}
@@ -111,10 +111,15 @@ def test_a_finished_part_is_read_and_a_lost_or_damaged_one_computed_anew(finishe
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     tables, events, claims = finished[1], [], pd.read_csv(tmp_path / "summary.csv")
     (tmp_path / "F2-stability.csv").unlink()
+    (tmp_path / "signal0" / "seed-0" / "scores.json").unlink()
     (tmp_path / "signal0" / "seed-1" / "classifier.safetensors").write_bytes(b"damaged")
     with pytest.warns(UserWarning, match=r"classifier.safetensors is damaged"):
         again = reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS, on_event=events.append)
     assert [event for event in events if event.endswith(": tuning")] == ["signal0, seed 1: tuning"]
+    said = "\n".join(events)
+    # Beforehand, as the files' names have it: that one is damaged shows when it is read.
+    assert any(event.startswith("3 passes to score: at most about") for event in events)
+    assert "2 findings to measure (F2-stability, F9-indicators); some perturb and tune anew, whose time" in said
     assert [event for event in events if event.endswith(": computing")] == [
         "F2-stability: computing",
         "F9-indicators: computing",  # nothing of it was there to read
@@ -141,7 +146,15 @@ def test_a_finished_part_is_read_and_a_lost_or_damaged_one_computed_anew(finishe
     (tmp_path / "reproduction.json").write_bytes(kept)
 
     # The summary is of everything in the folder, whichever findings are asked for.
-    reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS, findings=("F3-prompts",))
+    events.clear()
+    asked = {"findings": ("F3-prompts",), "on_event": events.append}
+    reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS, **asked)
+    assert events[-1].startswith("F3-prompts: read from") and not any(
+        "at most" in event or "to measure" in event for event in events
+    )
+    (tmp_path / "F3-prompts.csv").unlink()
+    reproduce(tasks, model=model, seeds=2, out=tmp_path, settings=SETTINGS, **asked)
+    assert any(event.startswith("1 finding to measure; some") for event in events)
     assert pd.read_csv(tmp_path / "summary.csv").equals(claims)
 
 

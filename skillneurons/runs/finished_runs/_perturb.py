@@ -7,13 +7,20 @@ from typing import TypedDict, Unpack
 
 import pandas as pd
 
-from skillneurons.interventions.curve import PerturbationCurve, check_fractions, over_seeds, perturbation_curve
+from skillneurons.interventions.curve import (
+    PerturbationCurve,
+    check_fractions,
+    over_seeds,
+    perturbation_curve,
+    points_left,
+    read_curve,
+)
 from skillneurons.interventions.perturbation import Kind, check_kinds
 from skillneurons.models.bridge import AnyModel
 from skillneurons.plots import plot_perturbations, save_figure
-from skillneurons.runs._open_run import open_run
-from skillneurons.runs.folder import FORMATS, RunFolder
-from skillneurons.runs.progress import told
+from skillneurons.runs._open_run import OpenedRun, open_run
+from skillneurons.runs.folder import FORMATS, RunFolder, curve_name
+from skillneurons.runs.progress import Work, of_sweeps, told
 from skillneurons.runs.trials import Progress
 from skillneurons.utilities.options import check_options
 from skillneurons.utilities.types import Json
@@ -47,7 +54,7 @@ class PerturbedRun:
 
 
 def perturb_run(
-    run: str | Path,
+    run: str | Path | OpenedRun,
     out: str | Path | None = None,
     *,
     source: str | Path | None = None,
@@ -61,7 +68,7 @@ def perturb_run(
     What the run computed already is not computed again.
 
     Args:
-        run: The run's folder.
+        run: The run's folder, or what `open_run` made of it.
         out: For curves and figures; `perturb` in the run's folder by default.
         source: The file or folder with the task's rows, where they are no longer where the run read them.
         model: The run's, where `load_model` does not find it.
@@ -79,15 +86,10 @@ def perturb_run(
         Traceback (most recent call last):
         FileNotFoundError: runs/nothing needs to hold a finished run, but has no run.json. Run `skillneurons find`.
     """
-    check_options(options, PerturbRunOptions)
     tell = told(progress)
-    opened = open_run(run, model=model, device=device)
-    settings: dict[str, Json] = _with_tuples(opened.settings["settings"])
-    settings |= {key: value for key, value in options.items() if value is not None}
-    check_kinds(settings["kinds"])
-    check_fractions(settings["fractions"])
+    opened = run if isinstance(run, OpenedRun) else open_run(run, model=model, device=device)
+    settings, folder, points = _asked(opened, out, options)
     classifiers = [opened.classifier(seed) for seed in settings["seeds"]]
-    folder = Path(run) / "perturb" if out is None else Path(out)
     task = opened.task(source)
     rows = task.subset(settings["n_perturb_rows"], splits=("test",)).test
     curves: dict[str, tuple[PerturbationCurve, ...]] = {}
@@ -105,11 +107,10 @@ def perturb_run(
                 positions=settings["positions"],
                 sigma=settings["sigma"],
                 rows=rows,
-                resume_in=RunFolder(Path(run)).points if out is None else folder / "points",
+                resume_in=points,
                 on_batch=lambda done, total, what=what: tell(what, done, total),
             )
-            name = f"{kind}-{settings['positions']}-seed-{classifier.prompt.seed}"
-            curve.save(folder / f"curve-{name}")
+            curve.save(_curve_file(folder, kind, settings, classifier.prompt.seed))
             of_kind.append(curve)
         curves[kind] = tuple(of_kind)
     for of_seed in zip(*curves.values(), strict=True):
@@ -119,6 +120,52 @@ def perturb_run(
     joined = pd.concat([table.assign(kind=kind) for kind, table in tables.items()], ignore_index=True)
     joined.to_csv(folder / "over-seeds.csv", index=False)
     return PerturbedRun(curves, tables, folder)
+
+
+def perturbing(
+    run: OpenedRun,
+    out: str | Path | None = None,
+    *,
+    source: str | Path | None = None,
+    **options: Unpack[PerturbRunOptions],
+) -> Work:
+    """What `perturb_run` would have to do that is not finished, and about how long it takes."""
+    settings, folder, points = _asked(run, out, options)
+    task, left = run.task(source), 0
+    rows = task.subset(settings["n_perturb_rows"], splits=("test",)).test
+    same = {key: settings[key] for key in ("positions",)} | {"n_rows": len(rows), "seeds": list(run.scores[0].seeds)}
+    for kind in settings["kinds"]:
+        alike = same | ({"sigma": settings["sigma"]} if kind == "gaussian" else {})
+        for seed in settings["seeds"]:
+            first = seed == run.classifiers[0].prompt.seed
+            of_run = [run.folder / curve_name(kind, None if first else seed)] if out is None else []
+            left += min(
+                points_left(
+                    read_curve(path),
+                    settings["fractions"],
+                    settings["n_random"],
+                    alike | {"classifier_seed": seed},
+                    points,
+                )
+                for path in [*of_run, _curve_file(folder, kind, settings, seed)]
+            )
+    return of_sweeps(run.classifiers[0], task, left, len(rows))
+
+
+def _asked(run: OpenedRun, out: str | Path | None, options: PerturbRunOptions) -> tuple[dict[str, Json], Path, Path]:
+    """The settings that are asked for, the folder of curves, and the one where points are kept."""
+    check_options(options, PerturbRunOptions)
+    settings: dict[str, Json] = _with_tuples(run.settings["settings"])
+    settings |= {key: value for key, value in options.items() if value is not None}
+    check_kinds(settings["kinds"])
+    check_fractions(settings["fractions"])
+    if out is None:
+        return settings, run.folder / "perturb", RunFolder(run.folder).points
+    return settings, Path(out), Path(out) / "points"
+
+
+def _curve_file(folder: Path, kind: str, settings: Mapping[str, Json], seed: int | None) -> Path:
+    return folder / f"curve-{kind}-{settings['positions']}-seed-{seed}"
 
 
 def _with_tuples(settings: Mapping[str, Json]) -> dict[str, Json]:
