@@ -12,6 +12,7 @@ from torch import Tensor
 
 from skillneurons.activations.distributed import Ranks, check_mergeable, merged, share_of
 from skillneurons.activations.statistic import S, Summed, check_n_labels, check_n_rows, give_groups
+from skillneurons.activations.text import Pooled, place_and_pool
 from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
 from skillneurons.tasks.batching import Encoded
 from skillneurons.utilities.arguments import checked
@@ -41,8 +42,9 @@ def collect(
         rows: Labelled examples.
         statistic: Is filled and returned.
         hook: Name within a block.
-        positions: `"prompt"`; `"mask"`; `"mask_and_prompt"`, as the authors' code counts positions; or `"text"`, for
-            the statistics of `pooling`.
+        positions: `"prompt"`; `"mask"`; `"mask_and_prompt"`, as the authors' code counts positions; `"text"`, for
+            the statistics of `activations.text`; or `"text, mean"` or `"text, max"`, which show a statistic one
+            activation for each row.
         tokens_per_batch: Padded positions in one forward pass.
         accelerator: Of `accelerate`: split the batches over its processes, see `distributed`. All of them get the same
             result, from the same arguments.
@@ -71,17 +73,18 @@ def collect(
     n_labels = check_n_labels(statistic, encoded.labels)
     check_n_rows(statistic, len(encoded))
     give_groups(statistic, encoded.groups)
-    where = classifier.layout.positions(positions)
-    if classifier.layout.varies(positions) and getattr(statistic, "fixed_positions", False):
+    place, pool = place_and_pool(positions)
+    where, sees = classifier.layout.positions(place), statistic if pool is None else Pooled(statistic, pool)
+    if pool is None and classifier.layout.varies(place) and getattr(statistic, "fixed_positions", False):
         raise ValueError(
             f"{type(statistic).__name__} needs the same positions in every row, but `positions` is {positions!r}, and "
-            "texts differ in length. Pool them: `activations.text.Pooled(statistic, 'mean')`."
+            f"texts differ in length. Pool them: '{positions}, mean'."
         )
     state: dict[str, Json] = {}
 
     def observe(layer: int) -> Hook:
         def look(activations: Tensor, hook: AtHook = None) -> None:
-            statistic.update(layer, activations[:, where], state["batch"], state["counts"])
+            sees.update(layer, activations[:, where], state["batch"], state["counts"])
 
         return f"blocks.{layer}.{hook}", look
 

@@ -6,7 +6,7 @@ the text count as text. Memory as for the statistics of `activations`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeAlias
+from typing import Generic, Literal, TypeAlias, cast, get_args
 
 import torch
 from einops import einsum, rearrange, reduce
@@ -18,6 +18,22 @@ from skillneurons.tasks.batching import Batch
 from skillneurons.utilities import store
 
 Pool: TypeAlias = Literal["mean", "max"]
+
+
+def place_and_pool(positions: str) -> tuple[str, Pool | None]:
+    """The positions that are meant by a name, and how they are pooled, if they are.
+
+    Raises:
+        ValueError: They are to be pooled in a way that is not known.
+
+    Example:
+        >>> place_and_pool("text, mean"), place_and_pool("prompt")
+        (('text', 'mean'), ('prompt', None))
+    """
+    place, comma, pool = positions.partition(", ")
+    if comma and pool not in get_args(Pool):
+        raise ValueError(f"Positions are pooled by 'mean' or 'max', as in '{place}, mean', not {positions!r}.")
+    return place, cast("Pool", pool) if comma else None
 
 
 def real_positions(activations: Float[Tensor, "batch prompt neuron"], batch: Batch) -> Bool[Tensor, "batch prompt"]:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import TypedDict, Unpack
 
 from skillneurons.activations.examples import OneNeuron
+from skillneurons.activations.text import place_and_pool
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.findings.common import by_task, check_binary, check_scored
 from skillneurons.findings.localization_parts.causal import CONTROLS, Causal, causal_of
@@ -217,7 +218,7 @@ class _Parts(TypedDict, total=False):
 
 def _asked(claim: Claim, settings: LocalizationSettings, train: Json) -> _Parts:
     """The answers to the questions that hold neurons at their mean, or regress them out."""
-    where, seed = settings.positions or claim.positions, settings.seed
+    where, seed = settings.positions or place_and_pool(claim.positions)[0], settings.seed
     ablate = Perturbation("mean", where, seed=seed, n_mean=settings.n_rows).of(claim.classifier, claim.task)
     parts: _Parts = {}
     if "remaining" in settings.questions:

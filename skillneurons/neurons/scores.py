@@ -17,6 +17,7 @@ from skillneurons.activations._collect import collect
 from skillneurons.activations.distributed import Ranks
 from skillneurons.activations.statistic import check_even_layers
 from skillneurons.activations.sums import LabelSums
+from skillneurons.activations.text import place_and_pool
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.evaluation import are_unequal
 from skillneurons.neurons._predictivity import (
@@ -374,7 +375,8 @@ def find_skill_neurons(
     Args:
         classifiers: Usually tuned with different seeds.
         task: Two classes. For more, score its `subtasks()`.
-        positions: `"prompt"`; `"mask"` or `"mask_and_prompt"` (the authors' count) include the mask.
+        positions: `"prompt"`; `"mask"` or `"mask_and_prompt"` (the authors' count) include the mask; `"text, mean"` and
+            `"text, max"` are of each row's words together, with the prompt in front of them.
         progress: Show a progress bar if it takes longer than a few seconds, in one process.
         on_pass: Called with the name of each split when it is done.
         accelerator: Of `accelerate`: split each pass over its processes; see `collect`.
@@ -402,10 +404,12 @@ def find_skill_neurons(
             f"Predictivity needs two classes, but {task.name!r} has {task.n_labels}: {', '.join(task.labels)}. "
             "Score each of `task.subtasks()`."
         )
-    if classifiers[0].layout.varies(positions):
+    place, pool = place_and_pool(positions)
+    if classifiers[0].layout.varies(place) and pool is None:
         raise ValueError(
             f"Scores need the same positions in every row, and texts differ in length, but `positions` is "
-            f"{positions!r}. Use 'prompt', 'mask' or 'mask_and_prompt'; for words, `findings.prompts.place_scores`."
+            f"{positions!r}. Use 'prompt', 'mask' or 'mask_and_prompt'; for words, '{positions}, mean' or "
+            f"'{positions}, max'."
         )
     if any(torch.equal(one.prompt.vectors, other.prompt.vectors) for one, other in combinations(classifiers, 2)):
         raise ValueError("A classifier is there twice, and would count as two seeds. Pass each once.")

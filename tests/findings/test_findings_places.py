@@ -138,14 +138,26 @@ def test_pooled_scores_are_those_of_each_rows_pooled_activation(classifiers, tas
 def test_places_that_share_a_pass_are_scored_as_each_by_itself(classifiers, task):
     together = place_scores(classifiers, task, tuple(PLACES.values()))
     for (positions, pool), scores in zip(PLACES.values(), together, strict=True):
-        if pool is None:
-            alone = find_skill_neurons(classifiers, task, positions=positions)
-        else:
-            [alone] = place_scores(classifiers, task, [(positions, pool)])
+        alone = find_skill_neurons(classifiers, task, positions=positions if pool is None else f"{positions}, {pool}")
+        assert alone.meta["positions"] == scores.meta["positions"]
         # The last block is computed at more positions: a tie with the baseline may fall either way by rounding.
         assert (scores.above - alone.above).abs().max() <= 1 and (scores.above_test - alone.above_test).abs().max() <= 1
         assert scores.n.equal(alone.n) and scores.seeds == alone.seeds
         assert torch.allclose(scores.baseline, alone.baseline, atol=1e-5)
+
+
+def test_pooled_positions_are_pooled_wherever_they_are_collected_and_refused_where_they_cannot_be(classifiers, task):
+    rows = task.validation
+    one = collect(classifiers[0], rows, Examples(len(rows)), positions="text, mean").values
+    batch = next(iter(classifiers[0].batches(rows[:1])))
+    with classifiers[0].model.hooks(fwd_hooks=classifiers[0].fwd_hooks):
+        _, cache = classifiers[0].model.run_with_cache(batch.tokens, batch.mask)
+    words = cache["post", 1][0, classifiers[0].layout.positions("text")]
+    torch.testing.assert_close(one[0, 0, 1], words.mean(0), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="pooled by 'mean' or 'max', as in 'text, mean', not 'text, median'"):
+        collect(classifiers[0], rows, Examples(len(rows)), positions="text, median")
+    with pytest.raises(ValueError, match=r"differ in length.*'text, mean'"):
+        collect(classifiers[0], rows, Examples(len(rows)), positions="text")
 
 
 def test_planted_neurons_tell_at_every_place(classifiers, task, scores):

@@ -1,6 +1,7 @@
 """A localization calls planted models by their names, keeps what it found, and refuses what it cannot judge."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,6 +101,19 @@ def test_several_prompts_agree_or_not_and_the_rest_is_the_firsts():
     assert 0 <= both.resampling.seeds <= 1
     assert math.isnan(localized("unique", questions=[]).resampling.seeds)
     assert "Jaccard of choices by other prompts" in set(both.to_dataframe()["measure"])
+
+
+def test_words_are_judged_together():
+    place = planted_place("noisy crowd")
+    scores = find_skill_neurons(place.classifier, place.task, positions="text, mean")
+    result = localization(place.classifier, place.task, scores, fraction=0.05, **FEW, questions=["signal", "causal"])
+    assert result.to_dataframe()["question"].unique().tolist()[-2:] == ["one signal", "causal"]
+
+
+def test_neurons_that_others_equal_in_ways_of_their_own_are_not_a_crowd(found):
+    little = torch.full_like(found.redundancy.largest, 0.4)
+    apart = replace(found.redundancy, n_alike=3, with_partner=little, within=little, largest=little)
+    assert replace(found, redundancy=apart, causal=None, writers=None).names == ("not unique",)
 
 
 def test_rows_that_belong_together_widen_every_interval():

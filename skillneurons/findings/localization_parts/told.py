@@ -89,12 +89,13 @@ class Localization(Result):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the neurons are, in a word or a few: of "no signal", "unique", "copies", "crowd", "causal",
-        "crowd-causal", "writer and readers", those that hold.
+        """What the neurons are, in a word or a few: of "no signal", "unique", "copies", "crowd", "not
+        unique", "causal", "crowd-causal", "writer and readers", those that hold.
 
         *No signal*: the first neuron does not tell the classes apart on untouched rows. *Unique*: no neuron outside is
         as good as the first, and few of the chosen (`FLAGGED`) have a double outside. Else *copies*, where that many
-        agree with their doubles within classes too (`COPY`), or a *crowd*. *Causal*: they cost more margin than neurons
+        agree with their doubles within classes too (`COPY`), or a *crowd* where that many have a double; or *not
+        unique*, where others are as good in ways of their own. *Causal*: they cost more margin than neurons
         of their layers, and than their crowd. *Crowd-causal*: the crowd costs more than neurons of the layer, or than
         the chosen, and the chosen not more than the crowd. *Writer and readers*: some of them take away half of what
         the others above know.
@@ -106,7 +107,9 @@ class Localization(Result):
         if redundancy.n_alike == 0 and redundancy.share_same <= FLAGGED["redundancy"]:
             found.append("unique")
         else:
-            found.append("copies" if copied.double().mean() > FLAGGED["redundancy"] else "crowd")
+            many = FLAGGED["redundancy"]
+            alike = "crowd" if redundancy.share_same > many else "not unique"
+            found.append("copies" if copied.double().mean() > many else alike)
         if self.causal is not None:
             if self.causal.crowd_costs and not self.causal.holds_against("crowd"):
                 found.append("crowd-causal")
