@@ -27,8 +27,8 @@ ESM = {"pad_token_id": 1, "mask_token_id": 4, "token_dropout": True, "emb_layer_
 # Windows shorter than the texts of most tests; the first and the third block look anywhere.
 MODERNBERT = {"pad_token_id": 1, "cls_token_id": 0, "bos_token_id": 0, "sep_token_id": 2, "eos_token_id": 2}
 MODERNBERT |= {"attn_implementation": "sdpa"}  # eager attention is float32's in any precision
-MODERNBERT |= {"num_hidden_layers": 3, "local_attention": 4, "layer_types": ["full_attention", "sliding_attention"]}
-MODERNBERT["layer_types"] = [*MODERNBERT["layer_types"], "full_attention"]
+MODERNBERT |= {"num_hidden_layers": 3, "local_attention": 4}
+MODERNBERT |= {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}
 # As version 3 has it, with buckets that begin within the texts; and with all that can be otherwise.
 DEBERTA = {"pad_token_id": 0, "relative_attention": True, "position_buckets": 4, "norm_rel_ebd": "layer_norm"}
 DEBERTA |= {"pos_att_type": ["p2c", "c2p"], "share_att_key": True, "position_biased_input": False}

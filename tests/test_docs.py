@@ -1,7 +1,7 @@
 """The documentation: every public name has its place in the reference, and the site builds without a warning."""
 
 import contextlib
-import importlib.util
+import importlib
 import inspect
 import json
 import os
@@ -13,6 +13,8 @@ from types import ModuleType
 
 import pytest
 import typer
+from helpers import module_at
+from typer.core import TyperGroup
 
 import skillneurons
 from skillneurons import TuningConfig, findings, plots, rivals
@@ -55,7 +57,9 @@ def options(command):
     return {param.opts[0]: param for param in command.params if param.opts[0].startswith("--")}
 
 
-COMMANDS = typer.main.get_command(app).commands
+group = typer.main.get_command(app)
+assert isinstance(group, TyperGroup)
+COMMANDS = group.commands
 COMMAND_LINE = (ROOT / "docs" / "command_line.md").read_text()
 
 
@@ -113,11 +117,7 @@ def test_every_documented_name_has_an_example(name):
 
 
 def drawing(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "images" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(ROOT / "docs" / "images" / f"{name}.py")
 
 
 def test_the_picture_of_what_was_reproduced_is_of_the_stored_tables():

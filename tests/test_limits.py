@@ -23,7 +23,7 @@ def offences(text):
             ]
             n = len(named) + (own.vararg is not None) + (last is not None)
             body = node.body[1:] if ast.get_docstring(node) is not None else node.body
-            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
             if n > MOST_PARAMETERS:
                 yield node.name, f"{n} parameters"
             if lines > MOST_LINES:

@@ -1,7 +1,6 @@
 """Notebooks run from top to bottom, with every check in them, and the files hold what they show: the present code's."""
 
 import base64
-import importlib.util
 import io
 import re
 import tempfile
@@ -10,6 +9,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from helpers import module_at
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
@@ -20,10 +20,7 @@ AGAIN = "Run `python notebooks/store_outputs.py`."
 @pytest.fixture(scope="module")
 def storing():
     pytest.importorskip("nbclient", reason="the test extra is not installed")
-    spec = importlib.util.spec_from_file_location("store_outputs", FOLDER / "store_outputs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(FOLDER / "store_outputs.py")
 
 
 def cells(notebook):

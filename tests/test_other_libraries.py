@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import first_group
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "migrating.md"
 SECTION = PAGE.read_text().split("## Other libraries")[1]
 SHARED, *BLOCKS = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
-LIBRARIES = {re.search(r"^(?:from|import) (\w+)", block)[1]: block for block in BLOCKS}
+LIBRARIES = {first_group(r"^(?:from|import) (\w+)", block): block for block in BLOCKS}
 
 
 def test_each_library_has_its_lines_and_a_check_in_them():

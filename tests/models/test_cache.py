@@ -7,6 +7,7 @@ import inspect
 
 import pytest
 import torch
+from helpers import Tolerance
 from test_encoder import batch_of
 from torch import nn
 from transformer_lens import ActivationCache
@@ -14,7 +15,7 @@ from transformer_lens import ActivationCache
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.models.encoder_parts.cache import EncoderCache
 
-CLOSE = {"rtol": 1e-8, "atol": 1e-8}
+CLOSE: Tolerance = {"rtol": 1e-8, "atol": 1e-8}
 WORDS = [7, 11, 31]
 
 
@@ -27,7 +28,7 @@ def run(hf_model, encoder):
 
 def slow_effect(encoder, cache, start, x):
     """What `x`, added after norm number `start`, becomes in the final stream: by derivatives of frozen norms."""
-    norms, before = [encoder.embed.ln], [sum(cache[name] for name in ("hook_embed", "hook_pos_embed"))]
+    norms, before = [encoder.embed.ln], [cache["hook_embed"] + cache["hook_pos_embed"]]
     if "hook_embed_scale" in cache:
         before = [cache["hook_embed"] * cache["hook_embed_scale"] + cache["hook_pos_embed"]]
     if "hook_token_type_embed" in cache:

@@ -43,6 +43,7 @@ def test_a_head_gives_hugging_faces_logits_on_padded_batches(build_hf, architect
     with torch.no_grad():
         expected = hf(tokens, attention_mask=mask).logits
     head = head_of(encoder)
+    assert head is not None
     torch.testing.assert_close(encoder(tokens, mask, logits_at=0, **head.asks), expected, **close_to(hf))
     assert expected.shape == (len(tokens), len(head.words))
     # Dropout off, and one part of it only.
@@ -85,14 +86,16 @@ def test_what_skill_neurons_are_not_for_is_refused_and_the_encoder_taken_all_the
 def test_classes_are_named_by_the_configuration(build_hf):
     names = {0: "neg", 1: "pos"}
     encoder = HookedEncoder.from_hf(build_hf("bert-classes", id2label=names, label2id={v: k for k, v in names.items()}))
-    assert head_of(encoder).words == ("neg", "pos")
-    assert head_of(HookedEncoder.from_hf(build_hf("bert-classes"))).words == ("LABEL_0", "LABEL_1")
+    named, plain = head_of(encoder), head_of(HookedEncoder.from_hf(build_hf("bert-classes")))
+    assert named is not None and named.words == ("neg", "pos")
+    assert plain is not None and plain.words == ("LABEL_0", "LABEL_1")
 
 
 def test_a_saved_encoder_keeps_its_head(build_hf, tmp_path):
     encoder = HookedEncoder.from_hf(build_hf("mpnet-classes"))
     again = HookedEncoder.from_pretrained(encoder.save(tmp_path))
-    assert head_of(again).identity == head_of(encoder).identity
+    before, after = head_of(encoder), head_of(again)
+    assert before is not None and after is not None and after.identity == before.identity
 
 
 def test_the_identity_is_of_weights_and_what_they_are_used_in_not_of_names():

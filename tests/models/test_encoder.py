@@ -6,6 +6,7 @@ Parity is in float64, where only the order of sums differs: `CLOSE` is a thousan
 import pytest
 import torch
 from einops import einsum, rearrange
+from helpers import Tolerance
 from transformer_lens.model_protocol import TransformerLensModel
 from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
 
@@ -14,9 +15,9 @@ from skillneurons.models.blocks import bucket
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.models.encoder_parts.disentangled import log_bucket
 
-CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+CLOSE: Tolerance = {"rtol": 1e-10, "atol": 1e-10}
 # Hugging Face turns ModernBERT's queries and keys, and scales DeBERTa's, in float32 whatever the model's precision.
-TURNED = {"rtol": 2e-6, "atol": 2e-6}
+TURNED: Tolerance = {"rtol": 2e-6, "atol": 2e-6}
 LENGTHS = (7, 3, 5)
 
 
@@ -55,7 +56,7 @@ def hf_run(model, **inputs):
     return logits, seen, out.get("attentions")
 
 
-def close_to(model):
+def close_to(model) -> Tolerance:
     """How close to Hugging Face's numbers ours need to be."""
     return TURNED if model.config.model_type in ("modernbert", "deberta-v2") else CLOSE
 
@@ -163,6 +164,7 @@ def test_disentangled_scores_are_those_of_a_loop(build_hf):
     encoder = HookedEncoder.from_hf(build_hf("deberta-own", torch.float64))
     tokens, mask = batch_of(build_hf("deberta-own"))
     _, cache = encoder.run_with_cache(tokens, mask)
+    assert encoder.distances is not None
     rows, attn = encoder.distances().detach(), encoder.blocks[1].attn
     key, query = (linear(rows).unflatten(-1, (2, 8)) for linear in (attn.disentangled.key, attn.disentangled.query))
     q, k = cache["q", 1][0], cache["k", 1][0]
@@ -214,7 +216,8 @@ def test_segments_are_those_of_hugging_face(build_hf):
 def test_soft_prompts_give_hugging_faces_values_and_gradients(hf_model, encoder):
     shape, seed = (3, encoder.cfg.d_embed), torch.Generator()
     ours, theirs = (torch.randn(shape, dtype=torch.float64, generator=seed.manual_seed(3)) for _ in "ab")
-    ours.requires_grad_(), theirs.requires_grad_()
+    ours.requires_grad_()
+    theirs.requires_grad_()
     tokens, mask, inputs = spliced_inputs(hf_model, theirs)
     expected, neurons, _ = hf_run(hf_model, **inputs)
     seen = {}
@@ -231,7 +234,7 @@ def test_soft_prompts_give_hugging_faces_values_and_gradients(hf_model, encoder)
     labels = torch.tensor([0, 1, 0])
     for values in (logits, expected):
         torch.nn.functional.cross_entropy(values[:, 0, [7, 11]], labels).backward()
-    assert float(theirs.grad.norm()) > 1e-4
+    assert theirs.grad is not None and float(theirs.grad.norm()) > 1e-4
     torch.testing.assert_close(ours.grad, theirs.grad, **close_to(hf_model))
 
 
@@ -244,6 +247,7 @@ def test_gradients_agree_in_float32_where_only_the_label_words_are_read(build_hf
     with encoder.hooks(fwd_hooks=[splice(ours)]):
         encoder(tokens, mask, logits_at=0, logits_for=[7, 11]).softmax(-1)[:, 0].sum().backward()
     # Float32 rounding over two layers; a wrong term would be of order one.
+    assert ours.grad is not None and theirs.grad is not None
     assert float((ours.grad - theirs.grad).norm() / theirs.grad.norm()) < 1e-4
 
 
@@ -340,8 +344,8 @@ def test_an_unknown_hook_name_lists_the_nearest_and_adds_nothing(hf_model, encod
 
 
 def test_transformer_lens_utilities_work_on_the_cache(hf_model, encoder):
+    n_layers, d_embed, (tokens, mask) = encoder.cfg.n_layers, encoder.cfg.d_embed, batch_of(hf_model)
     assert isinstance(encoder, TransformerLensModel)
-    n_layers, (tokens, mask) = encoder.cfg.n_layers, batch_of(hf_model)
     _, cache = encoder.run_with_cache(tokens, mask)
     resid, labels = cache.accumulated_resid(return_labels=True)
     assert labels == [*(f"{layer}_pre" for layer in range(n_layers)), "final_post"]
@@ -351,7 +355,7 @@ def test_transformer_lens_utilities_work_on_the_cache(hf_model, encoder):
     neurons = cache.stack_activation("post")
     assert neurons.shape == (n_layers, 3, 7, 29) and torch.equal(neurons[1], cache["blocks.1.mlp.hook_post"])
     _, plain = encoder.run_with_cache(tokens[:1], return_cache_object=False, remove_batch_dim=True)
-    assert type(plain) is dict and plain["hook_embed"].shape == (7, encoder.cfg.d_embed)
+    assert type(plain) is dict and plain["hook_embed"].shape == (7, d_embed)
 
 
 # Weights

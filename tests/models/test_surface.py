@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import Tolerance
 from test_encoder import batch_of, reads
 from transformer_lens import patching
 from transformer_lens.head_detector import detect_head
@@ -17,7 +18,7 @@ from skillneurons.models.config import EncoderConfig
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.models.encoder_parts.next_sentence import NextSentencePrediction
 
-CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+CLOSE: Tolerance = {"rtol": 1e-10, "atol": 1e-10}
 MIGRATING = Path(__file__).resolve().parents[2] / "docs" / "migrating.md"
 OPTIONAL = ("hook_result", "hook_q_input", "hook_k_input", "hook_v_input")
 

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from helpers import legend_of
 from planted import planted_classifier
 from scipy import stats
 
@@ -17,7 +18,6 @@ from skillneurons.interventions.perturbation import Perturbation
 from skillneurons.utilities.intervals import clopper_pearson
 
 matplotlib.use("Agg")
-OPTIONS = {"fractions": (0.2, 0.1), "n_random": 3, "positions": "all"}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,9 @@ def planted():
 def curves(planted):
     scores = find_skill_neurons(planted.classifier, planted.task)
     return [
-        perturbation_curve(planted.classifier, planted.task, scores, kind=kind, **OPTIONS)
+        perturbation_curve(
+            planted.classifier, planted.task, scores, kind=kind, fractions=(0.2, 0.1), n_random=3, positions="all"
+        )
         for kind in ("mean", "gaussian")
     ]
 
@@ -51,6 +53,7 @@ def test_bars_are_intervals_over_rows(planted, curves, tmp_path):
     assert curves[0].skill_margin_ends[0].tolist() == pytest.approx(expected, rel=1e-5)
     assert curves[0].skill_ends[0].tolist() == pytest.approx(clopper_pearson(right, n))
     loaded = PerturbationCurve.load(curves[0].save(tmp_path / "curve"))
+    assert loaded.skill_margin_ends is not None
     assert torch.equal(loaded.skill_margin_ends, curves[0].skill_margin_ends)
 
 
@@ -60,9 +63,10 @@ def test_lines_begin_where_nothing_is_perturbed_and_go_on_in_order(curves, quant
     lines = {line.get_label(): line for line in ax.get_lines()}
     skill = lines["skill neurons, 95 % over rows"]
     values = curves[0].skill_margin if quantity == "margin" else curves[0].skill
-    assert skill.get_xdata().tolist() == [0, 10, 20]
-    assert skill.get_ydata().tolist() == [getattr(curves[0].unperturbed, quantity), *values.flip(0).tolist()]
-    assert lines["random sets, mean"].get_ydata()[0] == pytest.approx(getattr(curves[0].unperturbed, quantity))
+    assert np.asarray(skill.get_xdata()).tolist() == [0, 10, 20]
+    begin, random_sets = getattr(curves[0].unperturbed, quantity), np.asarray(lines["random sets, mean"].get_ydata())
+    assert np.asarray(skill.get_ydata()).tolist() == [begin, *values.flip(0).tolist()]
+    assert random_sets[0] == pytest.approx(begin)
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "10", "20"]
     assert ax.get_title("left") == "Set to their means, at all positions, seed 0"
 
@@ -70,7 +74,7 @@ def test_lines_begin_where_nothing_is_perturbed_and_go_on_in_order(curves, quant
 def test_a_curve_of_an_earlier_version_is_drawn_without_bars(curves):
     old = replace(curves[0], skill_ends=None, skill_margin_ends=None)
     ax = plots.plot_perturbation(old)
-    assert "skill neurons" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert "skill neurons" in legend_of(ax)
 
 
 def test_columns_compare_and_nothing_overlaps(curves):
@@ -81,7 +85,8 @@ def test_columns_compare_and_nothing_overlaps(curves):
     assert panels[0, 1].get_title("left") == "with Gaussian noise of 0.1"
     figure.canvas.draw()
     (legend,) = figure.legends
-    boxes = [ax.get_tightbbox() for ax in figure.axes] + [legend.get_window_extent()]
+    boxes = [box for one in (*figure.axes, legend) if (box := one.get_tightbbox()) is not None]
+    assert len(boxes) == 5
     for i, one in enumerate(boxes):
         for other in boxes[i + 1 :]:
             assert not one.overlaps(other)

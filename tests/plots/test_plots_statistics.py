@@ -1,5 +1,6 @@
 """Figures of what became of claims."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -14,10 +15,10 @@ def test_a_summary_has_a_mark_for_each_claim_by_what_became_of_it():
     drawn = [
         (
             ax.get_title(loc="left"),
-            int(line.get_ydata()[0]),
-            int(line.get_xdata()[0]),
+            int(np.asarray(line.get_ydata())[0]),
+            int(np.asarray(line.get_xdata())[0]),
             line.get_marker(),
-            line.get_mfc(),
+            line.get_markerfacecolor(),
         )
         for ax in figure.axes
         for line in ax.lines

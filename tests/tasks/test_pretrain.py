@@ -1,22 +1,20 @@
 """The script that made the bundled weights: masks by their odds, resumable to the bit, a second run from the first."""
 
 import gzip
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import module_at
 from safetensors.torch import load_file
 from scipy.stats import chisquare
 from transformers import RobertaForMaskedLM
 
 SCRIPT = Path(__file__).resolve().parents[2] / "skillneurons" / "bundled" / "scripts" / "pretrain.py"
 
-spec = importlib.util.spec_from_file_location("pretrain", SCRIPT)
-pretrain = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pretrain)
+pretrain = module_at(SCRIPT)
 
 
 @pytest.fixture(scope="module")

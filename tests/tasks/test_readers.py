@@ -35,8 +35,8 @@ def write(path, rows):
     return path
 
 
-def load(where, **options):
-    return load_task("mine", source=where, **{"label_words": WORDS} | options)
+def load(where, label_words=WORDS, **options):
+    return load_task("mine", source=where, label_words=label_words, **options)
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "ndjson", "parquet"])

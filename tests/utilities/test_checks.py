@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import unchecked
 
 from skillneurons import (
     Decisions,
@@ -133,5 +134,6 @@ def test_resamples_of_a_comparison_are_counted(example):
 
 
 def test_a_task_is_a_task():
+    rows = [{"text": str(i), "label": i % 2} for i in range(4)]
     with pytest.raises(TypeError, match="`n`"):
-        Task("mine", *[[{"text": str(i), "label": i % 2} for i in range(4)]] * 3, ["a", "b"]).subset("two")
+        Task("mine", rows, rows, rows, ["a", "b"]).subset(unchecked("two"))

@@ -43,11 +43,13 @@ def test_the_variance_is_the_sum_over_pairs_of_rows_that_share_a_group(ids, seed
 def test_groups_inside_another_and_equal_ones_bring_nothing():
     document, author = [0, 0, 1, 1, 2, 2], [9, 9, 9, 9, 8, 8]
     both = groups_of([[("d", d), ("a", a)] for d, a in zip(document, author, strict=True)])
+    assert both is not None
     assert both.disjoint and both.n_groups == 2 and both.n_effective == pytest.approx(36 / (16 + 4))
 
 
 def test_rows_without_a_partner_are_groups_of_their_own():
     groups = groups_of(["a", None, "a", float("nan"), "b", []])
+    assert groups is not None
     assert groups.n_groups == 5 and groups.sums(torch.arange(6.0)).tolist() == [2, 1, 3, 4, 5]
     assert groups_of([None, float("nan"), "b", []]) is None
     assert row_groups([{"text": "x", "label": 0}, {"text": "y", "label": 1}]) is None
@@ -74,6 +76,7 @@ def test_without_groups_a_mean_has_students_interval():
 
 def test_rows_that_cancel_within_groups_make_no_interval_narrower():
     groups = groups_of([i for i in range(11) for _ in range(2)])
+    assert groups is not None
     values = torch.tensor([0.0, 1.0]).repeat(11)
     assert mean_variance(values, groups)[0] == values.var().item() / 22
     assert proportion_effects(values.bool(), groups).item() == 1
