@@ -29,6 +29,7 @@ from works import (
     authors_pass,
     authors_tuning_step,
     bounds_of_hits,
+    frozen_tuning_step,
     our_batches,
     our_pass,
     timed,
@@ -246,12 +247,13 @@ def test_sweep_against_peers(competitors, sentences, peak):
 
 
 def test_tuning_against_the_authors_way(competitors, sentences, peak):
-    """As many steps, each way on batches of its own making."""
+    """As many steps, the authors' way on batches of its own making, Hugging Face's frozen encoder on ours."""
     classifier, (authors, *_) = competitors
     n_steps = max(2, round(16 * SCALE))
     pool = sentences["train"][: ROWS_PER_STEP * n_steps]
-    ours, theirs = (classifier.prompt.vectors.clone().requires_grad_() for _ in range(2))
+    ours, theirs, plain = (classifier.prompt.vectors.clone().requires_grad_() for _ in range(3))
     peer = AuthorsWay(authors.model, authors.tokenizer, theirs)
+    frozen = HuggingFaceNumpy(authors.model, authors.tokenizer, plain)
     encoded, words = classifier.encode(pool), list(classifier.verbalizer.token_ids)
 
     def our_steps():
@@ -265,9 +267,19 @@ def test_tuning_against_the_authors_way(competitors, sentences, peak):
             authors_tuning_step(authors.model, peer, words, rows)
         return theirs.grad.float().norm().item()
 
-    works = {"skillneurons": our_steps, "the authors' way": their_steps}
+    def frozen_steps():
+        authors.model.set_attn_implementation("eager")
+        try:
+            for index in our_batches(encoded):
+                frozen_tuning_step(frozen, words, [pool[i] for i in index])
+        finally:
+            authors.model.set_attn_implementation("sdpa")
+        return plain.grad.float().norm().item()
+
+    works = {"skillneurons": our_steps, "the authors' way": their_steps, "Hugging Face, frozen": frozen_steps}
     # Forward, and backward to the activations: the weights are frozen.
     operations = 2 * n_operations(classifier, pool)
     results = compare(f"Tuning, {n_steps} steps of {ROWS_PER_STEP} sentences", len(pool), operations, peak, works)
     # Gradients add up over the same sentences.
-    assert results["skillneurons"] == pytest.approx(results["the authors' way"], rel=max(1e-3, ROUNDING))
+    for name in ("the authors' way", "Hugging Face, frozen"):
+        assert results["skillneurons"] == pytest.approx(results[name], rel=max(1e-3, ROUNDING)), name

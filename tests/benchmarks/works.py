@@ -93,3 +93,12 @@ def authors_tuning_step(hf_model, authors: AuthorsWay, words: list[int], rows: l
     torch.nn.utils.clip_grad_norm_(hf_model.parameters(), 1.0)
     hf_model.zero_grad()
     return loss
+
+
+def frozen_tuning_step(encoder: AuthorsWay, words: list[int], rows: list[dict]) -> torch.Tensor:
+    """Hugging Face's own encoder, its weights frozen, and the head only where it is read."""
+    with frozen(encoder.model):
+        logits = encoder.model.lm_head(encoder.run(rows)[:, 0])[:, words]
+        loss = F.cross_entropy(logits, torch.tensor([row["label"] for row in rows]).to(logits.device))
+        loss.backward()
+    return loss
