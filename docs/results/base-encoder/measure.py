@@ -8,6 +8,7 @@ tables lie in `--out` in the end. Findings of single tasks may be measured task 
 """
 
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -22,8 +23,8 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--findings", nargs="+")
     parser.add_argument("--kinds", nargs="+", default=["mean", "zero", "resample", "gaussian", "gaussian_sd"])
-    parser.add_argument("--rows", type=int, default=400)
-    parser.add_argument("--random", type=int, default=10)
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--random", type=int, default=6)
     parser.add_argument("--prompts", type=Path, default=HERE)
     parser.add_argument("--work", type=Path, default=Path("runs/base-encoder"))
     parser.add_argument("--out", type=Path, default=HERE)
@@ -32,12 +33,11 @@ def main() -> None:
     if asked.merge:
         merge(asked.merge, asked.out)
         return
-    for name in asked.tasks:
-        for seed in asked.seeds:
-            for ending in (".json", ".safetensors"):
-                goal = prompt_path(name, seed, asked.work).with_suffix(ending)
-                goal.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(prompt_path(name, seed, asked.prompts).with_suffix(ending), goal)
+    for name, seed in product(asked.tasks, asked.seeds):
+        for ending in (".json", ".safetensors"):
+            goal = prompt_path(name, seed, asked.work).with_suffix(ending)
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(prompt_path(name, seed, asked.prompts).with_suffix(ending), goal)
     settings = ReproduceSettings(
         n_prompt=N_PROMPT,
         tuning=config_of(asked.tasks[0]),

@@ -57,8 +57,8 @@ def tuned_on(name: str, data: Path) -> Task:
 
 
 def task_of(name: str, data: Path) -> Task:
-    """The rows that neurons are scored on: at most 4,000 for baselines, 872 to choose and 2,000 to report."""
-    return tuned_on(name, data).subset(4000, splits=("train",)).subset(2000, splits=("test",))
+    """The rows that neurons are scored on: at most 2,000 for baselines, 872 to choose and 2,000 to report."""
+    return tuned_on(name, data).subset(2000, splits=("train",)).subset(2000, splits=("test",))
 
 
 def config_of(name: str) -> TuningConfig:
