@@ -4,14 +4,15 @@
 
 Writes `NAME.csv`, a row for each measure, and `NAME.txt`, the verdicts, beside this file. What is finished lies in
 `--work` and is not computed again. Prompts are read from `FOLDER/TASK/seed-N/classifier` and tuned where they are
-missing. All questions are asked under tuned prompts where these lie; of random prompts, the mask and the words, whether
-there is a crowd too, and how many neurons are as good as the best.
+missing. All questions are asked at the first seed's tuned prompt; at other seeds', who costs more than whom; of random
+prompts, the mask and the words, whether there is a crowd too, and how many neurons are as good as the best.
 """
 
 import argparse
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -33,6 +34,7 @@ from skillneurons.models.bridge import Model
 HERE = Path(__file__).parent
 ALL = ("remaining", "signal", "writers", "causal", "rankings")
 FEW = ("signal",)
+PLACES = (("tuned", "prompt"), ("random", "prompt"), ("tuned", "mask"), ("tuned", "text, mean"))
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,7 @@ class Asked:
     prompt: str
     place: str
     seed: int
-
-    @property
-    def questions(self) -> Sequence[str]:
-        return ALL if (self.prompt, self.place) == ("tuned", "prompt") else FEW
+    questions: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -54,10 +53,9 @@ class Asked:
 
 
 def all_asked(tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[Asked]:
-    for task in tasks:
-        for prompt, place in (("tuned", "prompt"), ("random", "prompt"), ("tuned", "mask"), ("tuned", "text, mean")):
-            for seed in seeds:
-                yield Asked(task, prompt, place, seed)
+    for task, (prompt, place), seed in product(tasks, PLACES, seeds):
+        first = (prompt, place) == PLACES[0]
+        yield Asked(task, prompt, place, seed, FEW if not first else ALL if seed == seeds[0] else (*FEW, "causal"))
 
 
 def tuned(model: Model, task: Task, seed: int, folder: Path, config: TuningConfig) -> Classifier:
@@ -84,7 +82,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="folder of data")
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--label-words", help="in the order of the classes; the task's own by default")
-    parser.add_argument("--rows", type=int, nargs=3, default=[1000, 1000, 2000], help="of each split, at most")
+    parser.add_argument("--rows", type=int, nargs=3, default=[400, 400, 1000], help="of each split, at most")
     parser.add_argument("--words", type=int, help="kept of each text")
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--steps", type=int, default=400)
