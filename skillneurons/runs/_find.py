@@ -33,7 +33,7 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import Measure, NeuronScores, ranked_by, union_of_top
 from skillneurons.plots import plot_activation_histogram, plot_perturbations, plot_predictivity_by_layer, save_figure
 from skillneurons.runs._verdict import SHOWN, best_of_all, tuning_warnings, verdict
-from skillneurons.runs.folder import FORMATS, RunFolder, as_json, curve_name, score_names
+from skillneurons.runs.folder import FORMATS, LOCALIZATION, RunFolder, as_json, curve_name, score_names
 from skillneurons.runs.folder import RunFolderError as RunFolderError
 from skillneurons.runs.progress import told
 from skillneurons.runs.trials import Progress, Trial, own_head, run_trials
@@ -257,8 +257,19 @@ def find(
     curves = {kind: first for kind, (first, *_) in seed_curves.items()}
     result = FindResult(task, settings, *found, curves, names, folder, seed_curves)
     _draw(result)
-    run.finish({"verdict": result.verdict, "warnings": result.warnings} | identity | _numbers(result))
+    told_of = {"verdict": result.verdict, "warnings": result.warnings}
+    run.finish(told_of | identity | _numbers(result) | _localized(run, before, identity["settings"]))
     return result
+
+
+def _localized(run: RunFolder, before: dict[str, Json], now: dict[str, Json]) -> dict[str, Json]:
+    """What a finished run's localization told, where it is of the same prompts and share still."""
+    try:
+        there = store.read_sealed(run.run_file, {}, "Run `skillneurons find` again.")
+    except (FileNotFoundError, store.StoreError):
+        return {}  # not finished before, or damaged, which this run mends
+    holds = all(before[key] == now[key] for key in ("seeds", "fraction"))
+    return {LOCALIZATION: there[LOCALIZATION]} if holds and LOCALIZATION in there else {}
 
 
 def _check_grows(run: RunFolder, before: dict[str, Json], wanted: dict[str, Json]) -> None:

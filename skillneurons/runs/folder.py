@@ -27,6 +27,9 @@ GROUPS = {"model": dict, "task": dict, "settings": dict}
 FORMATS = ("png", "svg")
 """Of a run's figures."""
 
+LOCALIZATION = "localization"
+"""Its entry in `run.json`, and its files."""
+
 FIGURE = re.compile(r"[\w-]+\.(svg|png)")
 
 

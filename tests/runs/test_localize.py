@@ -61,6 +61,17 @@ def test_it_is_read_again_while_nothing_else_is_asked(folder, found, task, monke
         localize_run(folder, task=task, model=planted_model(), **(FEW | {"n_random": 4}))
 
 
+def test_it_stays_where_a_run_is_asked_for_again_or_perturbs_more(task, tmp_path):
+    model, few = planted_model(), FEW | {"questions": []}
+    folder = find(model, task, tmp_path / "run", SETTINGS).folder
+    verdict = localize_run(folder, task=task, model=model, **few).verdict
+    for settings in (SETTINGS, replace(SETTINGS, kinds=(*SETTINGS.kinds, "resample"))):
+        find(model, task, folder, settings)
+        assert json.loads((folder / "run.json").read_text())["localization"]["verdict"] == verdict
+        assert "localization.json" in run_files(folder)
+        assert "Localization" in write_report(folder).read_text()
+
+
 def test_a_run_that_grows_leaves_it_behind(task, tmp_path):
     small = {"n_random": 2, "n_bootstrap": 2, "n_shuffles": 1, "questions": []}
     model = planted_model()

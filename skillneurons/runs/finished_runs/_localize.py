@@ -9,12 +9,10 @@ from skillneurons.findings.localization import Localization, LocalizationOptions
 from skillneurons.models.bridge import AnyModel
 from skillneurons.plots import plot_localization, plot_writers, save_figure
 from skillneurons.runs._open_run import OpenedRun, open_run
-from skillneurons.runs.folder import FORMATS, RunFolder, as_json
+from skillneurons.runs.folder import FORMATS, LOCALIZATION, RunFolder, as_json
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.types import Json
-
-NAME = "localization"
 
 
 def localize_run(
@@ -51,20 +49,20 @@ def localize_run(
     numbers = folder.finished("A localization")
     scores, fraction = opened.binary_scores(), opened.settings["settings"]["fraction"]
     found = store.read_or_compute(
-        folder.path / NAME,
+        folder.path / LOCALIZATION,
         lambda path: _load(path, opened, options),
         lambda: localization(opened.classifiers, task or opened.task(source), scores, fraction=fraction, **options),
         [],
-        (folder.run, NAME),
+        (folder.run, LOCALIZATION),
     )
     rows = [{key: value for key, value in asdict(row).items() if not _is_nan(value)} for row in found.rows]
     told = as_json({"verdict": found.verdict, "names": list(found.names), "rows": rows})
-    if numbers.get(NAME) == told:
+    if numbers.get(LOCALIZATION) == told:
         return found  # Its figures are there; drawn anew they would be other files than the run noted.
-    save_figure(plot_localization(found), folder.figures / NAME, formats=FORMATS)
+    save_figure(plot_localization(found), folder.figures / LOCALIZATION, formats=FORMATS)
     if found.writers is not None:
         save_figure(plot_writers(found), folder.figures / "writers", formats=FORMATS)
-    folder.finish(numbers | {NAME: told})
+    folder.finish(numbers | {LOCALIZATION: told})
     return found
 
 
