@@ -39,7 +39,8 @@ def fine_tuned(which=0, labels=("bad", "good"), flip=False):
     hf.load_state_dict({names[name]: weight for name, weight in ours.state_dict().items()}, strict=False)
     with torch.no_grad():
         for layer in (hf.classifier.dense, hf.classifier.out_proj):
-            layer.weight.zero_(), layer.bias.zero_()
+            layer.weight.zero_()
+            layer.bias.zero_()
         hf.classifier.dense.weight[0] = _axis(t(which))
         hf.classifier.out_proj.weight[:, 0] = torch.tensor([3.0, -3.0] if flip else [-3.0, 3.0])
     return hf, ours.tokenizer

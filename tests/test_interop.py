@@ -403,7 +403,7 @@ def test_a_dry_run_names_all_that_a_run_wrote_and_sends_nothing(finished, api):
     planned = push_run(finished, "me/run", dry_run=True, api=api)
     assert planned.sizes == {name: len(content) for name, content in shared_of(finished).items()}
     assert (planned.left_out, planned.url, api.mock_calls) == ((), None, [])
-    assert planned.to_dataframe()["bytes"].sum() == planned.n_bytes > 10_000
+    assert planned.to_dataframe().bytes.sum() == planned.n_bytes > 10_000
 
 
 def test_a_pulled_run_is_the_pushed_one(run, tmp_path, api):

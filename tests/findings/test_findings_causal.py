@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from helpers import unchecked
 from planted import N_SIGNALS, planted_classifier
 from scipy import stats
 
@@ -23,6 +24,7 @@ from skillneurons.findings import (
     several_classes,
     survives_retuning,
 )
+from skillneurons.findings.necessity import Scope
 from skillneurons.findings.score_comparison import compare_scores
 from skillneurons.interventions.gaps import half_width
 from skillneurons.interventions.sweep import logits_many
@@ -115,7 +117,9 @@ def test_single_and_cumulative_scopes_are_sets_of_their_layers(planted, scores):
     classifier, task = planted[0].classifier, planted[0].task
     where = classifier.layout.positions("prompt")
     skill = scores[0].top(0.1)
-    for scope, layers in (("single", [(0,), (1,), (2,)]), ("cumulative", [(0,), (0, 1), (0, 1, 2)])):
+    scopes: dict[Scope, list[tuple[int, ...]]]
+    scopes = {"single": [(0,), (1,), (2,)], "cumulative": [(0,), (0, 1), (0, 1, 2)]}
+    for scope, layers in scopes.items():
         result = necessity(classifier, task, scores[0], kinds=("zero",), fractions=(0.1,), scope=scope, n_random=2)
         for s, chosen in enumerate(layers):
             alone = evaluate(classifier, task.test, zero(skill.layers(*chosen), positions=where))
@@ -418,4 +422,4 @@ def test_settings_of_retuned_classifiers_are_refused_before_any_tuning(planted, 
     model, task = planted[0].classifier.model, planted[0].task
     for changes, message in (({"kinds": ("blur",)}, "blur"), ({"fractions": (0.6,)}, "0.6"), ({"n_random": 1}, "is 1")):
         with pytest.raises(ValueError, match=message):
-            survives_retuning(model, task, scores[0], methods=("bitfit",), **changes)
+            survives_retuning(model, task, scores[0], methods=("bitfit",), **unchecked(changes))

@@ -1,6 +1,7 @@
 """Existence, prompts, origin and robustness: against the plain tensor functions, and on planted neurons."""
 
 from dataclasses import replace
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
@@ -92,7 +93,7 @@ def test_a_planted_neuron_does_as_well_as_prompt_and_probe(planted, classifiers,
     agrees = ((above == result.labels.bool()) == upward).double().mean()
     assert agrees == pytest.approx(result.top_held_out[0].item())
     table = result.to_dataframe()
-    assert (table["held_out_low"] < table["held_out"]).all() and table["position"].iloc[0] == position
+    assert (table.held_out_low < table.held_out).all() and table["position"].iloc[0] == position
     assert len(plot_existence(result).get_xticks()) == 3
     assert plot_existence_null(result).get_yscale() == "log"
 
@@ -164,7 +165,7 @@ def test_planted_neurons_tell_at_every_place(classifiers, task, scores):
     result = compare_places(classifiers, task, scores=scores, fraction=FOUR_OF_ALL)
     table = result.to_dataframe().set_index("place")
     check_interval(table, "best_held_out", len(task.test))
-    assert (table["prompt_neurons_held_out"] > 0.85).all() and table["rank_correlation"].iloc[0] == pytest.approx(1)
+    assert (table.prompt_neurons_held_out > 0.85).all() and table["rank_correlation"].iloc[0] == pytest.approx(1)
     assert torch.equal(result.predictivity[0], scores.predictivity)
     assert not torch.equal(result.held_out[3], result.held_out[4])
     assert len(plot_places(result).get_yticks()) == len(result.places) == 5
@@ -256,11 +257,10 @@ def test_planted_neurons_hold_on_other_words(planted, classifiers, task, scores)
     assert result.skill == planted[0].neurons
     assert table.loc["adversarial", "skill_neurons"] > 0.85 and table.loc["adversarial", "overlap"] == 1
     labels = torch.tensor(task.adversarial.labels)
-    slow = []
+    slow, (layer, neuron) = [], next(iter(result.skill))
     for i, classifier in enumerate(classifiers):
         activations = collect(classifier, task.adversarial, Examples(len(labels))).values
-        position, upward = scores.position_of(*next(iter(result.skill)), seed_index=i)
-        layer, neuron = next(iter(result.skill))
+        position, upward = scores.position_of(layer, neuron, seed_index=i)
         above = activations[:, position, layer, neuron] > scores.baseline[i, position, layer, neuron]
         slow.append(((above == labels.bool()) == upward).double().mean().item())
     assert result.adversarial[layer, neuron] == pytest.approx(sum(slow) / 2, abs=1.5 / len(labels))
@@ -269,13 +269,13 @@ def test_planted_neurons_hold_on_other_words(planted, classifiers, task, scores)
 
 
 def test_robustness_takes_outside_rows_and_counts_pairs_answered_as_a_whole(classifiers, task, scores):
-    outside = [dict(row) | {"pair": f"p{i // 2}"} for i, row in enumerate(task.adversarial)]
+    outside: list[dict[str, Any]] = [dict(row) | {"pair": f"p{i // 2}"} for i, row in enumerate(task.adversarial)]
     # Some tests rows are originals of a pair, and some of the others have wrong labels, so that pairs are broken.
     test = [dict(row) | ({"pair": f"p{i}"} if i < 9 else {}) for i, row in enumerate(task.test)]
     outside = [row | {"label": 1 - row["label"]} if i % 5 == 0 else row for i, row in enumerate(outside)]
     paired = replace(task, test=test, adversarial=())
     result = robustness(classifiers, paired, scores, adversarial=outside)
-    expected = []
+    expected, kept = [], []
     for one in classifiers:
         by_pair = {}
         for row in (*test, *outside):

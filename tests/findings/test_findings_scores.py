@@ -7,14 +7,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from helpers import scipys_spearman
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import N_SIGNALS, planted_classifier, planted_task
-from scipy.stats import binomtest, spearmanr
+from scipy.stats import binomtest
 
 from skillneurons import (
     Classifier,
     Decisions,
+    HookedEncoder,
     NeuronScores,
     NeuronSet,
     Task,
@@ -143,14 +145,17 @@ def test_a_gap_over_rows_that_belong_together_is_that_over_their_means():
     by_group = torch.randn(6, 20, generator=generator)
     rows = by_group.repeat_interleave(5, dim=1)
     ids = torch.arange(20).repeat_interleave(5).tolist()
-    alone, together = paired_gap(rows[0], rows[1:]), paired_gap(rows[0], rows[1:], groups=groups_of(ids))
+    groups = groups_of(ids)
+    assert groups is not None
+    alone, together = paired_gap(rows[0], rows[1:]), paired_gap(rows[0], rows[1:], groups=groups)
     expected = paired_gap(by_group[0], by_group[1:])
     assert together == pytest.approx(expected, rel=1e-5)
     assert together[2] - together[1] > alone[2] - alone[1]
     assert paired_gap(rows[0], rows[1:], groups=groups_of(list(range(100)))) == alone
     half = torch.arange(100) < 50
-    part = groups_of(ids).of(half)
-    assert (part.n_rows, part.n_groups) == (50, 10) and groups_of(ids).of(torch.arange(100) % 5 == 0) is None
+    part = groups.of(half)
+    assert part is not None and (part.n_rows, part.n_groups) == (50, 10)
+    assert groups.of(torch.arange(100) % 5 == 0) is None
 
 
 def test_paired_gap_of_equal_values_has_no_width_and_one_row_has_no_interval():
@@ -168,7 +173,7 @@ def test_spearman_is_scipys_and_knows_no_constant(values, rng):
     if len(set(values)) == 1 or len(set(others)) == 1:
         assert np.isnan(got)
     else:
-        assert got == pytest.approx(spearmanr(values, others).statistic)
+        assert got == pytest.approx(scipys_spearman(values, others))
 
 
 # Stability
@@ -179,7 +184,7 @@ def test_stability_is_that_of_slow_loops():
     result = stability(scores, 2 / 7)
     values = scores.predictivity_by_seed.numpy()
     for i, j in combinations(range(3), 2):
-        assert result.correlation[i, j] == pytest.approx(spearmanr(values[i].ravel(), values[j].ravel()).statistic)
+        assert result.correlation[i, j] == pytest.approx(scipys_spearman(values[i].ravel(), values[j].ravel()))
         tops = []
         for one in (values[i], values[j]):
             ranked = [sorted(range(7), key=lambda n, row=row: (-row[n], n))[:2] for row in one]
@@ -187,7 +192,7 @@ def test_stability_is_that_of_slow_loops():
         assert result.overlap[i, j] == pytest.approx(len(tops[0] & tops[1]) / 4)
         assert result.expected_overlap[i, j] == pytest.approx(2 / 7)
         for layer in range(2):
-            wanted = spearmanr(values[i, layer], values[j, layer]).statistic
+            wanted = scipys_spearman(values[i, layer], values[j, layer])
             assert result.layer_correlation[layer, i, j] == pytest.approx(wanted)
     assert torch.equal(result.overlap, result.overlap.T) and len(result.to_dataframe()) == 3
 
@@ -254,6 +259,8 @@ def test_planted_neurons_are_shared_beyond_shuffled_labels():
     pair = decided(np.random.default_rng(1), 2, signal=2.0, n_groups=30)
     result = stability(scores_of(pair), 10 / 197, decisions=pair)
     assert result.overlap[0, 1] == 1 and result.p[0, 1] == pytest.approx(1 / 200)
+    assert result.expected_overlap is not None and result.random_overlap is not None
+    assert result.expected_correlation is not None
     assert result.expected_overlap[0, 1] > result.random_overlap[0, 1] == pytest.approx(10 / 197)
     assert result.expected_correlation[0, 1] > 0.2
     assert result.to_dataframe()["chance"].item() == "shuffled labels" and "shuffled labels" in repr(result)
@@ -277,8 +284,9 @@ def test_stability_under_shuffled_labels_is_that_of_slow_loops(per_layer):
             ranked = [sorted(range(len(b)), key=lambda n, b=b: (-b[n], n))[:n_top] for b in blocks]
             tops.append({(layer, n) for layer, some in enumerate(ranked) for n in some})
         overlaps.append(len(tops[0] & tops[1]) / 4)
-        correlations.append(spearmanr(values[0].ravel(), values[1].ravel()).statistic)
+        correlations.append(scipys_spearman(values[0].ravel(), values[1].ravel()))
     assert result.overlap[0, 1] == overlaps[0] and result.correlation[0, 1] == pytest.approx(correlations[0])
+    assert result.expected_overlap is not None and result.expected_correlation is not None
     assert result.expected_overlap[0, 1] == pytest.approx(np.mean(overlaps[1:]))
     assert result.expected_correlation[0, 1] == pytest.approx(np.mean(correlations[1:]), abs=1e-5)
     assert result.p[0, 1] == pytest.approx(np.mean(np.array(overlaps) >= overlaps[0]))
@@ -313,8 +321,8 @@ def test_similarity_is_that_of_slow_loops(scores):
     result = task_similarity(scores, FOUR_OF_ALL, per_layer=False)
     values = [one.predictivity.numpy() for one in scores.values()]
     for i, j in combinations(range(3), 2):
-        assert result.correlation[i, j] == pytest.approx(spearmanr(values[i].ravel(), values[j].ravel()).statistic)
-        assert result.layer_correlation[1, i, j] == pytest.approx(spearmanr(values[i][1], values[j][1]).statistic)
+        assert result.correlation[i, j] == pytest.approx(scipys_spearman(values[i].ravel(), values[j].ravel()))
+        assert result.layer_correlation[1, i, j] == pytest.approx(scipys_spearman(values[i][1], values[j][1]))
     assert sorted(result.order) == [0, 1, 2] and len(result.to_dataframe()) == 3
 
 
@@ -449,12 +457,12 @@ def test_which_class_a_neuron_serves_is_not_chosen_on_the_rows_that_report_it(to
 
     base = planted_task("topics", n_train=400, n_validation=400, n_test=400)
     names = [f"word{i}" for i in range(14)]
-    splits = {split: meaningless(getattr(base, split)) for split in ("train", "validation", "test")}
+    train, validation, test = (meaningless(rows) for rows in (base.train, base.validation, base.test))
     classifier = topics.classifier
     words = Verbalizer.from_words(classifier.model.tokenizer, names)
-    task = Task("none", label_words=names, **splits)
+    task = Task("none", train, validation, test, names)
     table = several_classes(Classifier(classifier.model, classifier.prompt, words), task, fraction=0.9).to_dataframe()
-    assert abs(table["held_out_balanced"].mean() - 0.5) < 0.02
+    assert abs(table.held_out_balanced.mean() - 0.5) < 0.02
 
 
 @pytest.mark.parametrize("n_labels", [4, 14])
@@ -466,9 +474,9 @@ def test_tasks_of_many_classes_are_the_union_over_their_subtasks(planted, n_labe
     def relabelled(rows):
         return [{"text": row["text"], "label": i % n_labels} for i, row in enumerate(rows)]
 
-    splits = {split: relabelled(getattr(base, split)) for split in ("train", "validation", "test")}
+    train, validation, test = (relabelled(rows) for rows in (base.train, base.validation, base.test))
     words = [f"word{k}" for k in range(n_labels)]
-    task = Task("many", label_words=words, labels=names, **splits)
+    task = Task("many", train, validation, test, words, names)
     verbalizer = Verbalizer.from_words(planted[0].model.tokenizer, words)
     classifier = Classifier(planted[0].model, planted[0].classifier.prompt, verbalizer, task.labels)
     found = several_classes(classifier, task, fraction=n_labels / 29)
@@ -516,5 +524,6 @@ def test_scores_of_other_positions_do_not_compare(planted, scores):
 def test_selectivity_of_a_pruned_model_is_an_error_that_says_so(planted):
     keep = NeuronSet(torch.rand(3, 29, generator=torch.Generator().manual_seed(0)) < torch.tensor([[0.2], [0.5], [1]]))
     ragged = prune(planted[0].classifier, keep, torch.zeros(3, 29))
+    assert isinstance(ragged.model, HookedEncoder) and isinstance(ragged.verbalizer, Verbalizer)
     with pytest.raises(ValueError, match="different numbers of neurons"):
         label_word_selectivity(ragged.model, ragged.verbalizer)

@@ -75,8 +75,8 @@ def test_redundancy_of_a_classifier_is_that_of_its_activations(claim):
         claim.correlations(claim.train), claim.correlations(claim.test), claim.neurons, claim.held_out, claim.first
     )
     held_out = claim.held_out.flatten().numpy()
+    outside = [other for other in range(87) if not inside[other]]
     for i, neuron in enumerate(np.flatnonzero(inside)):
-        outside = [other for other in range(87) if not inside[other]]
         partner = max(outside, key=lambda other: r["train"][neuron, other])
         assert found.address[i].tolist() == list(divmod(int(neuron), 29))
         assert found.partner[i].tolist() == list(divmod(partner, 29))

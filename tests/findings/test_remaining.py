@@ -129,6 +129,7 @@ def test_the_best_remaining_neuron_is_that_of_a_slow_loop(claim, ablate, planted
                 score = (above == labels).mean()
                 if max(score, 1 - score) > best + 1e-12:
                     best, at = max(score, 1 - score), (position, layer, neuron, score >= 0.5)
+    assert at is not None
     position, layer, neuron, upward = at
     above = seen["test"][:, position, layer, neuron] > base[position, layer, neuron]
     hits = (above == upward) == (claim.test.labels.numpy() == 1)
@@ -155,6 +156,7 @@ def test_one_signal_is_that_of_numpy(claim):
     scaled = {split: (one - centre)[:, mask] / spread[mask] for split, one in x.items()}
     pca = PCA().fit(scaled["train"])
     assert found.share == pytest.approx(pca.explained_variance_ratio_[0], abs=1e-5)
+    assert pca.components_ is not None
     signal = {split: one @ pca.components_[0] for split, one in scaled.items()}
     knots = np.quantile(signal["train"], [0.2, 0.4, 0.6, 0.8])
     terms = {

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from helpers import Tolerance, unchecked
 from transformer_lens.model_bridge import TransformerBridge
 
 from skillneurons import (
@@ -34,9 +35,9 @@ from skillneurons.models.bridge import BridgedModel, as_classifiable
 from skillneurons.runs import FindSettings, find
 
 # Two implementations of one computation in float32, through two layers.
-CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+CLOSE: Tolerance = {"rtol": 2e-5, "atol": 2e-5}
 # The same computation with another number of rows, whose matrix products are summed in another order.
-ROUNDING = {"rtol": 1e-5, "atol": 5e-6}
+ROUNDING: Tolerance = {"rtol": 1e-5, "atol": 5e-6}
 N_PROMPT = 3
 ROWS = [
     {"text": " a lovely film", "label": 1},
@@ -268,6 +269,7 @@ def test_prompts_are_in_the_space_that_words_enter_in(booted):
     torch.testing.assert_close(prompt.vectors, expected.detach(), **CLOSE)
     classifier = make_classifier(model).with_prompt(prompt)
     ids = [*model.tokenizer(ROWS[0]["text"])["input_ids"], *tokens.tolist()]
+    assert isinstance(classifier.verbalizer, Verbalizer)
     with torch.no_grad():
         as_words = hf_model(torch.tensor([ids])).logits[0, -1, list(classifier.verbalizer.token_ids)]
     torch.testing.assert_close(classifier.logits(ROWS[:1])[0], as_words, **CLOSE)
@@ -300,6 +302,7 @@ def test_a_bridge_goes_the_whole_way(booted, tiny_task, name, tmp_path):
         assert len(mine) > n_seen > 0  # the user's own hook still runs
     assert model.fingerprint() == before and all(p.requires_grad for p in model.parameters())
     assert not any(point.has_hooks() for point in model.hook_dict.values())
+    assert classifier.prompt.seed is not None
     start = make_classifier(model, seed=classifier.prompt.seed)
     assert mean_loss(classifier, tiny_task.train) < mean_loss(start, tiny_task.train) - 0.02
     again = tune_prompt(model, tiny_task, n_prompt=N_PROMPT, config=config, progress=False)
@@ -375,7 +378,7 @@ def test_what_is_checked_once_is_not_checked_again(gpt2, tiny_model):
 
 def test_anything_else_is_refused_by_its_type(unchecked_types):
     with pytest.raises(TypeError, match="not Linear"):
-        as_classifiable(torch.nn.Linear(2, 3))
+        as_classifiable(unchecked(torch.nn.Linear(2, 3)))
 
 
 def test_a_bridge_in_train_mode_is_refused(gpt2):

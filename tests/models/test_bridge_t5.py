@@ -141,6 +141,7 @@ def test_t5_goes_the_whole_way(t5, tiny_task):
     before = t5.fingerprint()
     config = TuningConfig(steps=12, batch_size=16, eval_every=6, lr=3e-2)
     classifier = tune_prompt(t5.bridge, tiny_task, n_prompt=N_PROMPT, config=config, progress=False)
+    assert classifier.prompt.seed is not None
     start = make_classifier(t5, seed=classifier.prompt.seed)
     assert mean_loss(classifier, tiny_task.train) < mean_loss(start, tiny_task.train) - 0.02
     assert t5.fingerprint() == before

@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from test_bridge import ROWS, boot, make_decoder
+from transformer_lens.model_bridge import TransformerBridge
 from typer.testing import CliRunner
 
 from skillneurons import HookedEncoder, TuningConfig, load_model
@@ -135,6 +136,7 @@ def test_findings_on_a_bridge_are_those_that_leave_weights_alone(decoder, tiny_t
     named = {line.split(":")[0] for line in told}
     assert not named & {name for name, finding in registered().items() if finding.reads_weights}
     bridge = load_model(decoder).bridge
+    assert isinstance(bridge, TransformerBridge)
     with pytest.raises(ValueError, match="F7-origin read or replace weights"):
         reproduce([tiny_task], model=bridge, seeds=1, out=tmp_path / "no", findings=["F7-origin"])
     assert not (tmp_path / "no").exists()

@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import replace
 
 import pytest
+from helpers import first_group
 from planted import planted_model, planted_task
 from small_runs import SMALL_RUN
 
@@ -27,7 +28,7 @@ SMALL = ExplorerSettings(n_cards=3, n_texts=2, n_rows=30, n_random=4)
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     plain = planted_task(0, n_train=32, n_validation=32, n_test=40)
-    test = [row | {"text": f"{row['text']} {EVIL}"} for row in plain.test]
+    test = [dict(row) | {"text": f"{row['text']} {EVIL}"} for row in plain.test]
     task = Task(EVIL, plain.train, plain.validation, test, plain.label_words, plain.labels)
     return find(planted_model(), task, tmp_path_factory.mktemp("run") / "a", SMALL_RUN)
 
@@ -41,7 +42,7 @@ def explored(result):
 
 
 def data_of(page):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+    return json.loads(first_group(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL))
 
 
 def test_the_page_holds_the_scores_and_the_runs_own_set(result, explored):
@@ -76,7 +77,7 @@ def test_the_page_loads_nothing_and_no_text_becomes_markup(explored):
 
 def test_a_notebook_gets_the_page_in_a_frame_of_its_own(explored):
     shown = explored._repr_html_()
-    assert html.unescape(re.search(r'srcdoc="([^"]*)"', shown)[1]) == explored.page
+    assert html.unescape(first_group(r'srcdoc="([^"]*)"', shown)) == explored.page
     assert 'sandbox="allow-scripts"' in shown and "<script>" not in shown
 
 
@@ -102,7 +103,7 @@ def in_browser(explored, does, tmp_path):
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=5000"]
     command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,900", "--dump-dom"]
     dom = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120).stdout
-    return json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dom, re.DOTALL).group(1)))
+    return json.loads(html.unescape(first_group(r"<title>(.*?)</title>", dom, re.DOTALL)))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed to open the page with")

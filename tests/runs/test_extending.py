@@ -4,8 +4,10 @@ import re
 import sys
 import warnings
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -43,7 +45,7 @@ def blocks(heading):
 
 def ran(heading):
     """What a section's blocks define, one after the other."""
-    names = {"__name__": "extension"}
+    names: dict[str, Any] = {"__name__": "extension"}
     for block in blocks(heading):
         exec(compile(block, heading, "exec"), names)
     return names
@@ -56,18 +58,20 @@ def test_a_finding_is_one_module_that_registers_itself(tmp_path, monkeypatch):
     module, model = import_module("my_depth"), planted_model()
     monkeypatch.delitem(sys.modules, "my_depth")
     tasks = [planted_task(0, **SIZES), planted_task("topics", **SIZES)]
-    what = {"model": model, "seeds": 2, "out": tmp_path / "run", "settings": SETTINGS, "findings": ["depth"]}
-    tables = reproduce(tasks, **what)
+    reproduced = partial(
+        reproduce, tasks, model=model, seeds=2, out=tmp_path / "run", settings=SETTINGS, findings=["depth"]
+    )
+    tables = reproduced()
     assert list(tables) == ["depth"] and set(tables["depth"]["task"]) == {"signal0"}  # the other has three classes
     assert (tmp_path / "run" / "depth.png").stat().st_size > 1000
     claims = pd.read_csv(tmp_path / "run" / "summary.csv")
     assert claims["finding"].tolist() == ["depth"] and claims["task"].tolist() == ["signal0"]
     assert claims["effect"].item() == pytest.approx(tables["depth"]["depth"].mean() - 0.5)
     told = []
-    reproduce(tasks, **what, on_event=told.append)
+    reproduced(on_event=told.append)
     assert any(line.startswith("depth: read from") for line in told)
     with pytest.raises(ValueError, match=r"depth compares seeds, but `seeds` is \(0,\)"):
-        reproduce(tasks, **what | {"seeds": 1})
+        reproduced(seeds=1)
     assert list(registered())[-1] == "depth"
     register(Finding("depth", module.measure))  # a cell that is run again
 

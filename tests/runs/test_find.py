@@ -279,10 +279,11 @@ def test_all_words_that_are_no_tokens_are_named_before_the_model_is_loaded(tmp_p
 def test_a_tokenizer_alone_is_the_models(tmp_path):
     encoder = load_model("bundled")
     encoder.save(tmp_path / "saved")
+    assert encoder.tokenizer is not None
     for where in ("bundled", tmp_path / "saved"):
-        assert (
-            load_tokenizer(where)(" A clever film.")["input_ids"] == encoder.tokenizer(" A clever film.")["input_ids"]
-        )
+        alone = load_tokenizer(where)
+        assert alone is not None
+        assert alone(" A clever film.")["input_ids"] == encoder.tokenizer(" A clever film.")["input_ids"]
     assert load_tokenizer(tmp_path / "nowhere") is None
     (tmp_path / "saved" / "tokenizer.json").write_text("{")
     assert load_tokenizer(tmp_path / "saved") is None

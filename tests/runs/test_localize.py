@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from planted import planted_model, planted_task
@@ -11,11 +12,11 @@ from typer.testing import CliRunner
 
 from skillneurons.cli.commands import app
 from skillneurons.runs import localize_run, write_report
-from skillneurons.runs._find import FindSettings, find
+from skillneurons.runs._find import find
 from skillneurons.runs.finished_runs import _localize
 from skillneurons.runs.hub import run_files
 
-FEW = {"n_random": 3, "n_bootstrap": 5, "n_shuffles": 2, "rankings": [], "questions": ["writers", "causal"]}
+LOCALIZE = partial(localize_run, n_random=3, n_bootstrap=5, n_shuffles=2, rankings=[], questions=["writers", "causal"])
 SETTINGS = replace(SMALL_RUN, seeds=(0,))
 
 
@@ -31,7 +32,7 @@ def folder(task, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(folder, task):
-    return localize_run(folder, task=task, model=planted_model(), **FEW)
+    return LOCALIZE(folder, task=task, model=planted_model())
 
 
 def test_the_run_and_its_report_have_it(folder, found):
@@ -55,16 +56,16 @@ def test_what_is_shared_has_it(folder, found):
 
 def test_it_is_read_again_while_nothing_else_is_asked(folder, found, task, monkeypatch):
     monkeypatch.setattr(_localize, "localization", lambda *args, **kwargs: pytest.fail("computed again"))
-    again = localize_run(folder, task=task, model=planted_model(), **FEW)
+    again = LOCALIZE(folder, task=task, model=planted_model())
     assert again.verdict == found.verdict
     with pytest.raises(pytest.fail.Exception, match="computed again"):
-        localize_run(folder, task=task, model=planted_model(), **(FEW | {"n_random": 4}))
+        LOCALIZE(folder, task=task, model=planted_model(), n_random=4)
 
 
 def test_it_stays_where_a_run_is_asked_for_again_or_perturbs_more(task, tmp_path):
-    model, few = planted_model(), FEW | {"questions": []}
+    model = planted_model()
     folder = find(model, task, tmp_path / "run", SETTINGS).folder
-    verdict = localize_run(folder, task=task, model=model, **few).verdict
+    verdict = LOCALIZE(folder, task=task, model=model, questions=[]).verdict
     for settings in (SETTINGS, replace(SETTINGS, kinds=(*SETTINGS.kinds, "resample"))):
         find(model, task, folder, settings)
         assert json.loads((folder / "run.json").read_text())["localization"]["verdict"] == verdict
@@ -77,7 +78,7 @@ def test_a_run_that_grows_leaves_it_behind(task, tmp_path):
     model = planted_model()
     folder = find(model, task, tmp_path / "run", SETTINGS).folder
     localize_run(folder, task=task, model=model, **small)
-    find(model, task, folder, FindSettings(**(vars(SETTINGS) | {"fraction": 0.2})))
+    find(model, task, folder, replace(SETTINGS, fraction=0.2))
     assert "localization" not in json.loads((folder / "run.json").read_text())
     assert "localization.json" not in run_files(folder)
     grown = localize_run(folder, task=task, model=model, **small)

@@ -4,6 +4,7 @@ import re
 import time
 
 import pytest
+from helpers import first_group
 from planted import planted_classifier, planted_model, planted_task
 
 from skillneurons import TuningConfig, find_skill_neurons, perturbation_curve
@@ -66,5 +67,5 @@ def test_what_a_run_will_cost_counts_what_it_does(tmp_path):
     assert said.startswith("2 prompts of at most 40 steps, 6 passes to score, 14 perturbations of 40 rows: at most")
     began = time.monotonic()
     find(model, task, tmp_path / "run", settings, progress=False)
-    took, number = time.monotonic() - began, int(re.search(r"about (\d+) s", said)[1])
+    took, number = time.monotonic() - began, int(first_group(r"about (\d+) s", said))
     assert number < 20 * took + 5  # of the right order; figures and files are not in it

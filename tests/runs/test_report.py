@@ -6,12 +6,14 @@ import json
 import re
 import shutil
 import subprocess
+from functools import partial
 from urllib.parse import unquote
 
 import matplotlib
 import matplotlib.image
 import pandas as pd
 import pytest
+from helpers import first_group, unchecked
 from planted import planted_model, planted_task, unsealed
 
 from skillneurons import TuningConfig
@@ -92,7 +94,7 @@ def test_the_page_leads_to_the_explorer_where_there_is_one(folder, tmp_path):
     (copy / "explorer.html").write_text("here")
     assert '<a href="explorer.html">' in write_report(copy).read_text()
     elsewhere = write_report(copy, path=tmp_path / "pages" / "page.html").read_text()
-    where = re.search('<a href="(.*?)">', elsewhere)[1]
+    where = first_group('<a href="(.*?)">', elsewhere)
     assert (tmp_path / "pages" / unquote(where)).resolve().read_text() == "here"
 
 
@@ -135,7 +137,7 @@ def test_latex_tables_are_whole_and_escape_what_is_special(folder, tmp_path, unc
         assert len(rows) >= 2 and all(len(re.findall(r"(?<!\\)&", row)) == len(table[0]) - 1 for row in rows)
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 3
     with pytest.raises(ValueError, match="'docx'"):
-        write_report(copy, format="docx")
+        write_report(copy, format=unchecked("docx"))
 
 
 def test_text_from_the_task_cannot_become_markup(folder, tmp_path):
@@ -174,14 +176,15 @@ def test_a_browser_shows_the_figures_and_sorts_the_tables(folder, tmp_path):
     shot = tmp_path / "page.png"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=5000"]
     flags.append(f"--user-data-dir={tmp_path / 'profile'}")
-    run = {"capture_output": True, "text": True, "timeout": 120}
-    dom = subprocess.run([CHROMIUM, *flags, "--dump-dom", page.as_uri()], **run).stdout
-    seen = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dom).group(1)))
+    assert CHROMIUM is not None
+    run = partial(subprocess.run, capture_output=True, text=True, timeout=120)
+    dom = run([CHROMIUM, *flags, "--dump-dom", page.as_uri()]).stdout
+    seen = json.loads(html.unescape(first_group(r"<title>(.*?)</title>", dom)))
     assert seen["drawn"] == seen["n"] == 3
     assert seen["shown"] == sorted(seen["shown"], reverse=True)
 
     command = [CHROMIUM, *flags, "--window-size=1100,1600", f"--screenshot={shot}", page.as_uri()]
-    subprocess.run(command, **run, check=True)
+    run(command, check=True)
     image = matplotlib.image.imread(shot)[..., :3]
     # The skill neurons' orange is nowhere but in figures.
     orange = (abs(image - [0xD5 / 255, 0x5E / 255, 0]) < 0.06).all(axis=-1)

@@ -94,8 +94,8 @@ def test_every_finding_has_a_table_and_a_figure(finished):
     assert "label_words_overlap" in tables["F6-selectivity"]
     assert set(tables["F1-existence"]["task"]) == {"signal0"}
     claims = pd.read_csv(folder / "summary.csv")
-    assert set(claims["finding"]) == claimed & set(tables) and claims["effect"].notna().all()
-    assert (claims["low"] <= claims["effect"]).all() and (claims["effect"] <= claims["high"]).all()
+    assert set(claims["finding"]) == claimed & set(tables) and claims.effect.notna().all()
+    assert (claims.low <= claims.effect).all() and (claims.effect <= claims.high).all()
 
 
 def test_findings_give_the_numbers_that_they_gave(finished, compared_with_golden):
