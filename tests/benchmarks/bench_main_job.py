@@ -92,10 +92,8 @@ def test_probing_pass_against_the_authors_way(benchmark, base, tokenizer, senten
     for warm_up in (our_pass, authors_pass):
         warm_up(classifier if warm_up is our_pass else authors, sentences["baseline"][:16], rows[:16])
     baseline, hits = benchmark.pedantic(our_pass, (classifier, sentences["baseline"], rows), rounds=ROUNDS)
-    their_times = []
-    for _ in range(ROUNDS):
-        seconds, (their_baseline, their_hits) = timed(lambda: authors_pass(authors, sentences["baseline"], rows))
-        their_times.append(seconds)
+    theirs = [timed(lambda: authors_pass(authors, sentences["baseline"], rows)) for _ in range(ROUNDS)]
+    their_times, (their_baseline, their_hits) = [seconds for seconds, _ in theirs], theirs[-1][1]
     our_median, their_median = benchmark.stats.stats.median, statistics.median(their_times)
     print(f"\nprobing pass, {len(sentences['baseline'])} + {n_rows} sentences, {torch.get_num_threads()} threads")
     print(f"  this library   {our_median:7.1f} s (median of {ROUNDS} after a warm-up)")

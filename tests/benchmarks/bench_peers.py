@@ -12,11 +12,13 @@ many rows as the whole of SST-2, on a GPU:
     BENCH_DEVICE=cuda BENCH_DTYPE=bfloat16 BENCH_TOKENS=65536 BENCH_SCALE=33.6745 pytest -c … bench_peers.py
 """
 
-import importlib.util
 import os
 import statistics
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -54,6 +56,7 @@ TOKENS = int(os.environ.get("BENCH_TOKENS", TOKENS_PER_BATCH))
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-1}[DTYPE]
 SETS, SHARE = 8, 0.1
 PROMPT = slice(1, 1 + N_PROMPT)
+T = TypeVar("T")
 
 
 class HuggingFaceNumpy(AuthorsWay):
@@ -121,16 +124,14 @@ class NNsight(AuthorsWay):
     name = "nnsight"
 
     def trace(self, rows: list[dict]):
-        import nnsight
-
+        nnsight = import_module("nnsight")
         tokens, mask, positions = self.inputs(rows)
         traced = nnsight.NNsight(self.model.roberta)
         return traced, traced.trace(inputs_embeds=self.embeds(tokens), attention_mask=mask, position_ids=positions)
 
     @torch.no_grad()
     def activations(self, rows: list[dict]):
-        import nnsight
-
+        nnsight = import_module("nnsight")
         for start in range(0, len(rows), 16):
             traced, tracer = self.trace(rows[start : start + 16])
             with tracer:
@@ -141,8 +142,7 @@ class NNsight(AuthorsWay):
 
     @torch.no_grad()
     def perturbed(self, rows: list[dict], neurons: NeuronSet) -> np.ndarray:
-        import nnsight
-
+        nnsight = import_module("nnsight")
         parts, chosen = [], [neurons.indices(layer) for layer in range(len(neurons.mask))]
         for start in range(0, len(rows), 16):
             traced, tracer = self.trace(rows[start : start + 16])
@@ -160,18 +160,17 @@ def competitors(tokenizer, tmp_path_factory):
     hf_model, folder = base_shape(**SHAPES[SHAPE]), tmp_path_factory.mktemp("base")
     hf_model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    hf_model = hf_model.to(DEVICE, DTYPE)
+    torch.nn.Module.to(hf_model, DEVICE, DTYPE)  # in place; that of transformers has no types
     encoder = HookedEncoder.from_hf(hf_model, tokenizer)
     words = Verbalizer.from_words(tokenizer, LABEL_WORDS)
     classifier = Classifier(encoder, random_prompt(encoder, N_PROMPT), words)
     bridge = TransformerBridge.boot_transformers(str(folder), device=DEVICE, dtype=DTYPE)
     models = {HuggingFaceNumpy: hf_model, Bridge: bridge}
-    if importlib.util.find_spec("nnsight") is not None:
+    if find_spec("nnsight") is not None:
         models[NNsight] = hf_model
-    peers = [kind(model, tokenizer, classifier.prompt.vectors) for kind, model in models.items()]
-    for peer in peers:
-        peer.words = list(words.token_ids)
-    return classifier, peers
+    return classifier, [
+        kind(model, tokenizer, classifier.prompt.vectors, words.token_ids) for kind, model in models.items()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -185,11 +184,12 @@ def peak() -> float:
 def n_operations(classifier: Classifier, rows: list[dict]) -> float:
     """Of a forward pass: what the blocks' weights ask of every token but padding, attention's own products aside."""
     cfg, encoded = classifier.model.cfg, classifier.encode(rows)
+    assert cfg.d_mlp is not None
     n_tokens = int(encoded.lengths.sum()) + len(rows) * classifier.layout.n_added
     return 2 * n_tokens * cfg.n_layers * (4 * cfg.d_model**2 + 2 * cfg.d_model * cfg.d_mlp)
 
 
-def compare(title: str, n_rows: int, operations: float, peak: float, works: dict[str, Callable]) -> dict[str, object]:
+def compare(title: str, n_rows: int, operations: float, peak: float, works: dict[str, Callable[[], T]]) -> dict[str, T]:
     """Time all works, alternating; print the table; return what each gave."""
     results = {name: work() for name, work in works.items()}
     seconds: dict[str, list[float]] = {name: [] for name in works}

@@ -25,7 +25,8 @@ ALPHA = 0.05
 
 def full_size(n_permutations):
     rng = np.random.default_rng(0)
-    packed = [rng.integers(0, 256, (ROWS, POSITIONS, D_MLP // 8), dtype=np.uint8) for _ in range(LAYERS)]
+    shape = (ROWS, POSITIONS, D_MLP // 8)
+    packed = [torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)) for _ in range(LAYERS)]
     decisions = Decisions(torch.zeros(POSITIONS, LAYERS, D_MLP), ROWS, torch.arange(ROWS) % 2, packed)
     before = time.perf_counter()
     counts = decisions.above
@@ -76,7 +77,7 @@ def routes():
         "popcount of 64-bit words (numpy)": popcount,
         "8-bit integer product": lambda: torch._int_mm(y8, d8),
     }.items():
-        route()
+        result = route()
         start = time.perf_counter()
         for _ in range(3):
             result = route()
@@ -102,7 +103,8 @@ def data_set(seed, told, share, n=102):
         copied = torch.rand(n, 5, 1, 6, generator=generator) < told
         above[:, :, :1, :6] = torch.where(copied, labels.bool()[:, None, None, None], above[:, :, :1, :6])
         splits.append(Decisions.of(above, labels))
-    return splits
+    validation, test = splits
+    return validation, test
 
 
 def significant(validation, test, seed):

@@ -13,7 +13,7 @@ import time
 import torch
 from conftest import SCALE
 
-from skillneurons import NeuronSet, prune
+from skillneurons import HookedEncoder, NeuronSet, prune
 from skillneurons.applications.pruning import forward_flops, n_parameters
 from skillneurons.interventions.hooks import mean
 
@@ -44,9 +44,10 @@ def test_pruned_classifier_against_the_one_it_was_pruned_from(base, sentences):
     ratio = medians["whole"] / medians["pruned"]
     # What a machine busy with other work leaves to compare: the processor's time, not the clock's.
     cpu_ratio = statistics.median(processor["whole"]) / statistics.median(processor["pruned"])
+    assert isinstance(whole.model, HookedEncoder) and isinstance(pruned.model, HookedEncoder)
     share = n_parameters(pruned.model) / n_parameters(whole.model)
     lengths = (rows.lengths + whole.layout.n_prefix).tolist()
-    work = [sum(forward_flops(c.model.cfg, n, 2) for n in lengths) for c in (whole, pruned)]
+    work = [sum(forward_flops(model.cfg, n, 2) for n in lengths) for model in (whole.model, pruned.model)]
     print(f"\n{len(rows)} rows, {torch.get_num_threads()} threads, {ROUNDS} rounds after a warm-up")
     for name, values in times.items():
         print(f"  {name:7} {medians[name]:7.2f} s ({min(values):.2f} to {max(values):.2f})")

@@ -3,8 +3,10 @@
 import gzip
 import json
 import os
+from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,15 +92,17 @@ class AuthorsWay:
     numpy on the host.
     """
 
-    def __init__(self, hf_model: RobertaForMaskedLM, tokenizer, prompt: torch.Tensor) -> None:
-        self.model, self.tokenizer, self.prompt = hf_model, tokenizer, prompt
+    def __init__(self, model: Any, tokenizer, prompt: torch.Tensor, words: Sequence[int] = ()) -> None:
+        """`model` is of transformers, or another library's; `words` are the ids that a peer reads its logits for."""
+        self.model, self.tokenizer, self.prompt, self.words = model, tokenizer, prompt, list(words)
 
     def inputs(self, rows: list[dict]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         texts = self.tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
         head = torch.full((len(rows), 1 + len(self.prompt)), self.tokenizer.mask_token_id)
         tokens = torch.cat([head, texts["input_ids"]], dim=1)
         mask = torch.cat([torch.ones_like(head), texts["attention_mask"]], dim=1)
-        return tuple(part.to(self.prompt.device) for part in (tokens, mask, mask.cumsum(1) * mask + 1))
+        positions, device = mask.cumsum(1) * mask + 1, self.prompt.device
+        return tokens.to(device), mask.to(device), positions.to(device)
 
     def embeds(self, tokens: torch.Tensor) -> torch.Tensor:
         embeds = self.model.roberta.embeddings.word_embeddings(tokens)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from skillneurons.classifiers.tuning import frozen
 from skillneurons.tasks.batching import Encoded, shuffled
 
 ROWS_PER_STEP = 32
+T = TypeVar("T")
 
 
-def timed(work: Callable) -> tuple[float, object]:
+def timed(work: Callable[[], T]) -> tuple[float, T]:
     """(seconds, what it gave)."""
     start = time.perf_counter()
     result = work()
@@ -37,11 +39,11 @@ def our_pass(classifier, baseline_rows: list[dict], rows: list[dict], **options)
 
 def authors_pass(authors: AuthorsWay, baseline_rows: list[dict], rows: list[dict]) -> tuple[np.ndarray, np.ndarray]:
     """The same, as the released code computes it."""
-    total = None
+    total, dtype = [], np.dtype(np.float32)
     for _, layers in authors.activations(baseline_rows):
-        sums = [layer.sum(0, dtype=np.float64) for layer in layers]
-        total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
-    baseline = [(one / len(baseline_rows)).astype(layers[0].dtype) for one in total]
+        sums, dtype = [layer.sum(0, dtype=np.float64) for layer in layers], layers[0].dtype
+        total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
+    baseline = [(one / len(baseline_rows)).astype(dtype) for one in total]
     hits = [np.zeros_like(one, dtype=np.int64) for one in baseline]
     labels = np.array([row["label"] for row in rows])
     for start, layers in authors.activations(rows):
