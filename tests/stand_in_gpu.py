@@ -6,8 +6,10 @@ would keep the host waiting. Stands on torch's Python backends, which one proces
 """
 
 from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
+from helpers import unchecked
 from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -23,7 +25,7 @@ INDEXES = {
     aten._index_put_impl_.default: 1,
 }
 CROSSES = {aten.copy_.default, aten._to_copy.default}
-_state = {"strict": False, "registered": False}
+_state: dict[str, Any] = {"strict": False, "registered": False}
 
 
 class Waiting(RuntimeError):
@@ -34,12 +36,13 @@ class There(torch.Tensor):
     """A tensor on the device; `raw` holds its values on the CPU, and views of it are views of these."""
 
     raw: torch.Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: ClassVar[Any] = torch._C._disabled_torch_function_impl
 
     @staticmethod
     def __new__(cls, raw):
         layout = {"strides": raw.stride(), "storage_offset": raw.storage_offset()}
-        made = torch.Tensor._make_wrapper_subclass(cls, raw.shape, dtype=raw.dtype, device=f"{NAME}:0", **layout)
+        device = torch.device(f"{NAME}:0")
+        made = torch.Tensor._make_wrapper_subclass(cls, raw.shape, dtype=raw.dtype, device=device, **layout)
         made.raw = raw
         return made
 
@@ -146,7 +149,7 @@ def pytest_configure(config) -> None:
     _state["registered"], _state["library"] = True, torch.library.Library("_", "IMPL")
     _state["library"].fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
     _device_constructors()  # remembers them, so that `with torch.device(...)` still knows `torch.tensor`
-    tensor, generator = torch.tensor, torch.Generator
+    tensor, generator = torch.tensor, unchecked(torch.Generator)
 
     def tensor_there(data, *, device=None, **options):
         made = tensor(data, **options)

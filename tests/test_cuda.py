@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import Tolerance
 from stand_in_gpu import NAME, nothing_waits, registered
 from test_bridge import boot, make_decoder
 from test_bridge_t5 import make_seq2seq
@@ -43,7 +44,7 @@ pytestmark = [
     pytest.mark.skipif(not registered() and not torch.cuda.is_available(), reason="torch finds no GPU here"),
     pytest.mark.filterwarnings("ignore:.*collapsed"),
 ]
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: Tolerance = {"rtol": 1e-4, "atol": 1e-4}
 HALF = {torch.bfloat16: 0.15, torch.float16: 0.02}
 
 

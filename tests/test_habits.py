@@ -2,13 +2,16 @@
 
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from helpers import first_group
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = dict(re.findall(r"^(\w+):\n((?:\t.+\n?)+)", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+WAIVERS = r"#\s*(?:type|pyright):"
 RUN = (ROOT / ".ci" / "run").read_text()
 
 
@@ -18,7 +21,7 @@ def test_ci_checks_all_that_has_a_name_by_its_name():
     # Nothing else is run but what makes the environment: what passes by hand passes there.
     commands = [line.split()[0] for line in RUN.splitlines() if line and not line.startswith("#")]
     assert set(commands) <= {"set", "cd", "environment=$(mktemp", "trap", "python3", ".", "export", "pip", "make"}
-    asked = re.search(r'pip install .*"\.\[(.+)\]"', RUN).group(1)
+    asked = first_group(r'pip install .*"\.\[(.+)\]"', RUN)
     assert asked == "test,docs" and "-c constraints.txt" in RUN
 
 
@@ -27,6 +30,16 @@ def test_the_makefile_lists_its_targets_and_the_page_for_contributors_names_them
     assert set(phony.split()) == set(TARGETS)
     (named,) = re.findall(r"`make ([\w ]+)`", (ROOT / "CONTRIBUTING.md").read_text())
     assert set(named.split()) <= set(TARGETS)
+
+
+def test_types_are_checked_of_tests_and_benchmarks_as_of_the_package():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pyright"]
+    assert settings["include"] == ["skillneurons", "tests"] and "exclude" not in settings
+    assert settings["typeCheckingMode"] == "standard" and TARGETS["types"].split() == ["pyright"]
+    # Only what is no mistake: names that a library gives without `__all__`.
+    assert [name for name in settings if name.startswith("report")] == ["reportPrivateImportUsage"]
+    waived = [path.name for path in (ROOT / "tests").rglob("*.py") if re.search(WAIVERS, path.read_text())]
+    assert waived == []
 
 
 def test_the_workflow_runs_what_is_run_by_hand():

@@ -31,7 +31,7 @@ DOES_NOT_APPLY = {
 
 def write_stand_in(cache: Path) -> None:
     """A hub cache with a random `bert-base-cased`."""
-    from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
+    from transformers import BertConfig, BertForPreTraining, BertTokenizer
 
     snapshot = cache / "models--bert-base-cased" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
@@ -41,11 +41,13 @@ def write_stand_in(cache: Path) -> None:
     words = "[PAD] [UNK] [CLS] [SEP] [MASK] Hello world First Second sentence this is another sequence of tokens The"
     words += " She sat on the mat went to grocery store bought a loaf bread dog cat bird ball , ! ."
     (snapshot / "vocab.txt").write_text("\n".join(words.split()))
-    tokenizer = BertTokenizerFast(str(snapshot / "vocab.txt"), do_lower_case=False)
+    tokenizer = BertTokenizer(str(snapshot / "vocab.txt"), do_lower_case=False)
     tokenizer.save_pretrained(snapshot)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 12, "intermediate_size": 48}
-    BertForPreTraining(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(snapshot)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=24, num_attention_heads=2, num_hidden_layers=12, intermediate_size=48
+    )
+    BertForPreTraining(config).save_pretrained(snapshot)
 
 
 class Outcomes:
@@ -77,8 +79,7 @@ def replace_names() -> None:
     def config(**options):
         return EncoderConfig(**options, d_token_types=2, pad_token_id=0, position_offset=0)
 
-    transformer_lens.HookedEncoder = HookedEncoder
-    transformer_lens.HookedTransformerConfig = config
+    transformer_lens.__dict__.update(HookedEncoder=HookedEncoder, HookedTransformerConfig=config)
 
 
 def main(checkout: Path) -> int:
