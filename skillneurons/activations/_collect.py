@@ -5,7 +5,7 @@ number of examples, and the totals of two passes add up to those of one over bot
 everything that is measured.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from skillneurons.activations.text import Pooled, place_and_pool
 from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
 from skillneurons.tasks.batching import Encoded
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.types import AtHook, Hook, Json, Row
+from skillneurons.utilities.progress import told
+from skillneurons.utilities.types import AtHook, Hook, Json, Progress, Row
 
 
 @checked
@@ -30,7 +31,7 @@ def collect(
     positions: str = "prompt",
     tokens_per_batch: int = 2048,
     accelerator: Ranks | None = None,
-    on_rows: Callable[[int], object] | None = None,
+    progress: Progress | bool = False,
 ) -> S:
     """Run the classifier over the rows once and show every layer's activations to `statistic`.
 
@@ -48,7 +49,7 @@ def collect(
         tokens_per_batch: Padded positions in one forward pass.
         accelerator: Of `accelerate`: split the batches over its processes, see `distributed`. All of them get the same
             result, from the same arguments.
-        on_rows: Called after each batch with its number of rows, for a progress bar.
+        progress: Called with ("collect", rows done, rows) after each batch; or True, for a bar or lines.
 
     Returns:
         `statistic`; with an `accelerator`, a new one of all processes' rows.
@@ -81,6 +82,7 @@ def collect(
             f"texts differ in length. Pool them: '{positions}, mean'."
         )
     state: dict[str, Json] = {}
+    n_done, tell = 0, told(progress)
 
     def observe(layer: int) -> Hook:
         def look(activations: Tensor, hook: AtHook = None) -> None:
@@ -95,8 +97,10 @@ def collect(
             counts = encoded.labels[batch.index].bincount(minlength=n_labels).tolist()
             state.update(batch=batch.at(where), counts=counts)
             label_logits(classifier, batch, last_block_to=where.stop)
-            if on_rows is not None:
-                on_rows(len(batch))
+            n_done += len(batch)
+            tell("collect", n_done, len(encoded))
+    if n_done < len(encoded):  # the other processes' rows
+        tell("collect", len(encoded), len(encoded))
     statistic.finish()
     if accelerator is None:
         return statistic

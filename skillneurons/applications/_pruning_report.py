@@ -6,7 +6,7 @@ one tuning of the prompt.
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal, TypedDict, Unpack
 
@@ -31,12 +31,12 @@ from skillneurons.neurons.neuron_set import top_like
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
-from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.arguments import check_options, checked
 from skillneurons.utilities.intervals import columns, proportion
-from skillneurons.utilities.options import check_options
+from skillneurons.utilities.progress import SHOW_AFTER, told
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.row_groups import RowGroups
-from skillneurons.utilities.types import Json
+from skillneurons.utilities.types import Json, Progress
 
 KEPT = (0.01, 0.02, 0.05, 0.1, 0.3)
 
@@ -170,7 +170,7 @@ def pruning_report(
     fractions: Sequence[float] = KEPT,
     layers: Sequence[int] | None = None,
     fold: Literal["prompt", "everywhere"] = "prompt",
-    on_set: Callable[[int, int], None] | None = None,
+    progress: Progress | bool = True,
     **options: Unpack[ComparedOptions],
 ) -> PruningReport:
     """Prune to the skill neurons, and to as many in each layer chosen by other scores or by chance.
@@ -189,7 +189,8 @@ def pruning_report(
         fractions: Shares of the pruned layers' neurons to keep.
         layers: To prune; by default all but the first quarter.
         fold: Mean that replaces a removed neuron: at the prompt's positions, as in the paper, or everywhere.
-        on_set: Called with (sets done, sets) after each.
+        progress: Bars or lines where it takes longer than a few seconds; False for neither, or a function that is
+            called with (what is being done, sets done, sets).
         options: `rank_by`: more scores to choose by, by name. `n_random`: random sets for each share (3). `retune`: how
             to tune the prompt on each pruned model; None leaves it. `seed`: of the random sets, and of the tuning.
 
@@ -232,6 +233,7 @@ def pruning_report(
     right = torch.full((2, len(sets), len(fractions), len(test)), torch.nan, dtype=torch.float64)
     margins = torch.empty(right.shape[1:3], dtype=torch.float64)
     lengths = (test.lengths + classifier.layout.n_prefix).tolist()
+    tell = told(progress, SHOW_AFTER)
     for i, skill in enumerate(kept):
         keeps = [skill, *(top_like(score, skill) for _, score in rankings)]
         for j, keep in enumerate(keeps):
@@ -242,8 +244,7 @@ def pruning_report(
                 right[1, j, i] = _right(_retuned(smaller, task, retune, seed).logits(test), test)
             if j == 0:
                 costs.append((n_parameters(prunable(smaller)), _mean_flops(smaller, lengths)))
-            if on_set is not None:
-                on_set(i * len(keeps) + j + 1, len(fractions) * len(keeps))
+            tell("prune", i * len(keeps) + j + 1, len(fractions) * len(keeps))
     empty = prune(classifier, kept[0] - kept[0], mean, layers=chosen_layers)
     logits, without = classifier.logits(test), empty.logits(test)
     meta: dict[str, Json] = {"task": task.name, "model": classifier.fingerprint, "model_source": model.cfg.source}

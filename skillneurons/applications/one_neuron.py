@@ -29,8 +29,7 @@ from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Batch
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
-from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.options import check_options
+from skillneurons.utilities.arguments import check_options, checked
 from skillneurons.utilities.results import Result, drawn_by
 from skillneurons.utilities.types import Json, Row, Tokenizer
 
@@ -128,7 +127,7 @@ def neuron_card(
         n_words: Nearest words of each side's weights.
         options: As `SweepSettings` has them: `n_random` (20 other neurons of the layer, ablated one at a time),
             `positions` (`"all"` unless given), `seed` (of the other neurons, noise and resampling), `tokens_per_batch`,
-            `resume_in` and `on_batch`.
+            `resume_in` and `progress`.
 
     Raises:
         ValueError: Classifier, task and scores do not belong together, or there is no such neuron.

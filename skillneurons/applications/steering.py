@@ -39,9 +39,8 @@ from skillneurons.interventions.sweep import ControlOptions, SweepSettings, swee
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
-from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.arguments import check_options, checked
 from skillneurons.utilities.intervals import columns, proportion
-from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.row_groups import RowGroups
 from skillneurons.utilities.types import Json, Row
@@ -216,7 +215,7 @@ def steering_curve(
             their own difference as it is.
         options: As `SweepSettings` has them: `n_random` (10 random sets, disjoint from `neurons`, as many in each
             layer), `positions` (where to steer), `seed` (of the random sets), `rows`, `tokens_per_batch`, `resume_in`
-            and `on_batch`.
+            and `progress`.
 
     Raises:
         ValueError: The classifier has no such label, or other classes than the task; `neurons` is empty, another

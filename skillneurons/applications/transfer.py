@@ -4,7 +4,7 @@ The matrix costs one pass over each target's test rows for each source prompt; a
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import pandas as pd
@@ -20,8 +20,9 @@ from skillneurons.findings.record import Finding, Measured, ReproduceSettings, S
 from skillneurons.models.bridge import Model
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.progress import SHOW_AFTER, told
 from skillneurons.utilities.results import Result, as_text, drawn_by
-from skillneurons.utilities.types import Json
+from skillneurons.utilities.types import Json, Progress
 
 RANDOM = "random start"
 
@@ -134,7 +135,7 @@ def transfer_matrix(
     tasks: Sequence[Task],
     *,
     labels: Mapping[tuple[str, str], Mapping[str, str]] | None = None,
-    on_pair: Callable[[int, int], None] | None = None,
+    progress: Progress | bool = True,
 ) -> TransferMatrix:
     """Zero-shot transfer: the prompt of every task on the test rows of every task.
 
@@ -144,7 +145,8 @@ def transfer_matrix(
         classifiers: By name of the task they were tuned on, the same number of seeds for each.
         tasks: Sources and targets.
         labels: For a (source, target), how labels correspond where names and words do not say it; see `transferred`.
-        on_pair: Called with (pairs done, pairs).
+        progress: Bars or lines where it takes longer than a few seconds; False for neither, or a function that is
+            called with (what is being done, pairs done, pairs).
 
     Raises:
         ValueError: Classifiers are missing, differ in number or in the order of seeds, or have different models; two
@@ -169,14 +171,14 @@ def transfer_matrix(
     # Texts are cut to what the longest prompt leaves, so that every prompt reads the same.
     longest = max((c for name in names for c in classifiers[name]), key=lambda c: len(c.prompt))
     encoded = [longest.encode(task.test) for task in tasks]
+    tell = told(progress, SHOW_AFTER)
     for i, source in enumerate(names):
         for j, target in enumerate(tasks):
             for k, classifier in enumerate(classifiers[source]):
                 moved = transferred(classifier, target, (labels or {}).get((source, target.name)))
                 if moved is not None:
                     accuracy[i, j, k] = evaluate(moved, encoded[j]).accuracy
-            if on_pair is not None:
-                on_pair(i * len(tasks) + j + 1, len(tasks) ** 2)
+            tell("transfer", i * len(tasks) + j + 1, len(tasks) ** 2)
     majority = torch.tensor([max(rows.labels.bincount()).item() / len(rows) for rows in encoded], dtype=torch.float64)
     meta = {
         "model": classifiers[names[0]][0].fingerprint,
@@ -279,7 +281,7 @@ def warm_start(
     *,
     level: float,
     config: TuningConfig | None = None,
-    on_run: Callable[[int, int], None] | None = None,
+    progress: Progress | bool = True,
 ) -> WarmStart:
     """Tune `task` from other tasks' prompts and from random ones: in how many steps is an accuracy reached?
 
@@ -290,7 +292,8 @@ def warm_start(
         task: To tune on, with its own label words.
         level: Validation accuracy to reach. Fix it beforehand, for example at 95 % of a full tuning's.
         config: Of each tuning; the same rows come in the same order for every start with a seed.
-        on_run: Called with (tunings done, tunings).
+        progress: Bars or lines where it takes longer than a few seconds; False for neither, or a function that is
+            called with (what is being done, tunings done, tunings).
 
     Raises:
         ValueError: `level` is not a share, no other task's classifiers were passed, or they do not match in number or
@@ -322,12 +325,12 @@ def warm_start(
     starts |= {name: [classifier.prompt for classifier in group] for name, group in others.items()}
     steps = [0, *range(config.eval_every, config.steps, config.eval_every), config.steps]
     accuracy = torch.full((len(starts), len(seeds), len(steps)), torch.nan, dtype=torch.float64)
+    tell = told(progress, SHOW_AFTER)
     for i, prompts in enumerate(starts.values()):
         for k, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
             for step, value in _accuracy_by_step(model, task, prompt, seed, config):
                 accuracy[i, k, steps.index(step)] = value
-            if on_run is not None:
-                on_run(i * len(seeds) + k + 1, len(starts) * len(seeds))
+            tell("warm start", i * len(seeds) + k + 1, len(starts) * len(seeds))
     meta = {"task": task.name, "model": first[0].fingerprint, "seeds": seeds, "config": asdict(config)}
     return WarmStart(tuple(starts), tuple(steps), accuracy, level, meta)
 

@@ -21,7 +21,7 @@ from skillneurons.models.bridge import AnyModel, Model, as_classifiable, as_enco
 from skillneurons.models.encoder import HookedEncoder
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.types import AtHook, Hook
+from skillneurons.utilities.types import AtHook, Hook, Progress
 
 DELTA_CONFIG = TuningConfig(lr=3e-3)
 
@@ -34,8 +34,7 @@ def tune_bitfit(
     seed: int = 0,
     prompt: SoftPrompt | None = None,
     config: TuningConfig | None = None,
-    progress: bool = True,
-    on_step: Callable[[int, int], None] | None = None,
+    progress: Progress | bool = True,
 ) -> Classifier:
     """A classifier whose biases were tuned, the model and the prompt frozen.
 
@@ -50,8 +49,7 @@ def tune_bitfit(
         seed: Of the order of the rows, and of the prompt if none is given.
         prompt: Is not tuned; one random word vector by default.
         config: Learning rate, steps and so on; by default those of prompt tuning with a learning rate of 3e-3.
-        progress: Show a progress bar.
-        on_step: Called with `(step, steps)` after each step.
+        progress: As of `tune_prompt`.
 
     Returns:
         The classifier with its biases as `extra_hooks`. It cannot be saved.
@@ -80,7 +78,7 @@ def tune_bitfit(
         return [(name, _add(bias)) for name, bias in values.items()]
 
     added = _Added("BitFit", biases, hooks)
-    return _tune(encoder, task, added, prompt, seed=seed, config=config, progress=progress, on_step=on_step)
+    return _tune(encoder, task, added, prompt, seed=seed, config=config, progress=progress)
 
 
 @checked
@@ -92,8 +90,7 @@ def tune_adapter(
     seed: int = 0,
     prompt: SoftPrompt | None = None,
     config: TuningConfig | None = None,
-    progress: bool = True,
-    on_step: Callable[[int, int], None] | None = None,
+    progress: Progress | bool = True,
 ) -> Classifier:
     """A classifier with a tuned bottleneck after each sublayer, the model and the prompt frozen.
 
@@ -108,8 +105,7 @@ def tune_adapter(
         seed: Of the first weights, of the order of the rows, and of the prompt if none is given.
         prompt: Is not tuned; one random word vector by default.
         config: Learning rate, steps and so on; by default those of prompt tuning with a learning rate of 3e-3.
-        progress: Show a progress bar.
-        on_step: Called with `(step, steps)` after each step.
+        progress: As of `tune_prompt`.
 
     Returns:
         The classifier with its adapters as `extra_hooks`. It cannot be saved.
@@ -144,7 +140,7 @@ def tune_adapter(
         return [(name, _bottleneck(*(values[f"{name}/{part}"] for part in parts))) for name in names]
 
     added = _Added("adapter", weights, hooks)
-    return _tune(model, task, added, prompt, seed=seed, config=config, progress=progress, on_step=on_step)
+    return _tune(model, task, added, prompt, seed=seed, config=config, progress=progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,8 +160,7 @@ def _tune(
     *,
     seed: int,
     config: TuningConfig | None,
-    progress: bool,
-    on_step: Callable[[int, int], None] | None,
+    progress: Progress | bool,
 ) -> Classifier:
     given = prompt or random_prompt(model, 1, seed)
     origin = f"{added.name}, prompt {given.origin}"
@@ -180,7 +175,7 @@ def _tune(
 
     fwd_hooks = [splice(first.prompt.vectors, first.layout.start), *added.hooks(added.parameters)]
     moved = Moved(list(added.parameters.values()), fwd_hooks, snapshot)
-    return train(first, task, moved, seed=seed, config=config or DELTA_CONFIG, progress=progress, on_step=on_step)
+    return train(first, task, moved, seed=seed, config=config or DELTA_CONFIG, progress=progress)
 
 
 def _bias_shapes(model: HookedEncoder, layer: int) -> dict[str, tuple[int, ...]]:

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from scipy.stats import binomtest
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
 from skillneurons.classifiers.evaluation import are_unequal, evaluation_of
@@ -27,8 +26,9 @@ from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_positive, check_share, check_whole
 from skillneurons.utilities.devices import as_dtype
+from skillneurons.utilities.progress import takes_old_names, told
 from skillneurons.utilities.threads import changing
-from skillneurons.utilities.types import FwdHooks, Json
+from skillneurons.utilities.types import FwdHooks, Json, Progress
 
 # Of the warning that tuning did no better than the most frequent class.
 SIGNIFICANCE = 0.1
@@ -114,8 +114,7 @@ def tune_prompt(
     seed: int = 0,
     start: SoftPrompt | None = None,
     config: TuningConfig | None = None,
-    progress: bool = True,
-    on_step: Callable[[int, int], None] | None = None,
+    progress: Progress | bool = True,
 ) -> Classifier:
     """A classifier whose soft prompt was tuned on the task's training rows, the model frozen.
 
@@ -130,8 +129,8 @@ def tune_prompt(
         seed: Of the first prompt and of the order of the rows.
         start: Begin from this prompt instead of random word vectors.
         config: Learning rate, steps and so on.
-        progress: Show a progress bar.
-        on_step: Called with `(step, steps)` after each step, for a display of one's own.
+        progress: Bars in a terminal or notebook, plain lines with times where output goes to a file; False for neither,
+            or a function that is called with (what is being done, steps done, steps) after each step.
 
     Returns:
         The classifier; `history` has a record of each evaluation (step, train loss and accuracy, validation loss,
@@ -162,7 +161,7 @@ def tune_prompt(
         return first.with_prompt(SoftPrompt(vectors.detach().clone(), start.model, "tuned", seed, start.in_front))
 
     moved = Moved([vectors], [splice(vectors, first.layout.start)], snapshot)
-    return train(first, task, moved, seed=seed, config=config or TuningConfig(), progress=progress, on_step=on_step)
+    return train(first, task, moved, seed=seed, config=config or TuningConfig(), progress=progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +179,7 @@ class Moved:
     snapshot: Callable[[], Classifier]
 
 
+@takes_old_names
 def train(
     classifier: Classifier,
     task: Task,
@@ -187,8 +187,7 @@ def train(
     *,
     seed: int,
     config: TuningConfig,
-    progress: bool,
-    on_step: Callable[[int, int], None] | None,
+    progress: Progress | bool,
 ) -> Classifier:
     """The loop: move the parameters of `moved`; the snapshot that is best on validation comes back.
 
@@ -198,8 +197,7 @@ def train(
         moved: What is tuned.
         seed: Of the order of the rows.
         config: See `TuningConfig`.
-        progress: Show a progress bar.
-        on_step: Called after each step.
+        progress: See `tune_prompt`.
     """
     require_eval(classifier.model)
     model = _in_precision(classifier.model, config)
@@ -208,7 +206,8 @@ def train(
     search = _Search(classifier.encode(task.validation), moved.snapshot())
     batches = shuffled(train_rows, config.batch_size, torch.Generator().manual_seed(seed))
     optimizer = torch.optim.AdamW(moved.parameters, lr=config.lr, weight_decay=config.weight_decay)
-    with frozen(model), tqdm(total=config.steps, disable=not progress, desc=f"{task.name}, seed {seed}") as bar:
+    tell, notes = told(progress), dict[str, str]()
+    with frozen(model):
         for step in range(config.steps):
             parts = classifier.collate(train_rows, next(batches))
             for group in optimizer.param_groups:
@@ -221,9 +220,7 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
             search.saw(loss.detach(), logits.detach(), labels)
-            bar.update()
-            if on_step is not None:
-                on_step(step + 1, config.steps)
+            tell(f"tune {task.name}, seed {seed}", step + 1, config.steps, **notes)
             if (step + 1) % config.eval_every and step + 1 < config.steps:
                 continue
             if not math.isfinite(train_loss := search.train_loss):
@@ -231,7 +228,8 @@ def train(
                     f"The training loss is {train_loss} at step {step + 1} of {task.name!r}. Lower `lr` ({config.lr})."
                 )
             record = search.judge(moved.snapshot(), model, step + 1)
-            bar.set_postfix(loss=f"{train_loss:.3f}", validation=f"{record['validation_accuracy']:.3f}")
+            if progress is True:  # a callback takes no more than what, done and total
+                notes = {"loss": f"{train_loss:.3f}", "validation": f"{record['validation_accuracy']:.3f}"}
             if search.since_best >= config.patience:
                 break
     best = replace(search.best, history=tuple(search.history))

@@ -168,7 +168,7 @@ def progress_bars() -> Progress:
 def bar_updater(bars: Progress) -> Any:
     """A callback that keeps one bar for each thing being done; plain lines with times where output is no terminal."""
     if not console.is_terminal:
-        from skillneurons.runs.progress import lines
+        from skillneurons.utilities.progress import lines
 
         return lines(console.print)
     tasks: dict[str, Any] = {}

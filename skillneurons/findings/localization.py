@@ -46,9 +46,8 @@ from skillneurons.neurons.matching import Crowd
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.task import Task
-from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.arguments import check_options, checked
 from skillneurons.utilities.checks import check_whole
-from skillneurons.utilities.options import check_options
 from skillneurons.utilities.types import Json
 
 QUESTIONS = ("rankings", "remaining", "signal", "writers", "causal")

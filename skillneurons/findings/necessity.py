@@ -41,9 +41,8 @@ from skillneurons.neurons.neuron_set import NeuronSet, top_like
 from skillneurons.neurons.scores import union_of_top
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import Task
-from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.arguments import check_options, checked
 from skillneurons.utilities.intervals import columns, mean_variance
-from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.types import Json
 
@@ -150,8 +149,8 @@ def necessity(
             as many in each layer as skill neurons, so that the same random sets are their control.
         options: As `SweepSettings` has them: `n_random` (at most 20 sets for each cell, disjoint from the skill neurons
             and matched layer by layer), `positions`, `sigma`, `seed`, `per_layer`, `rows`, `tokens_per_batch`,
-            `resume_in` (which keeps the logits of the chosen neurons, and of every four draws), and `on_batch`, called
-            with (rows done, rows), from 0 anew for each sweep. And `width`: stop drawing random sets for a cell once
+            `resume_in` (which keeps the logits of the chosen neurons, and of every four draws), and `progress`, a
+            function of which is told of each sweep anew. And `width`: stop drawing random sets for a cell once
             the half-width of the 95 % interval of their mean accuracy is at most this (None: draw all). Draws come in
             fours, in the order of the seed. Where no draw changes an answer, the width is zero and four are all there
             are. Intervals of gaps then hold at whichever four drawing stops: each is one of `n_random / 4` that do so

@@ -8,7 +8,7 @@ that were tuned in another way.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypedDict, Unpack, cast
 
@@ -46,12 +46,12 @@ from skillneurons.models.encoder import HookedEncoder
 from skillneurons.neurons.agreement import spearman
 from skillneurons.neurons.scores import NeuronScores, find_skill_neurons
 from skillneurons.tasks.task import SPLITS, Task
-from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.arguments import check_options, checked
 from skillneurons.utilities.intervals import columns, paired_difference
-from skillneurons.utilities.options import check_options
+from skillneurons.utilities.progress import SHOW_AFTER, told
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.row_groups import row_groups
-from skillneurons.utilities.types import Json
+from skillneurons.utilities.types import Json, Progress
 
 CONDITIONS = ("tuned prompt", "random prompt", "written prompt", "random model", "shuffled labels")
 
@@ -129,7 +129,7 @@ class TuningOptions(TypedDict, total=False):
 
     config: TuningConfig | None
     seed: int
-    progress: bool
+    progress: Progress | bool
 
 
 @checked
@@ -141,7 +141,6 @@ def origin(
     conditions: Sequence[str] = CONDITIONS,
     text: str = "In summary, the text above is",
     fraction: float = 0.01,
-    on_condition: Callable[[str], None] | None = None,
     **tuning: Unpack[TuningOptions],
 ) -> Origin:
     """Predictivity of every neuron under tuned prompts and under each control.
@@ -156,9 +155,9 @@ def origin(
         conditions: Which of `CONDITIONS`; the first must be "tuned prompt".
         text: The written prompt.
         fraction: Share of all neurons in a top set.
-        on_condition: Called with the name of each condition that is done.
         tuning: `config`: how to tune the controls' prompts; use that of `classifiers`. `seed`: of the random model and
-            of the shuffled labels. `progress`: show bars (none by default).
+            of the shuffled labels. `progress`: bars or lines, False for neither, or a
+            function that is called with (what is being done, done, total): conditions, and within each what it takes.
 
     Raises:
         ValueError: No classifier, an unknown condition, or scores of other classifiers or rows.
@@ -188,13 +187,15 @@ def origin(
         check_scored(scores, task, classifiers)
     model, n_prompt = encoder_of(classifiers[0]), len(classifiers[0].prompt)
     seeds = [classifier.prompt.seed or 0 for classifier in classifiers]
-    seed, config, progress = tuning.get("seed", 0), tuning.get("config"), tuning.get("progress", False)
+    seed, config, progress = tuning.get("seed", 0), tuning.get("config"), tuning.get("progress", True)
 
     def tuned(on: HookedEncoder, rows: Task) -> list[Classifier]:
         return [tune_prompt(on, rows, n_prompt=n_prompt, seed=s, config=config, progress=progress) for s in seeds]
 
     results, accuracies, right, intervals = [], [], [], []
+    tell = told(progress, SHOW_AFTER)
     for condition in conditions:
+        tell(f"origin, {condition}", 0, 1)
         rows, ready = task, None
         if condition == "tuned prompt":
             several, ready = classifiers, scores
@@ -209,15 +210,14 @@ def origin(
         else:
             rows = shuffled_task(task, seed)
             several = tuned(model, rows)
-        results.append(find_skill_neurons(several, rows) if ready is None else ready)
+        results.append(find_skill_neurons(several, rows, progress=progress) if ready is None else ready)
         test = several[0].encode(rows.test)
         answers = rows_right(several, test, [Read.best(results[-1])])
         right.append(answers[0].mean(0))
         intervals.append(accuracy_intervals(answers, test))
         measured = [evaluate(one, test).accuracy for one in several]
         accuracies.append((measured * len(seeds))[: len(seeds)] if len(several) == 1 else measured)
-        if on_condition is not None:
-            on_condition(condition)
+        tell(f"origin, {condition}", 1, 1)
     groups = row_groups(task.test)
     return Origin(
         conditions=tuple(conditions),
@@ -281,7 +281,6 @@ class RetuningOptions(SweepOptions, total=False):
     """Keywords of `survives_retuning`: those of all sweeps, and how to tune."""
 
     config: TuningConfig | None
-    progress: bool
 
 
 @checked
@@ -306,9 +305,9 @@ def survives_retuning(
         methods: `"bitfit"` and `"adapter"`.
         kinds: See `necessity`.
         fractions: Shares of neurons.
-        options: `config` (how to tune) and `progress` (bars of tuning; none by default); and as `SweepSettings` has
-            them: `n_random` (10 sets for each cell), `seed` (also of tuning), `positions` (`"all"` unless given),
-            `sigma`, `per_layer`, `rows`, `tokens_per_batch` and `on_batch`.
+        options: `config` (how to tune); and as `SweepSettings` has them: `n_random` (10 sets for each cell), `seed`
+            (also of tuning), `positions` (`"all"` unless given), `sigma`, `per_layer`, `rows`, `tokens_per_batch` and
+            `progress` (also of tuning).
 
     Returns:
         For each method, the effects; accuracy before is in `unperturbed`.
@@ -335,7 +334,7 @@ def survives_retuning(
     check_options(options, RetuningOptions)
     n_random = options.setdefault("n_random", 10)
     options.setdefault("positions", "all")
-    config, progress = options.pop("config", None), options.pop("progress", False)
+    config, progress = options.pop("config", None), options.get("progress", True)
     settings = cast(SweepOptions, options)
     check_same_model(as_list(scores), model.fingerprint())
     check_sweep(kinds, fractions, "all", n_random)

@@ -25,9 +25,8 @@ from skillneurons.interventions.sweep import MOST_RANDOM_SETS, SweepOptions, Swe
 from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 from skillneurons.neurons.other_scores.table import RivalScores, rival_scores
 from skillneurons.tasks.task import Task
-from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.arguments import check_options, checked
 from skillneurons.utilities.checks import check_whole
-from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.row_groups import RowGroups
 from skillneurons.utilities.types import Json
@@ -129,7 +128,7 @@ def compare_scores(
         fractions: Rising shares of neurons.
         n_bootstrap: Resamples of the rows.
         options: As `SweepSettings` has them: `n_random` (10 random rankings), `positions`, `sigma`, `seed` (also of
-            ties and resamples), `per_layer`, `rows`, `tokens_per_batch`, `resume_in` and `on_batch`. With shares of
+            ties and resamples), `per_layer`, `rows`, `tokens_per_batch`, `resume_in` and `progress`. With shares of
             the whole model (`per_layer=False`), scores differ also in how many neurons they pick in the last layer,
             where an ablation at the prompt cannot do anything.
 

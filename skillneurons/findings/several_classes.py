@@ -25,9 +25,8 @@ from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores, find_skill_neurons, union_of_top
 from skillneurons.tasks.task import Task
-from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.arguments import check_options, checked
 from skillneurons.utilities.intervals import columns
-from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.types import Json
 
@@ -208,7 +207,7 @@ def serves(
         fraction: Share of neurons of each subtask that is perturbed.
         kind: See `Perturbation`.
         options: As `SweepSettings` has them: `n_random` (10 sets of the same sizes), `positions`, `sigma`, `seed`,
-            `per_layer` (as in `found` by default), `tokens_per_batch`, `resume_in` and `on_batch`.
+            `per_layer` (as in `found` by default), `tokens_per_batch`, `resume_in` and `progress`.
 
     Raises:
         ValueError: The scores are of another model, the classifier answers other classes, a class has fewer than

@@ -4,8 +4,8 @@ Source: Wang et al. 2022 (similarity of tasks by their neurons' predictivities).
 scores only; `cross_perturbation` runs each task's classifier under every task's perturbation.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
 from typing import Unpack
@@ -37,9 +37,9 @@ from skillneurons.neurons.agreement import overlap_test, spearman
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import union_of_top
 from skillneurons.tasks.task import Task
-from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.arguments import check_options, checked
 from skillneurons.utilities.intervals import columns
-from skillneurons.utilities.options import check_options
+from skillneurons.utilities.progress import called
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.types import Json
 
@@ -208,7 +208,6 @@ def cross_perturbation(
     fraction: float = 0.1,
     kind: Kind = "mean",
     n_rows: int | None = None,
-    on_task: Callable[[str], None] | None = None,
     **options: Unpack[PerturbOptions],
 ) -> CrossPerturbation:
     """Perturb task A's skill neurons and measure task B, for all A and B.
@@ -223,9 +222,9 @@ def cross_perturbation(
         fraction: Share of neurons perturbed.
         kind: See `Perturbation`.
         n_rows: Most test rows of a task to measure on.
-        on_task: Called with the name of each task that was measured.
         options: As `SweepSettings` has them: `n_random` (10 sets for each task's neurons), `positions`, `sigma`,
-            `seed`, `per_layer`, `tokens_per_batch`, `resume_in` and `on_batch` (from 0 anew for each task).
+            `seed`, `per_layer`, `tokens_per_batch`, `resume_in` and `progress`, a function
+            of which is called from 0 anew for each task that is measured.
 
     Raises:
         ValueError: Fewer than two tasks, names that differ between arguments, scores of different models or of another
@@ -273,7 +272,8 @@ def cross_perturbation(
         measured = task if n_rows is None else task.subset(n_rows, splits=("test",))
         perturb = settings.perturbation(kind).of(classifier, task)
         rows = settings.encoded(classifier, measured)
-        swept = sweep(classifier, rows, [(perturb, one) for one in sets], settings, name=f"{name}-measured")
+        telling = replace(settings, progress=called(settings.progress, f"cross-perturbation, {name}"))
+        swept = sweep(classifier, rows, [(perturb, one) for one in sets], telling, name=f"{name}-measured")
         right, margins = swept.right, swept.margins
         margins = margins / margins[0].std().clamp_min(torch.finfo(margins.dtype).tiny)
         unperturbed[j], accuracy[:, j] = right[0].mean(), right[1 : n + 1].mean(dim=1)
@@ -281,8 +281,6 @@ def cross_perturbation(
             drawn = values[n + 1 :].unflatten(0, (n, settings.n_random))
             for i in range(n):
                 gaps[i, j] = torch.tensor(paired_gap(values[1 + i], drawn[i], spreads[i], groups=rows.groups))
-        if on_task is not None:
-            on_task(name)
     meta = {"fraction": fraction, "kind": kind}
     meta |= {key: getattr(settings, key) for key in ("positions", "n_random", "seed")} | {"n_rows": n_rows}
     return CrossPerturbation(names, accuracy, unperturbed, accuracy_gap, margin_gap, meta)

@@ -6,7 +6,7 @@ TransformerBridge computes all layers each time. Where a batch of rows leaves ro
 forward pass. Memory is that of one batch and of the logits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -18,9 +18,11 @@ from skillneurons.models.bridge import as_encoder
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Batch, Encoded
 from skillneurons.utilities import store
 from skillneurons.utilities.draws import current_rows, rows_in_pass
-from skillneurons.utilities.types import AtHook, FwdHooks, Hook, Row
+from skillneurons.utilities.progress import takes_old_names, told
+from skillneurons.utilities.types import AtHook, FwdHooks, Hook, Progress, Row
 
 
+@takes_old_names
 @torch.no_grad()
 def logits_many(
     classifier: Classifier,
@@ -29,7 +31,7 @@ def logits_many(
     *,
     last_block_to: int | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
-    on_batch: Callable[[int, int], None] | None = None,
+    progress: Progress | bool = False,
 ) -> Float[Tensor, "intervention batch label"]:
     """Logits under each of many interventions, sharing what lies below the first layer that each one touches.
 
@@ -40,7 +42,7 @@ def logits_many(
         last_block_to: As in `HookedEncoder.forward`, for interventions that touch leading positions only.
         tokens_per_batch: Padded positions in one forward pass. As many interventions share a pass as fit: with few
             rows and a large number here, which pays on a GPU, all of them.
-        on_batch: Called with (rows done, rows) after each batch.
+        progress: Called with ("sweep", rows done, rows) after each batch; or True, for a bar or lines.
 
     Returns:
         What each intervention gives alone, up to rounding between batch shapes.
@@ -66,6 +68,7 @@ def logits_many(
     alike: dict[tuple[int, bool], list[int]] = {}
     for i, (entry, hooks) in enumerate(zip(entries, interventions, strict=True)):
         alike.setdefault((entry, bool(hooks)), []).append(i)
+    tell = told(progress)
     result, parts, done = torch.empty(len(interventions), len(encoded), len(classifier.labels)), [], 0
     with classifier.model.hooks(fwd_hooks=classifier.fwd_hooks):
         for batch in classifier.batches(encoded, tokens_per_batch=tokens_per_batch):
@@ -85,8 +88,7 @@ def logits_many(
                         )
                     parts.append((torch.tensor(chosen)[:, None], batch.index, logits.float().unflatten(0, (n, -1))))
             done += len(batch)
-            if on_batch is not None:
-                on_batch(done, len(encoded))
+            tell("sweep", done, len(encoded))
     # Fetched at the end, so that the host never waits for a GPU in between.
     for which, index, logits in parts:
         result[which, index] = logits.cpu()

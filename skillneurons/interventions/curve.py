@@ -19,9 +19,8 @@ from skillneurons.interventions.sweep import SweepOptions, SweepSettings, sweep
 from skillneurons.neurons.scores import NeuronScores, union_of_top
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
-from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.arguments import check_options, checked
 from skillneurons.utilities.intervals import ONE_GROUP, columns, mean_interval
-from skillneurons.utilities.options import check_options
 from skillneurons.utilities.results import Result, as_text, drawn_by
 from skillneurons.utilities.row_groups import RowGroups
 from skillneurons.utilities.types import Json
@@ -201,7 +200,7 @@ def perturbation_curve(
         fractions: Shares of neurons, below one half.
         options: As `SweepSettings` has them: `n_random` (10 random sets for each fraction), `positions`, `sigma`,
             `seed`, `per_layer`, `rows`, `tokens_per_batch`, `resume_in` (which keeps each finished fraction), and
-            `on_batch`, called with (rows done, rows), where each row counts once for each fraction.
+            `progress`, a function of which is called with (what, rows done, rows): each row once for each fraction.
 
     Raises:
         ValueError: No fraction, no random set, a classifier of other classes, scores of another model, or too few
@@ -366,7 +365,9 @@ def _ends(values: Float[Tensor, " batch"], groups: RowGroups | None) -> tuple[fl
 
 def _counted(settings: SweepSettings, i: int, n: int) -> SweepSettings:
     """The settings for the `i`-th of `n` sweeps over the same rows, which tells how far all of them are."""
-    tell = settings.on_batch
-    if tell is None:
+    tell = settings.progress
+    if not callable(tell):
         return settings
-    return replace(settings, on_batch=lambda done, total: tell(i * total + done, n * total))
+    return replace(
+        settings, progress=lambda what, done, total: tell(what.partition("-")[0], i * total + done, n * total)
+    )

@@ -9,30 +9,29 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from skillneurons.classifiers.classifier import Classifier, check_answers
 from skillneurons.classifiers.evaluation import check_labels, label_margin
 from skillneurons.interventions._logits_many import logits_many
 from skillneurons.interventions.perturbation import Intervention, Perturbation
 from skillneurons.neurons.neuron_set import NeuronSet
-from skillneurons.neurons.scores import SHOW_AFTER
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Encoded
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.checks import check_positive, check_whole
-from skillneurons.utilities.types import Json, Library, Row
+from skillneurons.utilities.progress import SHOW_AFTER, called, takes_old_names, told
+from skillneurons.utilities.types import Json, Progress, Row
 
 MOST_RANDOM_SETS = 100_000
 
 
+@takes_old_names
 @dataclass(frozen=True, eq=False)
 class SweepSettings:
     """What sweeps share: where and how strongly neurons are perturbed, what they are compared with, and on which rows.
@@ -49,8 +48,8 @@ class SweepSettings:
         tokens_per_batch: Padded positions in one forward pass; interventions share it where rows leave room.
         resume_in: A folder that keeps the logits of what is finished: an interrupted call goes on from there. Not for
             classifiers with hooks of their own.
-        on_batch: Called with (rows done, rows).
-        progress: Show a bar where a sweep takes longer than a few seconds and `on_batch` is not given.
+        progress: A bar or lines where a sweep takes longer than a few seconds; False for neither, or a function that is
+            called with (what is being done, rows done, rows).
 
     Example:
         >>> SweepSettings(positions="all").perturbation("zero")
@@ -65,8 +64,7 @@ class SweepSettings:
     rows: Sequence[Row] | Encoded | None = None
     tokens_per_batch: int = TOKENS_PER_BATCH
     resume_in: str | Path | None = None
-    on_batch: Callable[[int, int], None] | None = None
-    progress: bool = True
+    progress: Progress | bool = True
 
     def __post_init__(self) -> None:
         check_whole("n_random", self.n_random, low=1, high=MOST_RANDOM_SETS)
@@ -98,8 +96,7 @@ class PassOptions(TypedDict, total=False):
 
     tokens_per_batch: int
     resume_in: str | Path | None
-    on_batch: Callable[[int, int], None] | None
-    progress: bool
+    progress: Progress | bool
 
 
 class ControlOptions(PassOptions, total=False):
@@ -195,27 +192,20 @@ def sweep(
     hooks = [*([[]] if plain else []), *(intervention(neurons) for intervention, neurons in points)]
 
     def compute(which: Sequence[int]) -> Tensor:
-        hidden = not settings.progress or settings.on_batch is not None
-        with tqdm(desc=f"sweep {name}", unit="row", delay=SHOW_AFTER, disable=hidden) as bar:
-            return logits_many(
-                classifier,
-                rows,
-                [hooks[i] for i in which],
-                last_block_to=last_block_to,
-                tokens_per_batch=settings.tokens_per_batch,
-                on_batch=settings.on_batch or partial(_advance, bar),
-            )
+        return logits_many(
+            classifier,
+            rows,
+            [hooks[i] for i in which],
+            last_block_to=last_block_to,
+            tokens_per_batch=settings.tokens_per_batch,
+            progress=called(told(settings.progress, SHOW_AFTER), f"sweep {name}"),
+        )
 
     if settings.resume_in is None:
         return Swept(compute(range(len(hooks))), rows.labels)
     path = Path(settings.resume_in) / f"{name}-{_digest(classifier, rows)[:16]}"
     keys = [*(["plain"] if plain else []), *(_key(intervention, neurons) for intervention, neurons in points)]
     return Swept(_kept(path, keys, compute), rows.labels)
-
-
-def _advance(bar: Library, done: int, total: int) -> None:
-    bar.total = total
-    bar.update(done - bar.n)
 
 
 def _digest(classifier: Classifier, rows: Encoded) -> str:

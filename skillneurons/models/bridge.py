@@ -42,9 +42,8 @@ from skillneurons.models.encoder import HookedEncoder
 from skillneurons.models.encoder_parts.described import ShownModel
 from skillneurons.models.encoder_parts.input_checks import Shortcuts
 from skillneurons.models.tokenization import as_in_file
-from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.arguments import check_options, checked
 from skillneurons.utilities.fingerprints import behaviour_of, fingerprint_of
-from skillneurons.utilities.options import check_options
 from skillneurons.utilities.threads import changing, running
 from skillneurons.utilities.types import AtHook, FwdHooks, Json, Library, Tokenizer
 

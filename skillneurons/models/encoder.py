@@ -33,9 +33,9 @@ from skillneurons.models.encoder_parts.files import is_saved_encoder, read_encod
 from skillneurons.models.encoder_parts.input_checks import Shortcuts, check_mask, check_segments, check_tokens
 from skillneurons.models.encoder_parts.pre_norm import PreNormBlock
 from skillneurons.models.encoder_parts.text import EncoderText, predictions, settle_tokenizer
+from skillneurons.utilities.arguments import check_options
 from skillneurons.utilities.devices import check_device, to_device
 from skillneurons.utilities.fingerprints import fingerprint_of
-from skillneurons.utilities.options import check_options
 from skillneurons.utilities.threads import running
 from skillneurons.utilities.types import AttentionMask, Library, Tokenizer
 

@@ -58,8 +58,7 @@ def counted(
     classifier: Classifier,
     splits: dict[str, Encoded],
     baseline: Float[Tensor, "prompt layer neuron"],
-    options: dict[str, Json],
-    done: Callable[[str], None],
+    passing: Callable[[str], dict[str, Json]],
 ) -> tuple[dict[str, AboveCounts], Float[Tensor, "3 layer neuron"] | None]:
     """Counts on validation and test, and the design effects that go with them where rows belong together.
 
@@ -68,30 +67,27 @@ def counted(
         accuracy on test, at the position that is best by accuracy.
     """
     validation, test = splits["validation"], splits["test"]
-    first = collect(classifier, validation, AboveCounts(baseline, 2), **options)
+    on_validation, on_test = passing("validation"), passing("test")
+    first = collect(classifier, validation, AboveCounts(baseline, 2), **on_validation)
     second = AboveCounts(baseline, 2)
     if validation.groups is None and test.groups is None:
-        done("validation")
-        second = collect(classifier, test, second, **options)
-        done("test")
+        second = collect(classifier, test, second, **on_test)
         return {"validation": first, "test": second}, None
     by_association, _ = strongest_position(first.above, first.n)
     by_accuracy, upward = best_position(accuracy_from_counts(first.above, first.n))
     effects = torch.ones(3, *upward.shape, dtype=torch.float64)
     if validation.groups is not None:
         chosen = ChosenDecisions(baseline, by_association[None], len(validation))
-        effects[0] = _associations(collect(classifier, validation, chosen, **options), validation)
-    done("validation")
+        effects[0] = _associations(collect(classifier, validation, chosen, **on_validation), validation)
     chosen = ChosenDecisions(baseline, torch.stack([by_association, by_accuracy]), len(test))
-    if test.groups is None or options.get("accelerator") is not None:
-        second = collect(classifier, test, second, **options)
+    if test.groups is None or on_test.get("accelerator") is not None:
+        second = collect(classifier, test, second, **on_test)
     if test.groups is not None:
-        if options.get("accelerator") is None:
-            collect(classifier, test, Together([second, chosen]), **options)
+        if on_test.get("accelerator") is None:
+            collect(classifier, test, Together([second, chosen]), **on_test)
         else:
-            chosen = collect(classifier, test, chosen, **options)
+            chosen = collect(classifier, test, chosen, **on_test)
         effects[1], effects[2] = _associations(chosen, test), _accuracies(chosen, test, upward)
-    done("test")
     return {"validation": first, "test": second}, effects
 
 

@@ -1,7 +1,7 @@
 """NeuronScores: how well every neuron tells the classes apart, on rows that choose and on rows that report."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from skillneurons.activations._collect import collect
 from skillneurons.activations.distributed import Ranks
@@ -45,13 +44,13 @@ from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_whole
 from skillneurons.utilities.intervals import in_words
+from skillneurons.utilities.progress import SHOW_AFTER, called, told
 from skillneurons.utilities.results import Result, drawn_by
-from skillneurons.utilities.types import Json
+from skillneurons.utilities.types import Json, Progress
 
 TENSORS = ("above", "n", "above_test", "n_test", "baseline")
 EFFECTS = "design_effects"  # not in files of scores without groups, nor in those of earlier versions
 MOST_SEEN = 0.01  # share of test rows that may be in other splits too before it is worth a warning
-SHOW_AFTER = 5  # seconds
 Measure: TypeAlias = Literal["predictivity", "balanced_accuracy"]
 
 
@@ -358,8 +357,7 @@ def find_skill_neurons(
     task: Task,
     *,
     positions: str = "prompt",
-    progress: bool = True,
-    on_pass: Callable[[str], None] | None = None,
+    progress: Progress | bool = True,
     accelerator: Ranks | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
     measure: Measure | None = None,
@@ -377,8 +375,8 @@ def find_skill_neurons(
         task: Two classes. For more, score its `subtasks()`.
         positions: `"prompt"`; `"mask"` or `"mask_and_prompt"` (the authors' count) include the mask; `"text, mean"` and
             `"text, max"` are of each row's words together, with the prompt in front of them.
-        progress: Show a progress bar if it takes longer than a few seconds, in one process.
-        on_pass: Called with the name of each split when it is done.
+        progress: Bars or lines where it takes longer than a few seconds, in one process; False for neither, or a
+            function that is called with (seed and split, rows done, rows).
         accelerator: Of `accelerate`: split each pass over its processes; see `collect`.
         tokens_per_batch: Padded positions in one forward pass.
         measure: What ranks the neurons on validation. By default `"predictivity"`; but `"balanced_accuracy"` where more
@@ -427,17 +425,9 @@ def find_skill_neurons(
         )
 
     splits = {split: classifiers[0].encode(getattr(task, split)) for split in SPLITS}
-    again = len(splits["validation"]) if splits["validation"].groups is not None else 0
-    n_rows = len(classifiers) * (again + sum(len(rows) for rows in splits.values()))
-    hidden = not progress or accelerator is not None
-    with tqdm(total=n_rows, desc=f"score {task.name}", unit="row", delay=SHOW_AFTER, disable=hidden) as bar:
-        own = {
-            "positions": positions,
-            "accelerator": accelerator,
-            "tokens_per_batch": tokens_per_batch,
-            "on_rows": bar.update,
-        }
-        parts = [_score_one(classifier, task, splits, on_pass, own) for classifier in classifiers]
+    tell = told(progress if accelerator is None or callable(progress) else False, SHOW_AFTER)
+    own = {"positions": positions, "accelerator": accelerator, "tokens_per_batch": tokens_per_batch}
+    parts = [_score_one(classifier, task, splits, own, tell) for classifier in classifiers]
     return ranked_by(NeuronScores.merge_seeds(parts), measure)
 
 
@@ -460,16 +450,15 @@ def _score_one(
     classifier: Classifier,
     task: Task,
     splits: dict[str, Encoded],
-    on_pass: Callable[[str], None] | None,
     options: dict[str, Json],
+    tell: Progress,
 ) -> NeuronScores:
-    def done(split: str) -> None:
-        if on_pass is not None:
-            on_pass(split)
+    def passing(split: str) -> dict[str, Json]:
+        what = f"score {task.name}, seed {classifier.prompt.seed}, {split}"
+        return options | {"progress": called(tell, what)}
 
-    baseline = collect(classifier, splits["train"], LabelSums(2), **options).mean
-    done("train")
-    counts, effects = counted(classifier, splits, baseline, options, done)
+    baseline = collect(classifier, splits["train"], LabelSums(2), **passing("train")).mean
+    counts, effects = counted(classifier, splits, baseline, passing)
     meta = {
         "model": classifier.fingerprint,
         "model_source": classifier.model.cfg.source,

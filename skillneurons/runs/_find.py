@@ -35,13 +35,13 @@ from skillneurons.plots import plot_activation_histogram, plot_perturbations, pl
 from skillneurons.runs._verdict import SHOWN, best_of_all, tuning_warnings, verdict
 from skillneurons.runs.folder import FORMATS, LOCALIZATION, RunFolder, as_json, curve_name, score_names
 from skillneurons.runs.folder import RunFolderError as RunFolderError
-from skillneurons.runs.progress import told
-from skillneurons.runs.trials import Progress, Trial, own_head, run_trials
+from skillneurons.runs.trials import Trial, own_head, run_trials
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.progress import called, told
 from skillneurons.utilities.results import Shown, as_text, counted
-from skillneurons.utilities.types import Json, Library
+from skillneurons.utilities.types import Json, Library, Progress
 
 
 @checked
@@ -317,7 +317,7 @@ class _Sweeps:
                 sigma=settings.sigma,
                 rows=rows,
                 resume_in=self.run.points,
-                on_batch=lambda done, total: self.progress(described, done, total),
+                progress=called(self.progress, described),
             ),
             reused,
             (self.run.run, name),

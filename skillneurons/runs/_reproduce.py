@@ -45,8 +45,7 @@ from skillneurons.tasks._load_task import load_task
 from skillneurons.tasks.class_words import pairing
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
-from skillneurons.utilities.arguments import checked
-from skillneurons.utilities.options import check_options
+from skillneurons.utilities.arguments import check_options, checked
 from skillneurons.utilities.results import counted
 from skillneurons.utilities.types import Library, Row
 

@@ -16,7 +16,8 @@ import torch
 
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.lazy import needed
-from skillneurons.utilities.types import Library
+from skillneurons.utilities.progress import told
+from skillneurons.utilities.types import Library, Progress
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def run_jobs(
     *,
     n_at_once: int = 1,
     executor: Library = None,
-    on_done: Callable[[str, int, int], None] = lambda name, done, total: None,
+    progress: Progress | bool = False,
 ) -> None:
     """Run every job, and say at the end which ones failed.
 
@@ -50,7 +51,7 @@ def run_jobs(
             threads may differ in their last digits.
         executor: Of submitit, instead of local processes: `slurm_executor`, or any other. Files that submitit needs
             lie in its own folder.
-        on_done: Called with (name, jobs finished, jobs) after each.
+        progress: Called with (name, jobs finished, jobs) after each; or True, for bars or lines.
 
     Raises:
         ChildProcessError: Some did not finish; all others did.
@@ -71,12 +72,12 @@ def run_jobs(
         raise ValueError(f"`n_at_once` is the number of processes at a time, 1 or more, not {n_at_once}.")
     if not jobs:
         return
-    n_done = 0
+    n_done, tell = 0, told(progress)
 
     def done(name: str) -> None:
         nonlocal n_done
         n_done += 1
-        on_done(name, n_done, len(jobs))
+        tell(name, n_done, len(jobs))
 
     failed = _run_local(jobs, n_at_once, done) if executor is None else _run_submitted(jobs, executor, done)
     if failed:

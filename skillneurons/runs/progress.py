@@ -1,91 +1,25 @@
-"""What runs tell while they work: bars in a terminal or notebook, plain lines with times where output is a file."""
+"""What long commands say beforehand: what is left to do, and about how long it takes."""
 
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from tqdm.auto import tqdm
 
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.prompts import Verbalizer, random_prompt
 from skillneurons.interventions.curve import points_left, read_curve
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable
 from skillneurons.runs.folder import RunFolder, curve_name
-from skillneurons.runs.trials import Progress, Trial, own_head
+from skillneurons.runs.trials import Trial, own_head
 from skillneurons.tasks.task import Task
+from skillneurons.utilities.progress import bars as bars
+from skillneurons.utilities.progress import lines as lines
+from skillneurons.utilities.progress import told as told
 from skillneurons.utilities.results import counted
-from skillneurons.utilities.types import Json, Library
-
-EVERY = 20.0
-"""Seconds between two lines about one thing."""
+from skillneurons.utilities.types import Library
 
 TUNING_PASSES = 3.0
 """Forward passes that a tuning step takes as long as: there and back."""
-
-
-def told(progress: Progress | bool) -> Progress:
-    """The callback that `progress` stands for: itself; bars or lines for True; nothing for False.
-
-    Example:
-        >>> told(False)("tune", 1, 2)
-    """
-    if callable(progress):
-        return progress
-    if not progress:
-        return lambda what, done, total: None
-    # A notebook's output is no terminal either, but shows bars.
-    return bars() if sys.stderr.isatty() or "ipykernel" in sys.modules else lines()
-
-
-def bars() -> Progress:
-    """A bar for each thing being done, by tqdm."""
-    shown: dict[str, Json] = {}
-
-    def update(what: str, done: int, total: int) -> None:
-        if what not in shown:
-            shown[what] = tqdm(total=total, desc=what)
-        shown[what].total = total
-        shown[what].update(done - shown[what].n)
-        if done >= total:
-            shown[what].close()
-
-    return update
-
-
-def lines(
-    write: Callable[[str], object] | None = None, every: float = EVERY, clock: Callable[[], float] = time.monotonic
-) -> Progress:
-    """A line with the time when a thing begins, every so often while it lasts, and when it ends.
-
-    Args:
-        write: Takes a line; to standard error by default.
-        every: Seconds between two lines about one thing.
-        clock: Seconds.
-
-    Example:
-        >>> say = lines(print, clock=iter([0.0, 1.0, 2.0, 65.0]).__next__)
-        >>> for done in (1, 2, 3):
-        ...     say("tune", done, 3)
-        0:01  tune: 1 of 3
-        1:05  tune: 3 of 3
-    """
-    start, last = clock(), dict[str, float]()
-
-    def update(what: str, done: int, total: int) -> None:
-        now = clock()
-        if what in last and done < total and now - last[what] < every:
-            return
-        last[what] = now
-        minutes, seconds = divmod(int(now - start), 60)
-        (write or _to_standard_error)(f"{minutes}:{seconds:02d}  {what}: {done:,} of {total:,}")
-
-    return update
-
-
-def _to_standard_error(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def cost(model: AnyModel, task: Task, settings: Library, out: str | Path, jobs: int = 1) -> str:

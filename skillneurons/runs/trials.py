@@ -23,9 +23,10 @@ from skillneurons.runs.jobs import Job, run_jobs
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.progress import called, told
 from skillneurons.utilities.types import Library
+from skillneurons.utilities.types import Progress as Progress
 
-Progress: TypeAlias = Callable[[str, int, int], None]
 Tell: TypeAlias = Callable[[str], None]
 
 
@@ -95,7 +96,7 @@ def run_trial(
     model: Model,
     *,
     tell: Tell = lambda line: None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress | bool = False,
 ) -> TrialResult:
     """Tune and score, or read what was finished before.
 
@@ -103,8 +104,9 @@ def run_trial(
         trial: What to do.
         model: In eval mode.
         tell: Called with a line of text before each part that is computed.
-        progress: Called with (what is being done, steps done, steps).
+        progress: Called with (what is being done, done, total); or True, for bars or lines.
     """
+    show = told(progress)
 
     def tune() -> Classifier:
         if trial.head:
@@ -116,20 +118,18 @@ def run_trial(
             n_prompt=trial.n_prompt,
             seed=trial.seed,
             config=trial.tuning,
-            progress=False,
-            on_step=lambda done, total: progress(f"tune prompt, seed {trial.seed}", done, total),
+            progress=called(show, f"tune prompt, seed {trial.seed}"),
         )
 
     def score(subtask: Task) -> NeuronScores:
         tell(f"{subtask.name}, seed {trial.seed}: scoring")
-        passes: list[str] = []
         which = "neurons" if subtask.name == trial.task.name else f"neurons of {subtask.name}"
 
-        def on_pass(split: str) -> None:
-            passes.append(split)
-            progress(f"score {which}, seed {trial.seed}", len(passes), 3)
+        def passing(what: str, done: int, total: int) -> None:
+            split = what.rpartition(", ")[2]
+            show(f"score {which}, seed {trial.seed}, {split}", done, total)
 
-        return find_skill_neurons(classifier, subtask, progress=False, on_pass=on_pass)
+        return find_skill_neurons(classifier, subtask, progress=passing)
 
     def load_scores(subtask: Task, path: Path) -> NeuronScores:
         loaded = NeuronScores.load(path)
@@ -189,7 +189,7 @@ def run_trials(
     executor: Library = None,
     device: str | None = None,
     tell: Tell = lambda line: None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress | bool = False,
 ) -> list[TrialResult]:
     """All trials, in this process or in many.
 
@@ -223,15 +223,16 @@ def run_trials(
     before = [trial.written() for trial in trials]
     unfinished = [trial for trial, written in zip(trials, before, strict=True) if written != trial.parts]
     if executor is not None or jobs > 1:
+        show = told(progress)
 
-        def on_done(name: str, done: int, total: int) -> None:
+        def ended(name: str, done: int, total: int) -> None:
             tell(f"{name}: ended ({done} of {total})")
-            progress("tune and score", done, total)
+            show("tune and score", done, total)
 
         where, name = device or str(model.device), str(source or model.cfg.source)
         known = (name, model.cfg.revision, model.fingerprint(), where, model.dtype)
         calls = [Job(trial.name, _work, (trial, i, *known)) for i, trial in enumerate(unfinished)]
-        run_jobs(calls, n_at_once=jobs, executor=executor, on_done=on_done)
+        run_jobs(calls, n_at_once=jobs, executor=executor, progress=ended)
     results = [run_trial(trial, model, tell=tell, progress=progress) for trial in trials]
     return [
         replace(result, reused=tuple(name for name in result.reused if name in written))

@@ -18,9 +18,8 @@ from skillneurons.tasks.columns import Columns, Text, class_names, find_columns,
 from skillneurons.tasks.readers import FORMATS, Table, ending_of, read_saved, read_table, tables_of
 from skillneurons.tasks.splits import fill_splits
 from skillneurons.tasks.task import SPLITS, Task, TaskWarning
-from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.arguments import check_options, checked
 from skillneurons.utilities.lazy import needed
-from skillneurons.utilities.options import check_options
 from skillneurons.utilities.types import Json
 
 Words: TypeAlias = Sequence[str] | Mapping[str, str]

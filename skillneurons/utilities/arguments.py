@@ -2,6 +2,7 @@
 
 Annotations promise what a function can work with; without a check, a wrong argument fails far below in words of torch,
 or does not fail at all: text is a sequence of texts, True is a number, and nan compares with nothing.
+Keywords that several functions share are declared once, as a TypedDict; what is not declared is refused.
 """
 
 import functools
@@ -11,6 +12,7 @@ import numbers
 import re
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints  # Any: hints are values here
 
 import torch
@@ -24,6 +26,7 @@ from skillneurons.utilities.checks import (
     check_spread,
     check_whole,
 )
+from skillneurons.utilities.progress import OLD, with_new_names
 from skillneurons.utilities.types import Library
 
 T = TypeVar("T", bound=Callable[..., Library])
@@ -120,6 +123,8 @@ def _checked_function(function: Callable, known_as: str | None = None, unchecked
 
     @functools.wraps(function)
     def call(*args: Library, **kwargs: Library) -> Library:
+        if not OLD.keys().isdisjoint(kwargs):
+            kwargs = with_new_names(kwargs, signature.parameters, name)
         try:
             bound = signature.bind(*args, **kwargs).arguments
         except TypeError:
@@ -222,3 +227,22 @@ def _described(value: Library) -> str:
         return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
     text = repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
+
+
+def check_options(options: Mapping[str, Library], declared: type) -> None:
+    """Raise `TypeError`, as Python does for a function's own keywords, unless all are declared.
+
+    Example:
+        >>> from typing import TypedDict
+        >>> class Passes(TypedDict, total=False):
+        ...     n_random: int
+        >>> check_options({"n_randm": 3}, Passes)
+        Traceback (most recent call last):
+        TypeError: There is no argument `n_randm`; did you mean `n_random`?
+    """
+    known = declared.__annotations__
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"further keywords are {', '.join(known)}."
+            raise TypeError(f"There is no argument `{name}`; {hint}")

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 else:
     AtHook: TypeAlias = Any  # not imported by what has nothing to do with models
 
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Is told what is being done, how much of it is done, and of how much."""
+
 Row: TypeAlias = Mapping[str, Json]
 """One example: `text`, or `text_a` and `text_b`, and an integer `label`."""
 

@@ -392,7 +392,7 @@ def test_the_report_tunes_the_prompt_on_each_pruned_model(planted, planted_score
         rank_by={"index": torch.arange(29).expand(3, 29).float()},
         n_random=1,
         retune=TuningConfig(steps=2, eval_every=1),
-        on_set=lambda *progress: done.append(progress),
+        progress=lambda what, *progress: done.append(progress),
     )
     assert done == [(i, 5) for i in range(1, 6)] and report.meta["layers"] == [0, 1, 2]
     assert not report.retuned.isnan().any()

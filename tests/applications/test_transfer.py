@@ -106,7 +106,7 @@ def test_pairs_without_an_answer_stay_undefined(planted):
     topics = planted_classifier("topics")
     group = {"signal0": classifiers["signal0"][:1], "topics": [topics.classifier]}
     progress = []
-    matrix = transfer_matrix(group, [tasks[0], topics.task], on_pair=lambda *done: progress.append(done))
+    matrix = transfer_matrix(group, [tasks[0], topics.task], progress=lambda what, *done: progress.append(done))
     # "yes0" is a label word of both, "no0" is not: three classes cannot be answered by two, nor two by these three.
     assert matrix.accuracy[:, :, 0].isnan().tolist() == [[False, True], [True, False]]
     assert progress == [(i, 4) for i in range(1, 5)] and len(matrix.to_dataframe()) == 2
@@ -301,7 +301,7 @@ def test_warm_start_counts_the_steps_of_each_start(planted):
         dead.append(classifier.with_prompt(dataclasses.replace(classifier.prompt, vectors=vectors)))
     progress = []
     starts = {"signal1": classifiers["signal1"], "twin": classifiers["twin"], "dead": dead}
-    result = warm_start(starts, tasks[2], level=0.9, config=config, on_run=lambda *done: progress.append(done))
+    result = warm_start(starts, tasks[2], level=0.9, config=config, progress=lambda what, *done: progress.append(done))
     assert result.sources == (RANDOM, "signal1", "dead") and result.steps == (0, 2, 4)
     assert progress[-1] == (6, 6) and result.accuracy.shape == (3, 2, 3)
     # The other signal's prompts read this one at once, with this task's own label words.

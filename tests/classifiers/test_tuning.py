@@ -28,7 +28,7 @@ QUICK = TuningConfig(lr=0.05, steps=4, batch_size=7, eval_every=2)
 
 
 def tune(model, task, config=QUICK, **options):
-    return tune_prompt(model, task, n_prompt=3, config=config, progress=False, **options)
+    return tune_prompt(model, task, n_prompt=3, config=config, **{"progress": False, **options})  # type: ignore[arg-type]
 
 
 def weights_of(model):
@@ -82,7 +82,7 @@ class TestShortRuns:
     def test_the_history_has_a_record_of_each_evaluation(self, tiny_model, tiny_task):
         steps = []
         config = TuningConfig(lr=1e-4, steps=5, batch_size=7, eval_every=2)
-        tuned = tune(tiny_model, tiny_task, config, on_step=lambda step, total: steps.append((step, total)))
+        tuned = tune(tiny_model, tiny_task, config, progress=lambda what, step, total: steps.append((step, total)))
         assert [record["step"] for record in tuned.history] == [2, 4, 5]
         assert steps == [(step, 5) for step in range(1, 6)]
         logits, labels = tuned.logits(tiny_task.validation), torch.tensor(tiny_task.validation.labels)
@@ -224,12 +224,12 @@ def test_a_loss_that_is_not_finite_ends_tuning(tiny_model, tiny_task):
 def test_an_interruption_leaves_the_model_as_it_was(tiny_model, tiny_task, error):
     before = weights_of(tiny_model)
 
-    def stop(step, steps):
+    def stop(what, step, steps):
         if step == 2:
             raise error("planted")
 
     with pytest.raises(error, match="planted"):
-        tune(tiny_model, tiny_task, on_step=stop)
+        tune(tiny_model, tiny_task, progress=stop)
     assert_untouched(tiny_model, before)
 
 
@@ -275,7 +275,6 @@ def test_any_leaf_tensors_can_be_trained(tiny_model, tiny_task):
         seed=0,
         config=replace(QUICK, steps=30, eval_every=10),
         progress=False,
-        on_step=None,
     )
     assert bias.abs().min() > 0 and tuned.prompt is start
     assert tuned.history[-1]["train_loss"] < tuned.history[0]["train_loss"]

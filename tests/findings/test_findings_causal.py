@@ -307,7 +307,7 @@ def test_an_interrupted_sweep_goes_on_at_the_draws_where_it_stopped(planted, sco
     whole = necessity(planted[0].classifier, planted[0].task, scores[0], **arguments, **settings)
     sweeps_done = []
 
-    def stop(done, total):
+    def stop(what, done, total):
         sweeps_done.extend([done] * (done == total))
         if len(sweeps_done) == 3:
             raise KeyboardInterrupt
@@ -320,7 +320,7 @@ def test_an_interrupted_sweep_goes_on_at_the_draws_where_it_stopped(planted, sco
             **arguments,
             **settings,
             resume_in=tmp_path,
-            on_batch=stop,
+            progress=stop,
         )
     assert sorted(path.name.rsplit("-", 1)[0] for path in tmp_path.glob("*.json")) == ["chosen", "draws-0"]
     again = []
@@ -331,12 +331,12 @@ def test_an_interrupted_sweep_goes_on_at_the_draws_where_it_stopped(planted, sco
         **arguments,
         **settings,
         resume_in=tmp_path,
-        on_batch=lambda *done: again.append(done),
+        progress=lambda what, *done: again.append(done),
     )
     assert again.count((67, 67)) == 2
     assert resumed.margin_gap.equal(whole.margin_gap) and resumed.random_accuracy.equal(whole.random_accuracy)
     # Another scope has other sets.
-    settings |= {"scope": "single", "resume_in": tmp_path, "on_batch": lambda *done: again.append(done)}
+    settings |= {"scope": "single", "resume_in": tmp_path, "progress": lambda what, *done: again.append(done)}
     again.clear()
     necessity(planted[0].classifier, planted[0].task, scores[0], **arguments, **settings)
     assert (67, 67) in again

@@ -206,7 +206,7 @@ def test_a_random_model_has_other_weights_of_the_same_shape(planted):
 
 @pytest.mark.filterwarnings("ignore:Tuning on")
 def test_skill_is_in_the_model_and_not_in_shuffled_labels(planted, classifiers, task, scores):
-    done = []
+    told = []
     result = origin(
         classifiers,
         task,
@@ -214,11 +214,13 @@ def test_skill_is_in_the_model_and_not_in_shuffled_labels(planted, classifiers, 
         text="word1 word2",
         config=TuningConfig(lr=1e-2, steps=4, eval_every=4),
         fraction=FOUR_OF_ALL,
-        on_condition=done.append,
+        progress=lambda what, n, total: told.append((what, n, total)),
     )
     table = result.to_dataframe().set_index("condition")
     check_interval(table, "best_held_out", len(task.test))
+    done = [what.removeprefix("origin, ") for what, *share in told if what.startswith("origin, ") and share == [1, 1]]
     assert list(table.index) == done and len(done) == 5
+    assert sum(what.startswith("tune ") and n == total for what, n, total in told) == 2 * len(classifiers)
     for condition in ("tuned prompt", "random prompt", "written prompt"):
         assert table.loc[condition, "top_held_out"] > 0.85
         top = result.predictivity[done.index(condition)].flatten().topk(4).indices

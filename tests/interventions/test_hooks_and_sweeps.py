@@ -314,18 +314,18 @@ def curve_of(planted, scores, **options):
 def test_an_interrupted_curve_goes_on_at_the_fraction_where_it_stopped(planted, tmp_path, monkeypatch):
     scores = find_skill_neurons(planted.classifier, planted.task)
     steps = []
-    whole = curve_of(planted, scores, on_batch=lambda *done: steps.append(done))
+    whole = curve_of(planted, scores, progress=lambda what, *done: steps.append(done))
     assert steps[-1] == (3 * 107, 3 * 107) and sorted(steps) == steps
 
-    def stop(done, total):
+    def stop(what, done, total):
         if done > total // 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        curve_of(planted, scores, resume_in=tmp_path, on_batch=stop)
+        curve_of(planted, scores, resume_in=tmp_path, progress=stop)
     assert [path.name.split("-")[1] for path in tmp_path.glob("*.json")] == ["0.1"]
     again = []
-    resumed = curve_of(planted, scores, resume_in=tmp_path, on_batch=lambda *done: again.append(done))
+    resumed = curve_of(planted, scores, resume_in=tmp_path, progress=lambda what, *done: again.append(done))
     assert again == [step for step in steps if step[0] > 107]
     assert torch.equal(resumed.random_margin, whole.random_margin) and torch.equal(resumed.skill, whole.skill)
     assert resumed.unperturbed == whole.unperturbed

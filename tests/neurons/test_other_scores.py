@@ -415,13 +415,18 @@ def test_scores_of_the_table_are_those_of_their_functions(planted):
 def test_scores_do_not_depend_on_how_many_layers_are_held_at_once(planted):
     found, scores = planted
     passes = []
+
+    def passed(what, done, total):
+        if done == total:
+            passes.append(what.rpartition(", ")[2])
+
     names = ["auroc", "predictivity", "point_biserial"]
-    again = rival_scores(found.classifier, found.task, names, max_bytes=1, on_pass=passes.append)
+    again = rival_scores(found.classifier, found.task, names, max_bytes=1, progress=passed)
     assert passes == ["train", "validation", "validation", "validation"]
     for name in names:
         torch.testing.assert_close(again.values[name], scores.values[name])
     passes.clear()
-    rival_scores(found.classifier, found.task, names[1:], max_bytes=1, on_pass=passes.append)
+    rival_scores(found.classifier, found.task, names[1:], max_bytes=1, progress=passed)
     assert passes == ["train", "validation"]
 
 

@@ -8,7 +8,6 @@ from helpers import unchecked
 from planted import planted_classifier, planted_task
 
 from skillneurons import NeuronScores, find_skill_neurons
-from skillneurons.neurons import scores as scores_module
 from skillneurons.neurons._predictivity import balanced_accuracy_from_counts
 from skillneurons.neurons.controls import claims
 from skillneurons.neurons.scores import union_of_top
@@ -101,14 +100,16 @@ def test_test_rows_that_were_seen_before_are_told(planted):
     find_skill_neurons(classifier, replace(task, validation=[*task.validation, *task.test[: n // 100]]))
 
 
-def test_the_progress_bar_counts_every_row(planted, monkeypatch, capsys):
-    monkeypatch.setattr(scores_module, "SHOW_AFTER", 0)
+def test_progress_counts_every_row_of_every_pass(planted):
     task, classifiers = planted[0].task, [one.classifier for one in planted]
-    find_skill_neurons(classifiers, task, progress=False)
-    assert capsys.readouterr().err == ""
-    find_skill_neurons(classifiers, task)
-    n = 3 * sum(len(rows) for rows in (task.train, task.validation, task.test))
-    assert f"{n}/{n}" in capsys.readouterr().err
+    told = []
+    find_skill_neurons(classifiers, task, progress=lambda *step: told.append(step))
+    for classifier in classifiers:
+        for split in ("train", "validation", "test"):
+            what, n = f"score {task.name}, seed {classifier.prompt.seed}, {split}", len(getattr(task, split))
+            steps = [done for of, done, total in told if of == what and total == n]
+            assert steps == sorted(set(steps)) and steps[-1] == n
+    assert len({what for what, *_ in told}) == 9
 
 
 def test_bad_input_is_named(planted):

@@ -89,7 +89,7 @@ def test_a_killed_process_and_a_failing_one_are_named_and_the_others_finish(tmp_
     ended = []
     killer = kill_when_written(doomed)
     with pytest.raises(ChildProcessError) as caught:
-        run_jobs(jobs, n_at_once=2, on_done=lambda name, done, total: ended.append((done, total, name)))
+        run_jobs(jobs, n_at_once=2, progress=lambda name, done, total: ended.append((done, total, name)))
     killer.join()
     assert "2 of 3 jobs" in str(caught.value)
     assert "doomed was killed by signal 9" in str(caught.value)

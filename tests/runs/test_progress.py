@@ -1,16 +1,19 @@
 """What runs tell while they work, and what they say beforehand that they will cost."""
 
 import re
+import sys
 import time
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from helpers import first_group
-from planted import planted_classifier, planted_model, planted_task
+from planted import planted_model, planted_task
 
-from skillneurons import TuningConfig, find_skill_neurons, perturbation_curve
-from skillneurons.interventions import sweep
+from skillneurons import TuningConfig
 from skillneurons.runs import FindSettings, find
-from skillneurons.runs.progress import cost, lines, told
+from skillneurons.runs.progress import cost
+from skillneurons.utilities.progress import lines, told
 
 SMALL = FindSettings(
     (0,), 3, TuningConfig(steps=4, eval_every=2, lr=0.05), 0.1, (0.1,), ("mean",), n_random=2, n_perturb_rows=30
@@ -35,7 +38,7 @@ def test_a_run_tells_where_output_is_a_file_and_is_silent_where_asked(tmp_path, 
     model, task = planted_model(), planted_task(0, n_train=64, n_validation=32, n_test=40)
     find(model, task, tmp_path / "a", SMALL)
     err = capfd.readouterr().err
-    for what in ("tune prompt, seed 0: 4 of 4", "score neurons, seed 0: 3 of 3", "perturb"):
+    for what in ("tune prompt, seed 0: 4 of 4", "score neurons, seed 0, test: 40 of 40", "perturb"):
         assert what in err
     assert all(re.match(r"\d+:\d\d  ", line) for line in err.splitlines() if line)
     find(model, task, tmp_path / "b", SMALL, progress=False)
@@ -44,18 +47,6 @@ def test_a_run_tells_where_output_is_a_file_and_is_silent_where_asked(tmp_path, 
     find(model, task, tmp_path / "c", SMALL, progress=lambda *step: steps.append(step))
     assert ("tune prompt, seed 0", 4, 4) in steps and capfd.readouterr().err == ""
     assert told(print) is print
-
-
-def test_a_sweep_shows_a_bar_unless_it_is_told_not_to(capfd, monkeypatch):
-    monkeypatch.setattr(sweep, "SHOW_AFTER", 0)
-    planted = planted_classifier()
-    scores = find_skill_neurons(planted.classifier, planted.task, progress=False)
-    options = {"fractions": (0.1,), "n_random": 2}
-    perturbation_curve(planted.classifier, planted.task, scores, **options)
-    assert re.search(r"sweep mean-0.1: 100%.* 107/107 ", capfd.readouterr().err)
-    perturbation_curve(planted.classifier, planted.task, scores, progress=False, **options)
-    perturbation_curve(planted.classifier, planted.task, scores, on_batch=lambda done, total: None, **options)
-    assert capfd.readouterr().err == ""
 
 
 def test_what_a_run_will_cost_counts_what_it_does(tmp_path):
@@ -69,3 +60,46 @@ def test_what_a_run_will_cost_counts_what_it_does(tmp_path):
     find(model, task, tmp_path / "run", settings, progress=False)
     took, number = time.monotonic() - began, int(first_group(r"about (\d+) s", said))
     assert number < 20 * took + 5  # of the right order; figures and files are not in it
+
+
+class Board:
+    """Stands in for a tracker's writer, with no more than the recipes use of it."""
+
+    def __init__(self, *args, **options):
+        self.logged = {}
+
+    def add_scalar(self, name, value, step):
+        self.logged.setdefault(name, []).append(value)
+
+    def log(self, values):
+        for name, value in values.items():
+            self.logged.setdefault(name, []).append(value)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "command_line.md"
+RECIPES = [block for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "progress=" in block]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=["tensorboard", "wandb"])
+def test_a_tracker_sees_all_of_a_run_by_the_lines_of_the_page(recipe, tmp_path, monkeypatch):
+    stand_ins = {"torch.utils.tensorboard": {"SummaryWriter": Board}, "wandb": {"init": Board}}
+    for name, content in stand_ins.items():
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        vars(sys.modules[name]).update(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("skillneurons.load_model", lambda name: planted_model())
+    monkeypatch.setattr("skillneurons.load_task", lambda name: planted_task(0, n_train=64, n_validation=32, n_test=40))
+    monkeypatch.setattr(
+        "skillneurons.runs.find", lambda model, task, out, progress: find(model, task, out, SMALL, progress=progress)
+    )
+    names = {}
+    exec(compile(recipe, "page", "exec"), names)
+    logged = names["board"].logged
+    assert [round(share, 2) for share in logged["tune prompt, seed 0"]] == [0.25, 0.5, 0.75, 1.0]
+    assert logged["perturb (mean)"][-1] == 1.0
+    assert {f"score neurons, seed 0, {split}" for split in ("train", "validation", "test")} < set(logged)
+    assert logged["validation, seed 0"] == [
+        one["validation_accuracy"] for one in names["result"].classifiers[0].history
+    ]
+    lines_of_code = [line for line in recipe.splitlines() if line.strip()]
+    assert len(lines_of_code) <= 14

@@ -117,14 +117,14 @@ def main() -> None:
             path = prompt_path(name, seed, asked.out)
             if is_done(path, config.steps):
                 continue
-            tuned = tune_prompt(model, task, n_prompt=N_PROMPT, seed=seed, config=config, progress=False, on_step=_tell)
+            tuned = tune_prompt(model, task, n_prompt=N_PROMPT, seed=seed, config=config, progress=_tell)
             tuned.save(path)
             print(name, seed, tuned.history[-1], flush=True)
 
 
-def _tell(step: int, steps: int) -> None:
+def _tell(what: str, step: int, steps: int) -> None:
     if step % 100 == 0:
-        print(f"{step} of {steps}", flush=True)
+        print(f"{what}: {step} of {steps}", flush=True)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,9 @@ from skillneurons.neurons.other_scores.probes import DidNotConverge, probe_weigh
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import checked
+from skillneurons.utilities.progress import SHOW_AFTER, called, told
 from skillneurons.utilities.results import Result
-from skillneurons.utilities.types import Json, Library
+from skillneurons.utilities.types import Json, Library, Progress
 
 Needs: TypeAlias = Literal["counts", "moments", "fit", "active", "contributions", "activations", "probe", "gradients"]
 
@@ -169,7 +170,7 @@ def rival_scores(
     n_probe_rows: int = 2000,
     n_gradient_rows: int = 64,
     seed: int = 0,
-    on_pass: Callable[[str], None] | None = None,
+    progress: Progress | bool = True,
 ) -> RivalScores:
     """Score every neuron in several ways, from the same passes over the same rows.
 
@@ -186,7 +187,8 @@ def rival_scores(
         n_probe_rows: Training rows that probes are fitted on, at most.
         n_gradient_rows: Validation rows that attributions are averaged over, at most.
         seed: Of these subsets.
-        on_pass: Called with a name after each pass.
+        progress: Bars or lines where it takes longer than a few seconds; False for neither, or a function that is
+            called with (which pass, done, total).
 
     Returns:
         All `names`, but for probes that did not converge: a warning says which, `meta["failed"]` why.
@@ -216,9 +218,7 @@ def rival_scores(
         )
     check_even_layers(every[0].model)
     parts = [
-        _score_one(
-            classifier, task, names, max_bytes, n_probe_rows, n_gradient_rows, seed, on_pass or (lambda name: None)
-        )
+        _score_one(classifier, task, names, max_bytes, n_probe_rows, n_gradient_rows, seed, told(progress, SHOW_AFTER))
         for classifier in every
     ]
     failed = {name: reason for _, _, reasons in parts for name, reason in reasons.items()}
@@ -253,14 +253,17 @@ def _score_one(
     n_probe_rows: int,
     n_gradient_rows: int,
     seed: int,
-    done: Callable[[str], None],
+    tell: Progress,
 ) -> tuple[dict[str, Tensor], dict[str, Json], dict[str, str]]:
     """Values of the scores, what the probes chose, and why a probe failed."""
     needs = {SCORES[name].needs for name in names}
     validation = classifier.encode(task.validation)
     n_layers, d_mlp = classifier.model.cfg.n_layers, classifier.model.cfg.d_mlp or 0
-    fitted = collect(classifier, task.train, LabelMoments())
-    done("train")
+
+    def passing(which: str) -> Progress:
+        return called(tell, f"rival scores, {which}")
+
+    fitted = collect(classifier, task.train, LabelMoments(), progress=passing("train"))
 
     counts, moments, fit = AboveCounts(fitted.mean, 2), LabelMoments(), GaussianHits(fitted)
     pooled = PositionMeans(len(validation))
@@ -277,8 +280,9 @@ def _score_one(
     for first in range(0, n_layers, at_once):
         layers = range(first, min(first + at_once, n_layers)) if by_layer else range(0)
         kept = LayerExamples(len(validation), layers)
-        collect(classifier, validation, Together([kept, *(wanted if first == 0 else [])]))
-        done("validation")
+        collect(
+            classifier, validation, Together([kept, *(wanted if first == 0 else [])]), progress=passing("validation")
+        )
         for layer in layers:
             for name, parts in by_layer.items():
                 parts.append(SCORES[name].compute(kept.values[layer], kept.labels).amax(0))
@@ -289,8 +293,7 @@ def _score_one(
     train: PositionMeans | None = None
     if "probe" in needs:
         rows = task.subset(n_probe_rows, seed, splits=("train",)).train
-        train = collect(classifier, rows, PositionMeans(len(rows)))
-        done("train for probes")
+        train = collect(classifier, rows, PositionMeans(len(rows)), progress=passing("train for probes"))
     few = task.subset(n_gradient_rows, seed, splits=("validation",)).validation
     for name in names:
         score = SCORES[name]
@@ -305,5 +308,5 @@ def _score_one(
                 failed[name] = str(error)
         elif score.needs == "gradients":
             values[name] = score.compute(classifier, few, baseline=fitted.mean.float()).sum(0)
-            done(name)
+            passing(name)(name, len(few), len(few))
     return values, chosen, failed

@@ -7,10 +7,10 @@ from skillneurons.findings.run_agreement import RunComparison, compared, ranked
 from skillneurons.models.bridge import AnyModel
 from skillneurons.runs._open_run import OpenedRun, open_run
 from skillneurons.runs.folder import RunFolder
-from skillneurons.runs.progress import told
-from skillneurons.runs.trials import Progress
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.checks import check_whole
+from skillneurons.utilities.progress import told
+from skillneurons.utilities.types import Progress
 
 
 @checked

@@ -20,10 +20,10 @@ from skillneurons.models.bridge import AnyModel
 from skillneurons.plots import plot_perturbations, save_figure
 from skillneurons.runs._open_run import OpenedRun, open_run
 from skillneurons.runs.folder import FORMATS, RunFolder, curve_name
-from skillneurons.runs.progress import Work, of_sweeps, told
-from skillneurons.runs.trials import Progress
-from skillneurons.utilities.options import check_options
-from skillneurons.utilities.types import Json
+from skillneurons.runs.progress import Work, of_sweeps
+from skillneurons.utilities.arguments import check_options
+from skillneurons.utilities.progress import called, told
+from skillneurons.utilities.types import Json, Progress
 
 
 class PerturbRunOptions(TypedDict, total=False):
@@ -108,7 +108,7 @@ def perturb_run(
                 sigma=settings["sigma"],
                 rows=rows,
                 resume_in=points,
-                on_batch=lambda done, total, what=what: tell(what, done, total),
+                progress=called(tell, what),
             )
             curve.save(_curve_file(folder, kind, settings, classifier.prompt.seed))
             of_kind.append(curve)
