@@ -86,6 +86,7 @@ def of_trials(model: Model, trials: Sequence[Trial], jobs: int = 1) -> Work:
     seconds = sum(each[trial.task] * _rows_left(trial, lacking) for trial, lacking in left)
     steps = max((trial.tuning.steps for trial in tuned), default=0)
     parts = [f"{counted(len(tuned), 'prompt')} of at most {counted(steps, 'step')}"] if tuned else []
+    parts += ["The model as it is"] if any(trial.head and "classifier" in lacking for trial, lacking in left) else []
     parts += [f"{n_passes:,} passes to score"] if n_passes else []
     return Work(tuple(parts), seconds / max(1, min(jobs, len(left))))
 

@@ -28,7 +28,7 @@ QUICK = TuningConfig(lr=0.05, steps=4, batch_size=7, eval_every=2)
 
 
 def tune(model, task, config=QUICK, **options):
-    return tune_prompt(model, task, n_prompt=3, config=config, **{"progress": False, **options})  # type: ignore[arg-type]
+    return tune_prompt(model, task, n_prompt=3, config=config, **unchecked({"progress": False, **options}))
 
 
 def weights_of(model):
