@@ -155,8 +155,8 @@ class TextSums(Summed):
 class Moments(TextSums):
     """Mean and standard deviation of each neuron over all positions of all rows but padding, in float64.
 
-    For `collect(classifier, rows, Moments(), positions="all")`. A bias acts at all positions alike, so this mean is the
-    constant that replaces a neuron with least squared error.
+    For `collect(classifier, rows, Moments(), positions="all")`, or `"text"`. A bias acts at all positions alike, so the
+    mean over all is the constant that replaces a neuron with least squared error.
     """
 
     summed = ("totals", "n", "squares")

@@ -133,7 +133,7 @@ def perturbing(
     settings, folder, points = _asked(run, out, options)
     task, left = run.task(source), 0
     rows = task.subset(settings["n_perturb_rows"], splits=("test",)).test
-    same = {key: settings[key] for key in ("positions",)} | {"n_rows": len(rows), "seeds": list(run.scores[0].seeds)}
+    same = {"positions": settings["positions"], "n_rows": len(rows), "seeds": list(run.scores[0].seeds)}
     for kind in settings["kinds"]:
         alike = same | ({"sigma": settings["sigma"]} if kind == "gaussian" else {})
         for seed in settings["seeds"]:
