@@ -5,19 +5,19 @@ number of examples, and the totals of two passes add up to those of one over bot
 everything that is measured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from skillneurons.activations.distributed import Ranks, check_mergeable, merged, share_of
-from skillneurons.activations.statistic import S, Summed, check_n_labels, check_n_rows, give_groups
+from skillneurons.activations.statistic import S, Statistic, Summed, check_n_labels, check_n_rows, give_groups
 from skillneurons.activations.text import Pooled, place_and_pool
-from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
-from skillneurons.tasks.batching import Encoded
+from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval, residuals_at
+from skillneurons.tasks.batching import Batch, Encoded
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.progress import told
-from skillneurons.utilities.types import AtHook, Hook, Json, Progress, Row
+from skillneurons.utilities.types import AtHook, FwdHooks, Hook, Json, Progress, Row
 
 
 @checked
@@ -66,39 +66,12 @@ def collect(
         >>> collect(classifier, task.train, LabelSums(2)).mean.shape
         torch.Size([16, 4, 768])
     """
-    model = classifier.model
-    require_eval(model)
     if accelerator is not None:
         check_mergeable(statistic)
-    encoded = classifier.encode(rows)
-    n_labels = check_n_labels(statistic, encoded.labels)
-    check_n_rows(statistic, len(encoded))
-    give_groups(statistic, encoded.groups)
-    place, pool = place_and_pool(positions)
-    where, sees = classifier.layout.positions(place), statistic if pool is None else Pooled(statistic, pool)
-    if pool is None and classifier.layout.varies(place) and getattr(statistic, "fixed_positions", False):
-        raise ValueError(
-            f"{type(statistic).__name__} needs the same positions in every row, but `positions` is {positions!r}, and "
-            f"texts differ in length. Pool them: '{positions}, mean'."
-        )
-    state: dict[str, Json] = {}
-    n_done, tell = 0, told(progress)
-
-    def observe(layer: int) -> Hook:
-        def look(activations: Tensor, hook: AtHook = None) -> None:
-            sees.update(layer, activations[:, where], state["batch"], state["counts"])
-
-        return f"blocks.{layer}.{hook}", look
-
-    hooks = [*classifier.fwd_hooks, *(observe(layer) for layer in range(model.cfg.n_layers))]
-    with model.hooks(fwd_hooks=hooks):
-        for batch in classifier.batches(encoded, tokens_per_batch=tokens_per_batch, share=share_of(accelerator)):
-            # Counted on the host, so that the device never waits.
-            counts = encoded.labels[batch.index].bincount(minlength=n_labels).tolist()
-            state.update(batch=batch.at(where), counts=counts)
-            label_logits(classifier, batch, last_block_to=where.stop)
-            n_done += len(batch)
-            tell("collect", n_done, len(encoded))
+    encoded, tell, n_done = classifier.encode(rows), told(progress), 0
+    batches = classifier.batches(encoded, tokens_per_batch=tokens_per_batch, share=share_of(accelerator))
+    for n_done in _passes(classifier, encoded, batches, [((), statistic)], positions, hook=hook):
+        tell("collect", n_done, len(encoded))
     if n_done < len(encoded):  # the other processes' rows
         tell("collect", len(encoded), len(encoded))
     statistic.finish()
@@ -117,3 +90,96 @@ def collect(
             "tokens_per_batch": tokens_per_batch,
         },
     )
+
+
+@torch.no_grad()
+def collect_each(
+    classifier: Classifier,
+    rows: Encoded,
+    runs: Sequence[tuple[FwdHooks, S]],
+    *,
+    layer: int = 0,
+    positions: str = "prompt",
+) -> list[S]:
+    """As `collect`, under each of several interventions that touch no block below `layer`: these are computed once.
+
+    Args:
+        classifier: In eval mode.
+        rows: Labelled.
+        runs: An intervention and the statistic that it fills, for each.
+        layer: The lowest block that any of them touches.
+        positions: As in `collect`.
+
+    Returns:
+        The statistics, each as of a pass of its own.
+
+    Example:
+        >>> from skillneurons import LabelSums, find_skill_neurons, load_example, zero
+        >>> classifier, task = load_example()
+        >>> skill = find_skill_neurons(classifier, task).top(0.02).layers(2)
+        >>> runs = [(zero(one), LabelSums(2)) for one in (skill, skill.random_like())]
+        >>> held, beside = collect_each(classifier, classifier.encode(task.test), runs, layer=2)
+        >>> bool((held.mean[:, :2] == beside.mean[:, :2]).all())
+        True
+    """
+    for _ in _passes(classifier, rows, classifier.batches(rows), runs, positions, layer=layer):
+        pass
+    for _, statistic in runs:
+        statistic.finish()
+    return [statistic for _, statistic in runs]
+
+
+def _passes(
+    classifier: Classifier,
+    rows: Encoded,
+    batches: Iterable[Batch],
+    runs: Sequence[tuple[FwdHooks, Statistic]],
+    positions: str,
+    *,
+    hook: str = "mlp.hook_post",
+    layer: int = 0,
+) -> Iterator[int]:
+    """All runs over each batch, from `layer` upwards, on what lies below; and each time how many rows are done."""
+    model = classifier.model
+    require_eval(model)
+    n_labels = max(check_n_labels(statistic, rows.labels) for _, statistic in runs)
+    place, pool = place_and_pool(positions)
+    where = classifier.layout.positions(place)
+    for _, statistic in runs:
+        check_n_rows(statistic, len(rows))
+        give_groups(statistic, rows.groups)
+        if pool is None and classifier.layout.varies(place) and getattr(statistic, "fixed_positions", False):
+            raise ValueError(
+                f"{type(statistic).__name__} needs the same positions in every row, but `positions` is {positions!r}, "
+                f"and texts differ in length. Pool them: '{positions}, mean'."
+            )
+    sees = [statistic if pool is None else Pooled(statistic, pool) for _, statistic in runs]
+    state: dict[str, Json] = {}
+
+    def watched(layers: range, statistics: Sequence[Statistic]) -> FwdHooks:
+        def observe(layer: int) -> Hook:
+            def look(activations: Tensor, hook: AtHook = None) -> None:
+                for statistic in statistics:
+                    statistic.update(layer, activations[:, where], state["batch"], state["counts"])
+
+            return f"blocks.{layer}.{hook}", look
+
+        return [observe(layer) for layer in layers]
+
+    layer = layer if model.can_reenter else 0
+    below = watched(range(layer), sees)
+    rest = range(layer, model.cfg.n_layers)
+    above = [[*hooks, *watched(rest, [statistic])] for (hooks, _), statistic in zip(runs, sees, strict=True)]
+    n_done = 0
+    with model.hooks(fwd_hooks=classifier.fwd_hooks):
+        for batch in batches:
+            # Counted on the host, so that the device never waits.
+            counts = rows.labels[batch.index].bincount(minlength=n_labels).tolist()
+            state.update(batch=batch.at(where), counts=counts)
+            with model.hooks(fwd_hooks=below):
+                resid = residuals_at(classifier, batch, [layer])[layer] if layer else None
+            for hooks in above:
+                with model.hooks(fwd_hooks=hooks):
+                    label_logits(classifier, batch, resid=resid, start_at_layer=layer or None, last_block_to=where.stop)
+            n_done += len(batch)
+            yield n_done

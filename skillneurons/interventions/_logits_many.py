@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval, segments
-from skillneurons.models.bridge import as_encoder
+from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval, residuals_at
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Batch, Encoded
 from skillneurons.utilities import store
 from skillneurons.utilities.draws import current_rows, rows_in_pass
@@ -72,7 +71,7 @@ def logits_many(
     result, parts, done = torch.empty(len(interventions), len(encoded), len(classifier.labels)), [], 0
     with classifier.model.hooks(fwd_hooks=classifier.fwd_hooks):
         for batch in classifier.batches(encoded, tokens_per_batch=tokens_per_batch):
-            residuals = _residuals(classifier, batch, sorted({entry for entry in entries if entry}))
+            residuals = residuals_at(classifier, batch, sorted({entry for entry in entries if entry}))
             at_once = max(1, tokens_per_batch // batch.tokens.numel())
             for (entry, hooked), members in alike.items():
                 for start in range(0, len(members), at_once):
@@ -103,23 +102,6 @@ def _first_layer(hooks: FwdHooks, n_layers: int) -> int:
         parts = name.split(".") if isinstance(name, str) else []
         layers.append(int(parts[1]) if len(parts) > 2 and parts[0] == "blocks" else 0)
     return min(layers, default=n_layers - 1)
-
-
-def _residuals(classifier: Classifier, batch: Batch, layers: Sequence[int]) -> dict[int, Tensor]:
-    """The residual stream entering each of `layers`, each computed from the one below."""
-    residuals: dict[int, Tensor] = {}
-    below: int | None = None
-    for layer in layers:
-        residuals[layer] = as_encoder(classifier.model, "Entering at a layer")(
-            batch.tokens if below is None else residuals[below],
-            batch.mask,
-            token_type_ids=segments(classifier, batch) if below is None else None,
-            start_at_layer=below,
-            stop_at_layer=layer,
-            check_input=False,
-        )
-        below = layer
-    return residuals
 
 
 def _repeated(batch: Batch, n: int) -> Batch:

@@ -65,7 +65,7 @@ def test_a_reading_is_that_of_a_slow_loop(measure):
     _, claim, ablate, _ = asked("writer and readers")
     claim = replace(claim, scores=replace(claim.scores, meta=claim.scores.meta | {"measure": measure}))
     held = claim.neurons.layers(1)
-    found = _Reader(claim, ablate).read(held)[0].mean(0)
+    found = _Reader(claim, ablate).read([held])[0][0].mean(0)
     seen = {}
     for split in ("train", "validation", "test"):
         rows = getattr(claim, split)

@@ -11,7 +11,7 @@ prompts, the mask and the words, whether there is a crowd too, and how many neur
 import argparse
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -58,6 +58,15 @@ def all_asked(tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[Asked]:
         yield Asked(task, prompt, place, seed, FEW if not first else ALL if seed == seeds[0] else (*FEW, "causal"))
 
 
+def scored(path: Path, classifier: Classifier, task: Task, place: str) -> NeuronScores:
+    """Of one prompt, kept at `path`."""
+    if path.with_suffix(".json").exists():
+        return NeuronScores.load(path)
+    scores = find_skill_neurons(classifier, task, positions=place, progress=False)
+    scores.save(path)
+    return scores
+
+
 def tuned(model: Model, task: Task, seed: int, folder: Path, config: TuningConfig) -> Classifier:
     path = folder / task.name / f"seed-{seed}" / "classifier"
     if path.with_suffix(".json").exists():
@@ -98,7 +107,8 @@ def main() -> None:
     config = TuningConfig(lr=asked.lr, steps=asked.steps, eval_every=max(1, asked.steps // 4))
     rest = {"fraction": 0.02, "n_rows": asked.rows[0], "n_random": asked.random}
     tables, verdicts = [], []
-    for one in all_asked(asked.tasks, asked.seeds):
+    # What takes longest comes last.
+    for one in sorted(all_asked(asked.tasks, asked.seeds), key=lambda one: len(one.questions)):
         path = work / one.name
         if path.with_suffix(".json").exists():
             found = Localization.load(path)
@@ -110,8 +120,10 @@ def main() -> None:
                 classifiers = {s: c.with_prompt(random_prompt(model, len(c.prompt), s)) for s, c in classifiers.items()}
             for split, n in zip(("train", "validation", "test"), asked.rows, strict=True):
                 task = task.subset(n, splits=(split,))
-            how = {"positions": one.place, "progress": False}
-            scores = {seed: find_skill_neurons(prompt, task, **how) for seed, prompt in classifiers.items()}
+            scores = {
+                seed: scored(work / "scores" / replace(one, seed=seed).name, classifier, task, one.place)
+                for seed, classifier in classifiers.items()
+            }
             found = measured(one, scores, classifiers[one.seed], task, **rest)
             found.save(path)
         print(one.name, found.verdict, flush=True)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from skillneurons.activations._collect import collect
+from skillneurons.activations._collect import collect, collect_each
 from skillneurons.activations.correlations import Correlations
 from skillneurons.activations.statistic import S, check_even_layers
 from skillneurons.activations.sums import AboveCounts, LabelSums
@@ -88,6 +88,10 @@ class Claim:
         """A pass over rows, with interventions."""
         classifier = replace(self.classifier, extra_hooks=[*self.classifier.extra_hooks, *hooks]) if hooks else None
         return collect(classifier or self.classifier, rows, statistic, positions=self.positions)
+
+    def collect_each(self, rows: Encoded, runs: Sequence[tuple[FwdHooks, S]], layer: int) -> list[S]:
+        """A pass over rows under each of several interventions that touch no block below `layer`."""
+        return collect_each(self.classifier, rows, runs, layer=layer, positions=self.positions)
 
     def correlations(self, rows: Encoded) -> Correlations:
         """Of the chosen neurons with all others, each at its position."""

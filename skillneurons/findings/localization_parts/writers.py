@@ -4,10 +4,11 @@ Neurons that predict may make the signal, or read what others made. Where the ch
 their mean and all layers above stay as predictive as they were, these neurons only read what the residual stream
 already carried. Beside them are random neurons of the same layer, and the chosen ones' crowd.
 
-Cost: three passes for each layer and set of neurons, and a few more for the smallest set of writers.
+Cost: three passes for each layer and set of neurons, of which those of one layer share what lies below it; and a few
+more for the smallest set of writers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from skillneurons.activations.own_position import SharesRight
+from skillneurons.activations.statistic import S
 from skillneurons.activations.sums import AboveCounts, LabelSums
 from skillneurons.findings.localization_parts.measured import Claim
 from skillneurons.interventions.gaps import paired_gap, spread
@@ -22,6 +24,7 @@ from skillneurons.interventions.perturbation import Intervention
 from skillneurons.neurons._predictivity import best_position
 from skillneurons.neurons.matching import Crowd
 from skillneurons.neurons.neuron_set import NeuronSet
+from skillneurons.tasks.batching import Encoded
 
 TAKEN = 0.5
 """Share of what the layers above know that has to go for neurons to be called its writers: a convention."""
@@ -88,7 +91,7 @@ def writers_of(
     """
     neurons, n_layers = claim.neurons, len(claim.neurons.mask)
     reader = _Reader(claim, ablate)
-    plain = reader.read(None)
+    (plain,) = reader.read([replace(neurons, mask=torch.zeros_like(neurons.mask), score=None)])
     sets = neurons.random_sets(n_random, seed=seed)
     crowds = neurons.random_sets(n_crowd, seed=seed, match=crowd)
     held = [layer for layer in range(n_layers - 1) if neurons.per_layer[layer] and neurons.per_layer[layer + 1 :].sum()]
@@ -98,7 +101,7 @@ def writers_of(
     gap, gap_crowd = (torch.full((n_layers, 3), torch.nan).double() for _ in range(2))
     level = 1 - 0.05 / max(len(held), 1)  # All layers are asked whether they write.
     for layer in held:
-        own, *others = (reader.read(one.layers(layer)) for one in (neurons, *sets, *crowds))
+        own, *others = reader.read([one.layers(layer) for one in (neurons, *sets, *crowds)])
         random, alike = others[:n_random], others[n_random:]
         for name, read in (("after", [own]), ("random", random), ("crowd", alike)):
             tables[name][layer, layer + 1 :] = torch.stack([one[0].mean(0) for one in read]).mean(0)[layer + 1 :]
@@ -128,25 +131,35 @@ class _Reader:
     claim: Claim
     ablate: Intervention
 
-    def read(self, held: NeuronSet | None) -> Float[Tensor, "two batch layer"]:
-        """The share of a layer's chosen neurons that are right, and whether its best neuron is, weighted as measured.
+    def read(self, held: Sequence[NeuronSet]) -> list[Float[Tensor, "two batch layer"]]:
+        """For each set, the share of a layer's chosen neurons that are right, and whether its best neuron is.
 
-        Baselines, positions and directions are chosen again: what a neuron still knows is judged, not whether it says
-        it as before.
+        Each row is weighted as measured. Baselines, positions and directions are chosen again: what a neuron still
+        knows is judged, not whether it says it as before.
         """
-        claim, hooks = self.claim, [] if held is None else self.ablate(held)
-        baseline = claim.collect(claim.train, LabelSums(2), hooks).mean
-        counts = claim.collect(claim.validation, AboveCounts(baseline, 2), hooks)
+        claim = self.claim
+        hooks = [self.ablate(one) if len(one) else [] for one in held]
+        lowest = min((int(one.per_layer.nonzero().min()) for one in held if len(one)), default=0)
+
+        def under(rows: Encoded, statistics: Iterable[S]) -> list[S]:
+            return claim.collect_each(rows, list(zip(hooks, statistics, strict=True)), lowest)
+
+        baselines = [sums.mean for sums in under(claim.train, [LabelSums(2) for _ in held])]
+        counted = under(claim.validation, [AboveCounts(baseline, 2) for baseline in baselines])
+        shares = [self._shares(*one) for one in zip(held, baselines, counted, strict=True)]
+        return [one.values * self._weight[:, None] for one in under(claim.test, shares)]
+
+    def _shares(self, held: NeuronSet, baseline: Tensor, counts: AboveCounts) -> SharesRight:
+        """What to count on test rows: each neuron by the position and direction that validation rows choose."""
+        claim = self.claim
         scored = claim.accuracy_of(counts.above, counts.n)
         position, upward = best_position(scored)
-        free = claim.neurons.exists if held is None else claim.neurons.exists & ~held.mask
+        free = claim.neurons.exists & ~held.mask
         rank = torch.maximum(scored, 1 - scored).amax(0).masked_fill(~free, -torch.inf)
         best = torch.zeros_like(claim.neurons.mask).scatter(1, rank.argmax(1, keepdim=True), True)
         counted_in = torch.promote_types(claim.classifier.model.dtype, torch.float32)  # as `AboveCounts` compares
         threshold = baseline.gather(0, position[None])[0].to(counted_in)
-        chosen = torch.stack([claim.neurons.mask, best])
-        shares = SharesRight(len(claim.test), position, threshold, upward, chosen)
-        return claim.collect(claim.test, shares, hooks).values * self._weight[:, None]
+        return SharesRight(len(claim.test), position, threshold, upward, torch.stack([claim.neurons.mask, best]))
 
     @property
     def _weight(self) -> Float[Tensor, " batch"]:
@@ -166,7 +179,7 @@ class _Reader:
         top = int(held.per_layer.nonzero().max())
         if not self.claim.neurons.per_layer[top + 1 :].sum():
             return 0.0
-        before, after = (self.above(one, top).mean().item() for one in (plain, self.read(held)[0]))
+        before, after = (self.above(one, top).mean().item() for one in (plain, self.read([held])[0][0]))
         return (before - after) / (before - 0.5) if before > 0.5 else 0.0
 
 
