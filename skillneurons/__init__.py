@@ -27,13 +27,13 @@ if _typing.TYPE_CHECKING:
     from skillneurons.applications.indicators import indicator_test as indicator_test
     from skillneurons.applications.indicators import transfer_indicators as transfer_indicators
     from skillneurons.applications.one_neuron import NeuronCard as NeuronCard
-    from skillneurons.applications.one_neuron import TextHeat as TextHeat
     from skillneurons.applications.one_neuron import neuron_card as neuron_card
-    from skillneurons.applications.one_neuron import text_heat as text_heat
     from skillneurons.applications.pruning import prune as prune
     from skillneurons.applications.steering import SteeringCurve as SteeringCurve
     from skillneurons.applications.steering import label_direction as label_direction
     from skillneurons.applications.steering import steering_curve as steering_curve
+    from skillneurons.applications.text_heat import TextHeat as TextHeat
+    from skillneurons.applications.text_heat import text_heat as text_heat
     from skillneurons.applications.transfer import TransferMatrix as TransferMatrix
     from skillneurons.applications.transfer import WarmStart as WarmStart
     from skillneurons.applications.transfer import transfer_matrix as transfer_matrix
@@ -152,7 +152,7 @@ _MOVED = {
     "interop.peft": ("classifiers.peft",),
     "jobs": ("runs.jobs",),
     "loading": ("tasks._load_task",),
-    "one_neuron": ("applications.one_neuron",),
+    "one_neuron": ("applications.one_neuron", "applications.text_heat"),
     "pooling": ("activations.text",),
     "predictivity": ("neurons._predictivity",),
     "prompts": ("classifiers.prompts",),

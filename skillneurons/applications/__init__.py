@@ -8,9 +8,7 @@ from skillneurons.applications.indicators import IndicatorTest as IndicatorTest
 from skillneurons.applications.indicators import indicator_test as indicator_test
 from skillneurons.applications.indicators import transfer_indicators as transfer_indicators
 from skillneurons.applications.one_neuron import NeuronCard as NeuronCard
-from skillneurons.applications.one_neuron import TextHeat as TextHeat
 from skillneurons.applications.one_neuron import neuron_card as neuron_card
-from skillneurons.applications.one_neuron import text_heat as text_heat
 from skillneurons.applications.pruning import forward_flops as forward_flops
 from skillneurons.applications.pruning import n_parameters as n_parameters
 from skillneurons.applications.pruning import prune as prune
@@ -18,6 +16,8 @@ from skillneurons.applications.pruning import weight_magnitude as weight_magnitu
 from skillneurons.applications.steering import SteeringCurve as SteeringCurve
 from skillneurons.applications.steering import label_direction as label_direction
 from skillneurons.applications.steering import steering_curve as steering_curve
+from skillneurons.applications.text_heat import TextHeat as TextHeat
+from skillneurons.applications.text_heat import text_heat as text_heat
 from skillneurons.applications.transfer import TransferMatrix as TransferMatrix
 from skillneurons.applications.transfer import WarmStart as WarmStart
 from skillneurons.applications.transfer import transfer_matrix as transfer_matrix

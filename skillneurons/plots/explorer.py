@@ -1,6 +1,6 @@
 """The explorer: one HTML page of all neurons of a task, as a map, a table, and a card for each of the best.
 
-Cost: a pass for the map's effects, and for each card what `neuron_card` and `text_heat` cost on the rows shown.
+Cost: a pass for the map's effects, one sweep for all cards, and what `text_heat` costs on the texts that each shows.
 """
 
 import html
@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skillneurons.activations._collect import collect
-from skillneurons.applications.one_neuron import NeuronCard, TextHeat, neuron_card, text_heat
+from skillneurons.applications.one_neuron import NeuronCard, neuron_cards
+from skillneurons.applications.text_heat import TextHeat, text_heat
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.other_scores.attribution import gradient_attribution
@@ -156,7 +157,7 @@ def _subtask(
     d_mlp = scores.predictivity.shape[1]
     best = [divmod(i, d_mlp) for i in scores.predictivity.flatten().argsort(descending=True, stable=True).tolist()]
     best = best[: settings.n_cards]
-    cards = [neuron_card(classifier, task, scores, neuron, rows=rows, n_random=settings.n_random) for neuron in best]
+    cards = neuron_cards(classifier, task, scores, best, rows=rows, n_random=settings.n_random)
     at = scores.seeds.index(cards[0].meta["classifier_seed"])  # of the scores: the cards have checked it
     own = scores.top(settings.fraction) if chosen is None else chosen
     # First-order estimate of what mean ablation at the prompt's positions adds to the margin.

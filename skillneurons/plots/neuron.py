@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy import stats
 
-from skillneurons.applications.one_neuron import HEAT, NeuronCard, TextHeat
+from skillneurons.applications.one_neuron import NeuronCard
+from skillneurons.applications.text_heat import HEAT, TextHeat
 from skillneurons.plots.find import plot_activation_histogram
 from skillneurons.plots.style import COLOURS, LABEL_COLOURS, RANDOM, REFERENCE, SKILL, axes_or_new, styled
 from skillneurons.utilities.arguments import checked

@@ -8,6 +8,7 @@ from pathlib import Path
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.prompts import Verbalizer, random_prompt
 from skillneurons.interventions.curve import points_left, read_curve
+from skillneurons.interventions.perturbation import Perturbation
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable
 from skillneurons.runs.folder import RunFolder, curve_name
 from skillneurons.runs.trials import Trial, own_head
@@ -102,8 +103,9 @@ def of_sweeps(classifier: Classifier, task: Task, n: int, n_rows: int) -> Work:
 def of_pages(classifier: Classifier, task: Task, n_parts: int, settings: Library) -> Work:
     """An explorer of `n_parts` subtasks: each card ablates its neuron and others, and gradients take passes too."""
     n_rows = min(settings.n_rows, len(task.test))
-    n_passes = n_parts * (settings.n_cards * (settings.n_random + 3) + 4)
-    seconds = n_passes * n_rows * seconds_a_row(classifier, task)
+    n_passes = n_parts * (settings.n_cards * (settings.n_random + 2) + 6)
+    means = 2 * n_parts * min(Perturbation.n_mean, len(task.train))  # of prompt and words
+    seconds = (n_passes * n_rows + means) * seconds_a_row(classifier, task)
     return Work((counted(n_parts * settings.n_cards, "card"), f"{n_passes:,} passes over {n_rows:,} rows"), seconds)
 
 

@@ -145,7 +145,7 @@ def _explorer_link(folder: Path, page: Path) -> str:
     """To the explorer beside the page, where one was written; else how to write it."""
     explorer = folder / "explorer.html"
     if not explorer.exists():
-        return f" To look at single neurons: <code>skillneurons explore {html.escape(folder.name)}</code>."
+        return f" To look at single neurons: <code>skillneurons explore {html.escape(str(folder))}</code>."
     where = quote(Path(os.path.relpath(explorer, page.parent)).as_posix())
     return f' <a href="{where}">Explore the neurons</a>.'
 

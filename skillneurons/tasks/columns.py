@@ -62,9 +62,11 @@ def find_columns(table: Table, text: Text | None = None, label: str | None = Non
                 raise ValueError(
                     f"`{argument}` is {name!r}, but {table.name} has no such column. It has {sorted(names)}."
                 )
-    texts = asked or _texts(table, names)
+    labels = _usual(LABELS, names)
+    also = "" if label or labels else ", and which the class: `label=` (`--label-column`)"
+    texts = asked or _texts(table, names, also)
     if label is None:
-        found = [name for name in LABELS if name in names and name not in texts]
+        found = [name for name in labels if name not in texts]
         if not found:
             raise ValueError(
                 f"A row needs 'label', but {table.name} has {sorted(names)}. Say which column holds the class: "
@@ -74,16 +76,22 @@ def find_columns(table: Table, text: Text | None = None, label: str | None = Non
     return Columns(texts, label, group or ("group" if "group" in names and "group" not in texts else None))
 
 
-def _texts(table: Table, names: Sequence[str]) -> tuple[str, ...]:
-    if pairs := [pair for pair in PAIRS if set(pair) <= set(names)]:
-        return pairs[0]
-    found = [name for name in TEXTS if name in names]
-    if "text" in found or len(found) == 1:
-        return ("text",) if "text" in found else (found[0],)
-    what = f"one of {found} may be meant" if found else f"{table.name} has {sorted(names)}"
+def _usual(wanted: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Those of the usual names that are there, as the table spells them: as it is, or else in capitals somewhere."""
+    spelt = {one: [name for name in names if name.casefold() == one] for one in wanted}
+    return [one if one in there else there[0] for one, there in spelt.items() if one in there or len(there) == 1]
+
+
+def _texts(table: Table, names: Sequence[str], also: str = "") -> tuple[str, ...]:
+    if pairs := [found for pair in PAIRS if len(found := _usual(pair, names)) == 2]:
+        return tuple(pairs[0])
+    found = _usual(TEXTS, names)
+    if len(found) == 1 or (found and found[0].casefold() == "text"):
+        return (found[0],)
+    what = f": one of {found} may be meant" if found else ""
     raise ValueError(
-        f"A row needs 'text', but has {sorted(names)}: {what}. Say which column holds the text, or the two of a pair: "
-        "`text=` (`--text-column`)."
+        f"A row needs 'text', but {table.name} has {sorted(names)}{what}. Say which column holds the text, or the two "
+        f"of a pair: `text=` (`--text-column`){also}."
     )
 
 

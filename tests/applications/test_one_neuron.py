@@ -15,6 +15,7 @@ from skillneurons import Classifier, Verbalizer, find_skill_neurons, mean, neuro
 from skillneurons.activations._collect import collect
 from skillneurons.activations.examples import Examples
 from skillneurons.activations.sums import LabelSums
+from skillneurons.applications.one_neuron import neuron_cards
 from skillneurons.classifiers.evaluation import label_margin
 from skillneurons.findings import nearest_tokens
 from skillneurons.neurons.neuron_set import NeuronSet
@@ -95,6 +96,30 @@ def test_a_planted_neuron_costs_more_than_neurons_that_know_nothing(planted, sco
     assert card.margin_change.mean() < -0.05
     # Its partner in the pair costs as much; no other neuron does.
     assert (means < 0.5 * card.margin_change.mean()).sum() == 1
+
+
+def test_cards_of_several_neurons_are_those_of_each_with_the_passes_of_one(planted, scores, monkeypatch):
+    neurons = [(1, 7), (0, 3), (1, 2)]
+    alone = [neuron_card(planted.classifier, planted.task, scores, one, n_random=3) for one in neurons]
+    seen = []
+    batches = Classifier.batches
+    monkeypatch.setattr(
+        Classifier, "batches", lambda self, rows, **how: (seen.append(len(rows)), batches(self, rows, **how))[1]
+    )
+    together = neuron_cards(planted.classifier, planted.task, scores, neurons, n_random=3)
+    train, test = len(planted.task.train), len(planted.task.test)
+    assert sorted(seen) == [train, train, test, test]  # means of the prompt's positions and of the words'
+    for one, other in zip(alone, together, strict=True):
+        assert (one.layer, one.neuron, one.position, one.held_out, one.words) == (
+            other.layer,
+            other.neuron,
+            other.position,
+            other.held_out,
+            other.words,
+        )
+        assert torch.equal(one.activations, other.activations)
+        torch.testing.assert_close(one.margin_change, other.margin_change, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(one.random_change, other.random_change, rtol=1e-5, atol=1e-5)
 
 
 def test_words_are_the_nearest_tokens_with_their_cosines(card, planted):

@@ -90,7 +90,7 @@ def test_the_page_loads_nothing(page):
 
 def test_the_page_leads_to_the_explorer_where_there_is_one(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "a run")
-    assert "<code>skillneurons explore a run</code>" in write_report(copy).read_text()
+    assert f"<code>skillneurons explore {copy}</code>" in write_report(copy).read_text()
     (copy / "explorer.html").write_text("here")
     assert '<a href="explorer.html">' in write_report(copy).read_text()
     elsewhere = write_report(copy, path=tmp_path / "pages" / "page.html").read_text()

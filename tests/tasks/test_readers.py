@@ -195,6 +195,8 @@ def test_something_that_is_no_file_is_named(tmp_path):
         (("sentence", "class"), {}),
         (("premise", "hypothesis", "gold_label"), {}),
         (("question", "sentence", "label"), {}),
+        (("Comment", "LABEL"), {}),
+        (("Premise", "hypothesis", "Label"), {}),
         (("opening", "verdict"), {"text": "opening", "label": "verdict"}),
         (("left", "right", "verdict"), {"text": ("left", "right"), "label": "verdict"}),
     ],
@@ -218,6 +220,17 @@ def test_columns_that_are_not_there_or_could_be_several_are_named(tmp_path):
         load(path, text="review")
     with pytest.raises(ValueError, match=r"`group` is 'author', but .* has no such column"):
         load(path, text="review", label="stars", group="author")
+
+
+def test_the_usual_name_as_it_is_wins_and_two_spellings_are_none(tmp_path):
+    rows = [{"Text": f"first {i}", "text": f"second {i}", "label": ("neg", "pos")[i % 2]} for i in range(40)]
+    assert load(write(tmp_path / "rows.csv", rows)).test[0]["text"].startswith("second")
+    rows = [{"Text": "a", "TEXT": "b", "stars": "1"}] * 3
+    both = (
+        r"A row needs 'text', but rows.csv has \['TEXT', 'Text', 'stars'\]\. .*`--text-column`\), and which the class"
+    )
+    with pytest.raises(ValueError, match=both):
+        load(write(tmp_path / "rows.csv", rows))
 
 
 def test_other_columns_survive_loading_and_views(tmp_path):

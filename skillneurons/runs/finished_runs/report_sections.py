@@ -81,8 +81,9 @@ def _top_neurons(name: str, best: Sequence[Mapping[str, Json]], majority: float)
     what = (
         "Ranked by predictivity on validation rows, which flatters: its interval pays for the choice, and “luck” is "
         "what the best of as many neurons reaches there in half of all cases where labels mean nothing. “Held out” is "
-        "accuracy on untouched test rows, at the position and in the direction chosen on validation, with its "
-        f"interval. Adjusted p-values pay for all neurons. The majority class has {majority:.3f} of the test rows."
+        "accuracy on untouched test rows, at the position and in the direction chosen on validation, with an "
+        "interval for all of these at once. Adjusted p-values pay for all neurons. The majority class has "
+        f"{majority:.3f} of the test rows."
     )
     columns = ("layer", "neuron", "validation", "95 %", "luck", "held out", "95 %", "balanced", "p, adjusted")
     rows = tuple(
