@@ -386,11 +386,21 @@ def compare(
     """Do two or more runs rely on the same neurons? Rank correlation and overlap of top sets, against chance."""
     quiet_libraries()
     from skillneurons.plots import plot_run_comparison, save_figure
-    from skillneurons.runs import compare_runs
+    from skillneurons.runs import compare_runs, open_run
+    from skillneurons.runs.finished_runs._compare import check_comparable
+    from skillneurons.runs.progress import of_comparison
 
+    check_comparable(runs)
+    first = open_run(runs[0], device=device)
+    console.print(str(of_comparison(first.scores, first.classifiers[0], first.task(source), len(runs), draws)))
     with progress_bars() as bars:
         result = compare_runs(
-            runs, fraction=fraction, n_draws=draws, source=source, device=device, progress=bar_updater(bars)
+            [first, *runs[1:]],
+            fraction=fraction,
+            n_draws=draws,
+            source=source,
+            device=device,
+            progress=bar_updater(bars),
         )
     folder = out or Path(f"compare-{'-'.join(Path(run).name for run in result.runs)}")
     result.save(folder / "comparison")

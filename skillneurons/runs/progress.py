@@ -5,11 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from skillneurons.activations.decisions import Decisions
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.prompts import Verbalizer, random_prompt
 from skillneurons.interventions.curve import points_left, read_curve
 from skillneurons.interventions.perturbation import Perturbation
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable
+from skillneurons.neurons.redrawn import redrawn
+from skillneurons.neurons.scores import NeuronScores
 from skillneurons.runs.folder import RunFolder, curve_name
 from skillneurons.runs.trials import Trial, own_head
 from skillneurons.tasks.task import Task
@@ -21,6 +26,8 @@ from skillneurons.utilities.types import Library
 
 TUNING_PASSES = 3.0
 """Forward passes that a tuning step takes as long as: there and back."""
+SAMPLED = 256
+"""Neurons on which redraws are timed."""
 
 
 def cost(model: AnyModel, task: Task, settings: Library, out: str | Path, jobs: int = 1) -> str:
@@ -107,6 +114,24 @@ def of_pages(classifier: Classifier, task: Task, n_parts: int, settings: Library
     means = 2 * n_parts * min(Perturbation.n_mean, len(task.train))  # of prompt and words
     seconds = (n_passes * n_rows + means) * seconds_a_row(classifier, task)
     return Work((counted(n_parts * settings.n_cards, "card"), f"{n_passes:,} passes over {n_rows:,} rows"), seconds)
+
+
+def of_comparison(
+    scores: Sequence[NeuronScores], classifier: Classifier, task: Task, n_runs: int, n_draws: int
+) -> Work:
+    """`n_runs` compared that are like this one: a pass for each prompt and subtask, then redraws of labels and rows."""
+    n_passes = len(scores) * len(scores[0].seeds)
+    n_rows = max(len(subtask.validation) for subtask in task.subtasks())
+    # What redraws take is measured on some neurons.
+    above = torch.rand(n_rows, scores[0].above.shape[2], 1, SAMPLED, generator=torch.Generator()) < 0.5
+    sample = Decisions.of(above, torch.arange(n_rows) % 2)
+    began = time.perf_counter()
+    redrawn(sample, n_draws=n_draws)
+    draws = (time.perf_counter() - began) * scores[0].predictivity.numel() / SAMPLED
+    seconds = n_runs * n_passes * (n_rows * seconds_a_row(classifier, task) + draws)
+    passes = "1 pass" if n_passes == 1 else f"{n_passes:,} passes"
+    what = f"for each {passes} over {counted(n_rows, 'row')} and {2 * n_draws:,} redraws"
+    return Work((counted(n_runs, "run"), what), seconds)
 
 
 def _rows_left(trial: Trial, lacking: Sequence[str]) -> float:

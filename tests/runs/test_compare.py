@@ -1,6 +1,7 @@
 """Runs compared: with themselves, with runs on other rows and of several classes, and what is refused."""
 
 import shutil
+from importlib import import_module
 from itertools import combinations
 
 import matplotlib
@@ -11,10 +12,11 @@ import torch
 from helpers import scipys_spearman
 from typer.testing import CliRunner
 
-from skillneurons import HookedEncoder, TuningConfig, load_task
+from skillneurons import HookedEncoder, TuningConfig, collect, load_task
 from skillneurons.cli.commands import app
 from skillneurons.neurons.scores import union_of_top
 from skillneurons.runs import FindSettings, RunComparison, compare_runs, find
+from skillneurons.runs.progress import of_comparison
 
 matplotlib.use("Agg")
 
@@ -93,12 +95,30 @@ def test_the_figure_shows_every_pair_with_its_layers(result):
 
 def test_the_command_saves_a_table_and_a_figure(runs, tmp_path):
     done = run_command("compare", runs[0].folder, runs[2].folder, "--draws", 19, "--out", tmp_path)
+    assert "2 runs, for each 1 pass over" in " ".join(done.output.split())
     assert done.exit_code == 0, done.output
     table = pd.read_csv(tmp_path / "comparison.csv")
     assert {"comparison.json", "comparison.pdf", "comparison.svg"} <= {path.name for path in tmp_path.iterdir()}
     assert f"{table.correlation[0]:.3f}" in done.output and "…" not in done.output
     table = [line for line in done.output.splitlines() if not line.startswith("Table and figure")]
     assert max(map(len, table[:-1])) <= 80 and "movies / news" in done.output
+
+
+def test_a_comparison_says_beforehand_what_it_does(runs, model, monkeypatch):
+    several = runs[2]
+    said = of_comparison(several.scores, several.classifiers[0], several.task, 2, 19)
+    seen = []
+
+    def counting(classifier, rows, *given, **how):
+        seen.append(rows)
+        return collect(classifier, rows, *given, **how)
+
+    monkeypatch.setattr(import_module("skillneurons.findings.stability"), "collect", counting)
+    compare_runs([several.folder, runs[0].folder], n_draws=19, model=model)
+    n = len(several.scores) * len(several.scores[0].seeds)
+    assert len(seen) == n + 1
+    assert said.parts == ("2 runs", f"for each {n} passes over {len(seen[0])} rows and 38 redraws")
+    assert said.seconds > 0
 
 
 def test_runs_that_cannot_be_compared_are_refused_in_one_line(runs, tmp_path):

@@ -52,12 +52,10 @@ def compare_runs(
         Traceback (most recent call last):
         ValueError: `runs` needs at least two folders to compare, but is ['runs/nothing'].
     """
-    if len(runs) < 2:
-        raise ValueError(f"`runs` needs at least two folders to compare, but is {[str(run) for run in runs]}.")
     check_whole("n_draws", n_draws, low=2)
     folders = [run.folder if isinstance(run, OpenedRun) else Path(run) for run in runs]
+    check_comparable(folders)
     names, tell = _names(folders), told(progress)
-    _check_models(folders)
     found, tasks, fingerprint = [], [], ""
     for i, run in enumerate(runs):
         tell("compare", i, len(runs))
@@ -78,8 +76,10 @@ def _names(folders: Sequence[Path]) -> tuple[str, ...]:
     return tuple(short) if len(set(short)) == len(short) else tuple(str(folder) for folder in folders)
 
 
-def _check_models(folders: Sequence[Path]) -> None:
-    """Raise where runs are of different models, before one is loaded."""
+def check_comparable(folders: Sequence[Path]) -> None:
+    """Raise where runs are fewer than two, not finished or of different models, before a model is loaded."""
+    if len(folders) < 2:
+        raise ValueError(f"`runs` needs at least two folders to compare, but is {[str(one) for one in folders]}.")
     found = []
     for folder in folders:
         RunFolder(folder).finished("A comparison")
