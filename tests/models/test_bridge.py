@@ -1,5 +1,6 @@
 """A TransformerBridge in the place of a HookedEncoder: encoders against ours, decoders against Hugging Face."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -22,13 +23,16 @@ from skillneurons import (
     find_skill_neurons,
     perturbation_curve,
     random_prompt,
+    rival_scores,
     tune_prompt,
     written_prompt,
     zero,
 )
 from skillneurons.activations.examples import Examples
+from skillneurons.activations.sums import LabelSums
 from skillneurons.activations.text import TextSums
 from skillneurons.classifiers.prompts import Layout
+from skillneurons.findings import localization
 from skillneurons.interventions.hooks import mean
 from skillneurons.interventions.sweep import logits_many
 from skillneurons.models.bridge import BridgedModel, as_classifiable
@@ -284,6 +288,43 @@ def test_positions_of_a_prompt_behind_the_text_count_from_the_end():
     assert layout.varies("text") and not layout.varies("prompt")
     with pytest.raises(ValueError, match="'text', 'all' for a prompt behind the text, not 'mask'"):
         layout.positions("mask")
+
+
+# Is it the place of the skill?
+
+FEW: dict = {"n_rows": 40, "n_random": 2, "n_random_layers": 2, "n_bootstrap": 3, "n_shuffles": 2, "shares": (0.4,)}
+
+
+def test_a_localization_through_the_bridge_says_what_it_says_on_ours(encoders, tiny_task):
+    tables = []
+    for classifier in both(encoders):
+        scores = find_skill_neurons(classifier, tiny_task, progress=False)
+        neurons = NeuronSet.from_pairs([(0, 3), (0, 5), (1, 2)], n_layers=2, d_mlp=scores.predictivity.shape[1])
+        tables.append(localization(classifier, tiny_task, scores, neurons=neurons, **FEW).to_dataframe())
+    ours, bridged = (table.set_index(["question", "measure"]) for table in tables)
+    assert ours.index.equals(bridged.index) and {"what is left", "writers", "causal"} <= {q for q, _ in ours.index}
+    # Counts may differ by a row that lies on its baseline up to rounding.
+    one, other = (torch.tensor(table.value.to_numpy()) for table in (ours, bridged))
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=0.04, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_set_from_elsewhere_is_judged_in_a_decoder_by_the_score_that_ranks_it(booted, tiny_task, name):
+    model = booted(name)[1]
+    classifier = make_classifier(model)
+    scores = find_skill_neurons(classifier, tiny_task, progress=False)
+    contribution = rival_scores(classifier, tiny_task, ["cett"], progress=False).values["cett"]
+    neurons = replace(NeuronSet.from_pairs([(0, 3), (0, 5), (1, 2)], n_layers=2, d_mlp=29), score=contribution)
+    found = localization(classifier, tiny_task, scores, neurons=neurons, **FEW)
+    assert found.address == max(neurons, key=lambda one: contribution[one].item())
+    assert set(found.to_dataframe().question) >= {"redundancy", "what is left", "one signal", "writers", "causal"}
+    # One of its numbers by hand: the three at their means wherever the prompt is, and what becomes of the answers.
+    at_prompt = collect(classifier, tiny_task.subset(40, splits=("train",)).train, LabelSums(2)).mean
+    with model.bridge.hooks(fwd_hooks=mean(neurons, at_prompt, positions=classifier.layout.positions("prompt"))):
+        answers = classifier.logits(tiny_task.test).argmax(1)
+    right = (answers == torch.tensor([row["label"] for row in tiny_task.test])).double().mean().item()
+    table = found.to_dataframe().set_index("measure").value
+    assert table["accuracy with the chosen held"] == pytest.approx(right)
 
 
 # The whole path
