@@ -182,7 +182,7 @@ def find(
     console.print(Text(str(data), style="bold"))
     console.print(", ".join(data.labels) if head else pairing(data.labels, data.label_words))
     console.print(f"model {model} ({loaded.fingerprint()}), results in {folder}")
-    if left := cost(loaded, data, settings, folder, jobs):
+    if left := cost(loaded, data, settings, folder, jobs, localization=localization):
         console.print(left)
     executor = _executor(folder, slurm, jobs)
     with progress_bars() as bars:
@@ -199,7 +199,9 @@ def find(
     write_config(folder / "config.toml", options)
     print_find(result)
     if localization:
-        console.print(Text(f"Localization: {runs.localize_run(folder, task=data, model=loaded).verdict}"))
+        with progress_bars() as bars:
+            told = runs.localize_run(folder, task=data, model=loaded, progress=bar_updater(bars))
+        console.print(Text(f"Localization: {told.verdict}"))
 
 
 @app.command()

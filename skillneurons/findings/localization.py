@@ -15,7 +15,7 @@ each neuron, and 4 for each of `n_rows` and each neuron.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypedDict, Unpack
 
 from skillneurons.activations.examples import OneNeuron
@@ -23,6 +23,7 @@ from skillneurons.activations.text import place_and_pool
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.findings.common import by_task, check_binary, check_scored
 from skillneurons.findings.localization_parts.causal import CONTROLS, Causal, causal_of
+from skillneurons.findings.localization_parts.cost import counting, rows_passed
 from skillneurons.findings.localization_parts.known import Known
 from skillneurons.findings.localization_parts.measured import Claim, claim_of, of_seed
 from skillneurons.findings.localization_parts.one_signal import OneSignal, one_signal_of
@@ -48,7 +49,7 @@ from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.arguments import check_options, checked
 from skillneurons.utilities.checks import check_whole
-from skillneurons.utilities.types import Json
+from skillneurons.utilities.types import Json, Progress
 
 QUESTIONS = ("rankings", "remaining", "signal", "writers", "causal")
 """Those that can be left out; redundancy and stability are always asked."""
@@ -133,6 +134,7 @@ def localization(
     fraction: float = 0.02,
     neurons: NeuronSet | None = None,
     elsewhere: Mapping[str, NeuronSet] | None = None,
+    progress: Progress | bool = True,
     **options: Unpack[LocalizationOptions],
 ) -> Localization:
     """Are these neurons the place of the skill, or any of many alike?
@@ -144,6 +146,8 @@ def localization(
         fraction: Share of the neurons that the claim is about.
         neurons: The claim's own neurons instead, from wherever they come (`NeuronSet.from_pairs`).
         elsewhere: Choices of another task, prompt or model of the same sizes, by name.
+        progress: A bar or lines; False for neither, or a function that is called with ("localization", rows that passed
+            through the model, at most how many will).
         options: As `LocalizationSettings` has them.
 
     Raises:
@@ -171,6 +175,8 @@ def localization(
     chosen = scores.top(fraction, settings.per_layer) if neurons is None else neurons
     claim = claim_of(prompts[0], task, chosen, of_seed(scores, 0), n_rows=settings.n_rows, seed=settings.seed)
     chosen.random_sets(1, seed=settings.seed)  # Refuses where too few neurons are left, before any pass.
+    total = expected_rows(settings, task, n_prompts=len(prompts), n_layers=len(chosen.mask))
+    claim = replace(claim, passed=counting(progress, total))
     train, test = claim.correlations(claim.train), claim.correlations(claim.test)
     parts = _asked(claim, settings, train)
     rankings: list[Agreement] = []
@@ -178,7 +184,7 @@ def localization(
         rankings = agreement_of_rankings(
             prompts, task, chosen, settings.rankings, n_probe_rows=settings.n_rows, seed=settings.seed
         )
-    return Localization(
+    found = Localization(
         chosen=chosen.mask,
         first=_first(claim),
         address=claim.first,
@@ -205,6 +211,28 @@ def localization(
             "settings": asdict(settings),
         },
         **parts,
+    )
+    claim.passed(total)  # Where nothing is left early, or rankings took their own passes.
+    return found
+
+
+def expected_rows(settings: LocalizationSettings, task: Task, *, n_prompts: int, n_layers: int) -> int:
+    """At most how many rows pass through the model in a localization; what takes longest in it.
+
+    Example:
+        >>> from skillneurons import load_example
+        >>> task = load_example()[1]
+        >>> expected_rows(LocalizationSettings(questions=()), task, n_prompts=1, n_layers=4)
+        128
+    """
+    return rows_passed(
+        settings.questions,
+        sizes=(min(settings.n_rows, len(task.train)), len(task.validation), len(task.test)),
+        n_prompts=n_prompts,
+        n_layers=n_layers,
+        n_shares=len(settings.shares),
+        n_random=settings.n_random,
+        n_random_layers=settings.n_random_layers,
     )
 
 

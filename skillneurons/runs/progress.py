@@ -10,12 +10,13 @@ import torch
 from skillneurons.activations.decisions import Decisions
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.classifiers.prompts import Verbalizer, random_prompt
+from skillneurons.findings.localization import LocalizationSettings, expected_rows
 from skillneurons.interventions.curve import points_left, read_curve
 from skillneurons.interventions.perturbation import Perturbation
 from skillneurons.models.bridge import AnyModel, Model, as_classifiable
 from skillneurons.neurons.redrawn import redrawn
 from skillneurons.neurons.scores import NeuronScores
-from skillneurons.runs.folder import RunFolder, curve_name
+from skillneurons.runs.folder import LOCALIZATION, RunFolder, curve_name
 from skillneurons.runs.trials import Trial, own_head
 from skillneurons.tasks.task import Task
 from skillneurons.utilities.progress import bars as bars
@@ -30,7 +31,9 @@ SAMPLED = 256
 """Neurons on which redraws are timed."""
 
 
-def cost(model: AnyModel, task: Task, settings: Library, out: str | Path, jobs: int = 1) -> str:
+def cost(
+    model: AnyModel, task: Task, settings: Library, out: str | Path, jobs: int = 1, *, localization: bool = False
+) -> str:
     """What is left of a run of `find`, in words: passes as they are known, times a few rows that are measured here.
 
     Args:
@@ -39,6 +42,7 @@ def cost(model: AnyModel, task: Task, settings: Library, out: str | Path, jobs: 
         settings: `FindSettings`.
         out: The run's folder: what is finished there is not counted.
         jobs: Seeds at a time.
+        localization: Whether it is asked for besides.
 
     Returns:
         Empty where nothing is left to do.
@@ -60,7 +64,12 @@ def cost(model: AnyModel, task: Task, settings: Library, out: str | Path, jobs: 
             there = read_curve(run.path / curve_name(kind, seed if i else None))
             same = {"n_rows": len(rows), "classifier_seed": seed, "seeds": list(settings.seeds)}
             left += points_left(there, settings.fractions, settings.n_random, same, run.points)
-    return f"{work + of_sweeps(_untuned(model, task, settings), task, left, len(rows))}"
+    untuned = _untuned(model, task, settings)
+    work += of_sweeps(untuned, task, left, len(rows))
+    if localization and not run.path.joinpath(f"{LOCALIZATION}.json").is_file():
+        n_rows = expected_rows(LocalizationSettings(), task, n_prompts=len(settings.seeds), n_layers=model.cfg.n_layers)
+        work += Work((f"1 localization of {n_rows:,} rows",), n_rows * seconds_a_row(untuned, task))
+    return f"{work}"
 
 
 @dataclass(frozen=True)

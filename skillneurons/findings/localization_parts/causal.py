@@ -17,7 +17,7 @@ from skillneurons.findings.localization_parts.measured import Claim
 from skillneurons.findings.localization_parts.writers import NEAR
 from skillneurons.interventions.gaps import paired_gap, spread
 from skillneurons.interventions.perturbation import Intervention
-from skillneurons.interventions.sweep import SweepSettings, sweep
+from skillneurons.interventions.sweep import SweepSettings
 from skillneurons.neurons.matching import Activity, Crowd
 
 CONTROLS = ("layer", "activity", "crowd")
@@ -84,7 +84,7 @@ def causal_of(claim: Claim, ablate: Intervention, train: Correlations, settings:
     }
     sets = [neurons.random_sets(n, seed=settings.seed, match=matches[name]) for name in CONTROLS]
     points = [(ablate, one) for one in (neurons, *(one for some in sets for one in some))]
-    swept = sweep(claim.classifier, claim.test, points, settings, name="localization")
+    swept = claim.sweep(points, settings, "localization")
     both = torch.stack([swept.right, swept.margins.double()])  # [2 intervention batch]
     plain, chosen, drawn = both[:, 0], both[:, 1], both[:, 2:].unflatten(1, (len(CONTROLS), n))
     spreads, groups = (spread(neurons), NEAR, NEAR), claim.test.groups

@@ -1,6 +1,6 @@
 """Whose neurons are judged, and where each is read: what every question about a localization starts from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +13,8 @@ from skillneurons.activations.statistic import S, check_even_layers
 from skillneurons.activations.sums import AboveCounts, LabelSums
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.findings.localization_parts.known import Known, known
+from skillneurons.interventions.perturbation import Intervention
+from skillneurons.interventions.sweep import SweepSettings, Swept, sweep
 from skillneurons.neurons._predictivity import (
     accuracy_from_counts,
     balanced_accuracy_from_counts,
@@ -26,6 +28,10 @@ from skillneurons.tasks.task import SPLITS, Task
 from skillneurons.utilities.types import FwdHooks, Row
 
 
+def _nobody(n: int) -> None:
+    """Listens."""
+
+
 @dataclass(frozen=True, eq=False)
 class Claim:
     """Neurons that are said to be the place of a skill, of one classifier on one task, with its tokenized rows.
@@ -37,6 +43,7 @@ class Claim:
         scores: Of this classifier on the task: each neuron's position, direction and held-out accuracy.
         train, validation, test: Rows, tokenized once.
         positions: Where neurons are read, by name.
+        passed: Is told after each pass how many rows it was of.
     """
 
     classifier: Classifier
@@ -47,6 +54,7 @@ class Claim:
     validation: Encoded
     test: Encoded
     positions: str
+    passed: Callable[[int], None] = _nobody
 
     @property
     def position(self) -> Int[Tensor, "layer neuron"]:
@@ -87,11 +95,21 @@ class Claim:
     def collect(self, rows: Sequence[Row] | Encoded, statistic: S, hooks: FwdHooks = ()) -> S:
         """A pass over rows, with interventions."""
         classifier = replace(self.classifier, extra_hooks=[*self.classifier.extra_hooks, *hooks]) if hooks else None
-        return collect(classifier or self.classifier, rows, statistic, positions=self.positions)
+        collect(classifier or self.classifier, rows, statistic, positions=self.positions)
+        self.passed(len(rows))
+        return statistic
 
     def collect_each(self, rows: Encoded, runs: Sequence[tuple[FwdHooks, S]], layer: int) -> list[S]:
         """A pass over rows under each of several interventions that touch no block below `layer`."""
-        return collect_each(self.classifier, rows, runs, layer=layer, positions=self.positions)
+        found = collect_each(self.classifier, rows, runs, layer=layer, positions=self.positions)
+        self.passed(len(rows) * len(runs))
+        return found
+
+    def sweep(self, points: Sequence[tuple[Intervention, NeuronSet]], settings: SweepSettings, name: str) -> Swept:
+        """The classifier's answers on test rows as it is, and under each of many interventions."""
+        swept = sweep(self.classifier, self.test, points, replace(settings, progress=False), name=name)
+        self.passed(len(self.test) * (1 + len(points)))
+        return swept
 
     def correlations(self, rows: Encoded) -> Correlations:
         """Of the chosen neurons with all others, each at its position."""

@@ -18,10 +18,11 @@ from skillneurons.activations.examples import OneNeuron
 from skillneurons.activations.own_position import OwnRows, Projections
 from skillneurons.activations.statistic import Together
 from skillneurons.activations.sums import AboveCounts, LabelSums
+from skillneurons.findings.localization_parts.cost import SETS
 from skillneurons.findings.localization_parts.known import NOTHING_LEFT, Known, known
 from skillneurons.findings.localization_parts.measured import Claim
 from skillneurons.interventions.perturbation import Intervention
-from skillneurons.interventions.sweep import SweepSettings, sweep
+from skillneurons.interventions.sweep import SweepSettings
 from skillneurons.neurons._predictivity import best_position
 from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 
@@ -173,7 +174,7 @@ def remaining_of(
     *,
     shares: Sequence[float] = SHARES,
     per_layer: bool = True,
-    n_random: int = 5,
+    n_random: int = SETS,
     seed: int = 0,
 ) -> Remaining:
     """What is left without the chosen neurons, without more than these, and with them alone.
@@ -200,7 +201,7 @@ def remaining_of(
     sets = neurons.random_sets(n_random, seed=seed, disjoint=False)
     held = [neurons, ~neurons, *(~one for one in sets), neurons | ~neurons]
     points = [(ablate, one) for one in held]
-    swept = sweep(claim.classifier, claim.test, points, SweepSettings(progress=False), name="remaining")
+    swept = claim.sweep(points, SweepSettings(), "remaining")
     says = swept.logits.argmax(2) == 1
     plain, lost, only, *random, nothing = (claim.known(one) for one in says)
     return Remaining(

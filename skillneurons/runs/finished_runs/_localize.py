@@ -12,7 +12,7 @@ from skillneurons.runs._open_run import OpenedRun, open_run
 from skillneurons.runs.folder import FORMATS, LOCALIZATION, RunFolder, as_json
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
-from skillneurons.utilities.types import Json
+from skillneurons.utilities.types import Json, Progress
 
 
 def localize_run(
@@ -22,6 +22,7 @@ def localize_run(
     source: str | Path | None = None,
     model: AnyModel | None = None,
     device: str = "cpu",
+    progress: Progress | bool = True,
     **options: Unpack[LocalizationOptions],
 ) -> Localization:
     """The localization of a finished run's skill neurons, written into its folder, with figures and for its report.
@@ -34,6 +35,7 @@ def localize_run(
         source: The file or folder with the task's rows, where they are no longer where the run read them.
         model: The run's, where `load_model` does not find it.
         device: For the model that is loaded.
+        progress: As `localization` has it.
         options: As `localization` has them.
 
     Raises:
@@ -51,7 +53,9 @@ def localize_run(
     found = store.read_or_compute(
         folder.path / LOCALIZATION,
         lambda path: _load(path, opened, options),
-        lambda: localization(opened.classifiers, task or opened.task(source), scores, fraction=fraction, **options),
+        lambda: localization(
+            opened.classifiers, task or opened.task(source), scores, fraction=fraction, progress=progress, **options
+        ),
         [],
         (folder.run, LOCALIZATION),
     )
