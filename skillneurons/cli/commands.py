@@ -274,26 +274,29 @@ def reproduce(
         loaded = [task.subset(rows) for task in loaded]
     if words is not None:
         loaded = [task.shortened(words) for task in loaded]
-    tables = runs.reproduce(
-        loaded,
-        model=model,
-        seeds=seeds,
-        out=out,
-        settings=runs.ReproduceSettings(
-            n_prompt=n_prompt,
-            tuning=_tuning(steps, lr, batch_size, tune_dtype),
-            n_rows=sweep_rows,
-            kinds=tuple(kinds.split(",")),  # type: ignore[arg-type]
-            fractions=_numbers(fractions),
-            n_random=n_random,
-        ),
-        findings=findings.split(",") if findings else None,
-        on_event=console.print,
-        device=device,
-        dtype=dtype,
-        jobs=jobs,
-        executor=_executor(out, slurm, jobs),
+    settings = runs.ReproduceSettings(
+        n_prompt=n_prompt,
+        tuning=_tuning(steps, lr, batch_size, tune_dtype),
+        n_rows=sweep_rows,
+        kinds=tuple(kinds.split(",")),  # type: ignore[arg-type]
+        fractions=_numbers(fractions),
+        n_random=n_random,
     )
+    with progress_bars() as bars:
+        tables = runs.reproduce(
+            loaded,
+            model=model,
+            seeds=seeds,
+            out=out,
+            settings=settings,
+            findings=findings.split(",") if findings else None,
+            on_event=console.print,
+            progress=bar_updater(bars),
+            device=device,
+            dtype=dtype,
+            jobs=jobs,
+            executor=_executor(out, slurm, jobs),
+        )
     print_summary(summary(tables))
     console.print(f"Tables and figures: {out}")
 

@@ -46,8 +46,9 @@ from skillneurons.tasks.class_words import pairing
 from skillneurons.tasks.task import Task
 from skillneurons.utilities import store
 from skillneurons.utilities.arguments import check_options, checked
+from skillneurons.utilities.progress import heard_by, told
 from skillneurons.utilities.results import counted
-from skillneurons.utilities.types import Library, Row
+from skillneurons.utilities.types import Library, Progress, Row
 
 
 class WorkOptions(TypedDict, total=False):
@@ -55,6 +56,7 @@ class WorkOptions(TypedDict, total=False):
 
     source: str | Path | None
     on_event: Callable[[str], None] | None
+    progress: Progress | bool
     jobs: int
     executor: Library
     device: str | None
@@ -83,6 +85,8 @@ def reproduce(
         findings: Their names; by default all that are registered (`findings.record`), save those only on request, and
             of a bridge those that read and replace no weights.
         options: `source`: folder with local data, see `load_task`. `on_event`: called with a line of text at each step.
+            `progress`: bars or lines of how far each step is (True); False for neither, or a function that is called
+            with (what is being done, done, total).
             `jobs`: trials (task and seed) at a time, in processes that load the model anew (1). `executor`: of
             submitit, for other machines; see `jobs.slurm_executor`. `device`: for a model given by name (the CPU).
             `dtype`: likewise, or its name (float32).
@@ -154,15 +158,21 @@ def reproduce(
     for line in _left_to_do(of_trials(ours, trials, jobs), chosen, loaded, folder):
         tell(line)
     where = model if by_name else None
-    results = run_trials(trials, ours, source=where, jobs=jobs, executor=executor, device=device, tell=tell)
-    studies = [_study(task, results[i * len(seeds) :][: len(seeds)], folder) for i, task in enumerate(loaded)]
-    tables = {}
-    for finding in chosen:
-        table = _read_or_compute(finding, studies, settings, folder, tell)
-        if table is None:
-            tell(f"{finding.name}: none of these tasks has what it needs")
-        else:
-            tables[finding.name] = table
+    # One listener for all that is told on the way.
+    show = told(options.get("progress", True))
+    with heard_by(show):
+        how = {"jobs": jobs, "executor": executor, "device": device, "tell": tell, "progress": show}
+        results = run_trials(trials, ours, source=where, **how)
+        studies = [_study(task, results[i * len(seeds) :][: len(seeds)], folder) for i, task in enumerate(loaded)]
+        tables = {}
+        for i, finding in enumerate(chosen):
+            show("findings", i, len(chosen))
+            table = _read_or_compute(finding, studies, settings, folder, tell)
+            if table is None:
+                tell(f"{finding.name}: none of these tasks has what it needs")
+            else:
+                tables[finding.name] = table
+        show("findings", len(chosen), len(chosen))
     # Of everything that the folder holds, whichever findings were asked for this time.
     everything = {name: done for name in registered() if (done := _finished(folder / f"{name}.csv")) is not None}
     store.write_atomically(folder / "summary.csv", summary(everything).to_csv(index=False).encode())

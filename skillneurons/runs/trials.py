@@ -233,11 +233,23 @@ def run_trials(
         known = (name, model.cfg.revision, model.fingerprint(), where, model.dtype)
         calls = [Job(trial.name, _work, (trial, i, *known)) for i, trial in enumerate(unfinished)]
         run_jobs(calls, n_at_once=jobs, executor=executor, progress=ended)
-    results = [run_trial(trial, model, tell=tell, progress=progress) for trial in trials]
+    several = len({trial.task.name for trial in trials}) > 1
+    results = [
+        run_trial(trial, model, tell=tell, progress=_naming(progress, trial.task.name) if several else progress)
+        for trial in trials
+    ]
     return [
         replace(result, reused=tuple(name for name in result.reused if name in written))
         for result, written in zip(results, before, strict=True)
     ]
+
+
+def _naming(progress: Progress | bool, task: str) -> Progress | bool:
+    """The same, which hears of which task of several it is told."""
+    if not progress:
+        return False
+    show = told(progress)
+    return lambda what, done, total: show(f"{task}: {what}", done, total)
 
 
 def _work(

@@ -7,7 +7,9 @@ had a name for each function, and several forms; old names work for a release, w
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import TypeVar, overload
 
@@ -16,6 +18,8 @@ from tqdm.auto import tqdm
 from skillneurons.utilities.types import Json, Library, Progress
 
 T = TypeVar("T", bound=Callable[..., Library])
+
+_HEARD: ContextVar[Progress | bool | None] = ContextVar("who hears what would be shown", default=None)
 
 EVERY = 20.0
 """Seconds between two lines about one thing."""
@@ -34,12 +38,30 @@ def told(progress: Progress | bool, after: float = 0.0) -> Callable[..., None]:
     Example:
         >>> told(False)("tune", 1, 2)
     """
+    if progress is True and (heard := _HEARD.get()) is not None:
+        progress = (lambda what, done, total, **notes: heard(what, done, total)) if callable(heard) else heard
     if callable(progress):
         return progress
     if not progress:
         return lambda what, done, total, **notes: None
     # A notebook's output is no terminal either, but shows bars.
     return bars(after) if sys.stderr.isatty() or "ipykernel" in sys.modules else lines(after=after)
+
+
+@contextmanager
+def heard_by(progress: Progress | bool) -> Iterator[None]:
+    """Within, whatever would show what it does tells `progress` instead: of a call that is made of many others.
+
+    Example:
+        >>> with heard_by(print):
+        ...     told(True)("tune", 1, 2)
+        tune 1 2
+    """
+    token = _HEARD.set(progress)
+    try:
+        yield
+    finally:
+        _HEARD.reset(token)
 
 
 @overload

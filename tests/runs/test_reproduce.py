@@ -107,6 +107,18 @@ def test_findings_give_the_numbers_that_they_gave(finished, compared_with_golden
 
 
 @pytest.mark.filterwarnings("ignore:Tuning on")
+def test_one_callback_hears_every_step_and_false_is_silent(tasks, model, tmp_path, capfd):
+    heard: list[tuple[str, int, int]] = []
+    what = {"model": model, "seeds": 1, "settings": SETTINGS, "findings": ["F1-existence", "F4-layers"]}
+    reproduce(tasks[:2], **what, out=tmp_path / "heard", progress=lambda *step: heard.append(step))
+    names = {name for name, _, _ in heard}
+    assert {"signal0: tune prompt, seed 0", "findings"} <= names and any(name.startswith("sweep") for name in names)
+    assert heard[-1] == ("findings", 2, 2) and all(done <= total for _, done, total in heard)
+    reproduce(tasks[:2], **what, out=tmp_path / "silent", progress=False)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.filterwarnings("ignore:Tuning on")
 def test_a_finished_part_is_read_and_a_lost_or_damaged_one_computed_anew(finished, tasks, model, tmp_path):
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     tables, events, claims = finished[1], [], pd.read_csv(tmp_path / "summary.csv")
