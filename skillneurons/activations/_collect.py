@@ -117,7 +117,7 @@ def collect_each(
         >>> from skillneurons import LabelSums, find_skill_neurons, load_example, zero
         >>> classifier, task = load_example()
         >>> skill = find_skill_neurons(classifier, task).top(0.02).layers(2)
-        >>> runs = [(zero(one), LabelSums(2)) for one in (skill, skill.random_like())]
+        >>> runs = [(zero(one), LabelSums(2)) for one in (skill, skill.random_like(seed=0))]
         >>> held, beside = collect_each(classifier, classifier.encode(task.test), runs, layer=2)
         >>> bool((held.mean[:, :2] == beside.mean[:, :2]).all())
         True

@@ -167,10 +167,7 @@ def reproduce(
         tables = {}
         for i, finding in enumerate(chosen):
             show("findings", i, len(chosen))
-            table = _read_or_compute(finding, studies, settings, folder, tell)
-            if table is None:
-                tell(f"{finding.name}: none of these tasks has what it needs")
-            else:
+            if (table := _read_or_compute(finding, studies, settings, folder, tell)) is not None:
                 tables[finding.name] = table
         show("findings", len(chosen), len(chosen))
     # Of everything that the folder holds, whichever findings were asked for this time.
@@ -200,7 +197,9 @@ def _read_or_compute(
         tell(f"{finding.name}: read from {path}")
         return table
     tell(f"{finding.name}: computing")
-    return _compute(finding, studies, settings, path)
+    if (table := _compute(finding, studies, settings, path)) is None:
+        tell(f"{finding.name}: none of these tasks has what it needs")
+    return table
 
 
 def _compute(

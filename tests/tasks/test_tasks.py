@@ -442,7 +442,7 @@ def test_a_folder_that_holds_no_task_says_what_it_holds(tmp_path):
     with pytest.raises(ValueError, match=r"all be names, but are .*'good'"):
         load_task("mine", source=tmp_path)
     write_jsonl(tmp_path / "train.jsonl", [{"words": "a", "label": 0}, {"words": "b", "label": 1}])
-    with pytest.raises(ValueError, match=r"'text', but has \['label', 'words'\]"):
+    with pytest.raises(ValueError, match=r"'text', but train.jsonl has \['label', 'words'\]"):
         load_task("mine", source=tmp_path)
 
 
