@@ -47,7 +47,7 @@ def asked(monkeypatch, name, command, option, value):
         raise typer.Exit
 
     monkeypatch.setattr(runs, name, instead)
-    monkeypatch.setattr("skillneurons.runs.progress.cost", lambda *args: "")
+    monkeypatch.setattr("skillneurons.runs.progress.cost", lambda *args, **rest: "")
     done = CliRunner().invoke(app, [*command, option, *([] if value is None else [value])])
     assert len(seen) == 1, done.output
     return seen[0]
@@ -82,6 +82,6 @@ def test_folders_of_one_name_do_not_share_a_run(monkeypatch, tmp_path):
     assert len(names) == 2 and _default_folder("bundled", "aaaaaaaa", "movies").name == "bundled-movies"
     seen = []
     monkeypatch.setattr(runs, "find", lambda model, task, out, settings, **rest: seen.append(out) or 1 / 0)
-    monkeypatch.setattr("skillneurons.runs.progress.cost", lambda *args: "")
+    monkeypatch.setattr("skillneurons.runs.progress.cost", lambda *args, **rest: "")
     CliRunner().invoke(app, ["find", "--rows", "40"])
     assert [path.as_posix() for path in seen] == ["runs/bundled-movies"]
