@@ -13,7 +13,8 @@ from torch import Tensor
 from skillneurons.activations.distributed import Ranks, check_mergeable, merged, share_of
 from skillneurons.activations.statistic import S, Statistic, Summed, check_n_labels, check_n_rows, give_groups
 from skillneurons.activations.text import Pooled, place_and_pool
-from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval, residuals_at
+from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
+from skillneurons.classifiers.reentry import first_layer, residuals_at
 from skillneurons.tasks.batching import Batch, Encoded
 from skillneurons.utilities.arguments import checked
 from skillneurons.utilities.progress import told
@@ -98,16 +99,14 @@ def collect_each(
     rows: Encoded,
     runs: Sequence[tuple[FwdHooks, S]],
     *,
-    layer: int = 0,
     positions: str = "prompt",
 ) -> list[S]:
-    """As `collect`, under each of several interventions that touch no block below `layer`: these are computed once.
+    """As `collect`, under each of several interventions: blocks below the first that any of them touches pass once.
 
     Args:
         classifier: In eval mode.
         rows: Labelled.
         runs: An intervention and the statistic that it fills, for each.
-        layer: The lowest block that any of them touches.
         positions: As in `collect`.
 
     Returns:
@@ -118,11 +117,11 @@ def collect_each(
         >>> classifier, task = load_example()
         >>> skill = find_skill_neurons(classifier, task).top(0.02).layers(2)
         >>> runs = [(zero(one), LabelSums(2)) for one in (skill, skill.random_like(seed=0))]
-        >>> held, beside = collect_each(classifier, classifier.encode(task.test), runs, layer=2)
+        >>> held, beside = collect_each(classifier, classifier.encode(task.test), runs)
         >>> bool((held.mean[:, :2] == beside.mean[:, :2]).all())
         True
     """
-    for _ in _passes(classifier, rows, classifier.batches(rows), runs, positions, layer=layer):
+    for _ in _passes(classifier, rows, classifier.batches(rows), runs, positions):
         pass
     for _, statistic in runs:
         statistic.finish()
@@ -137,9 +136,8 @@ def _passes(
     positions: str,
     *,
     hook: str = "mlp.hook_post",
-    layer: int = 0,
 ) -> Iterator[int]:
-    """All runs over each batch, from `layer` upwards, on what lies below; and each time how many rows are done."""
+    """All runs over each batch, sharing what lies below the first of their hooks; each time how many rows are done."""
     model = classifier.model
     require_eval(model)
     n_labels = max(check_n_labels(statistic, rows.labels) for _, statistic in runs)
@@ -166,7 +164,8 @@ def _passes(
 
         return [observe(layer) for layer in layers]
 
-    layer = layer if model.can_reenter else 0
+    shared = len(runs) > 1 and model.can_reenter
+    layer = min(first_layer(hooks, model.cfg.n_layers) for hooks, _ in runs) if shared else 0
     below = watched(range(layer), sees)
     rest = range(layer, model.cfg.n_layers)
     above = [[*hooks, *watched(rest, [statistic])] for (hooks, _), statistic in zip(runs, sees, strict=True)]

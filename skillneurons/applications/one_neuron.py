@@ -169,20 +169,21 @@ def neuron_cards(
     if neurons is None:
         neurons = [divmod(int(scores.predictivity_by_seed[at].argmax()), d_mlp)]
     order = torch.randperm(d_mlp, generator=torch.Generator().manual_seed(settings.seed))
-    ablated = []  # each neuron, then others of its layer
-    for layer, index in neurons:
-        beside = order[order != index][: settings.n_random].tolist()
-        ablated += [
+    # Of each, the neuron itself and then others of its layer.
+    ablated = [
+        [
             NeuronSet.from_pairs([(layer, one)], n_layers=n_layers, d_mlp=d_mlp, model=scores.meta["model"])
-            for one in (index, *beside)
+            for one in (index, *order[order != index][: settings.n_random].tolist())
         ]
+        for layer, index in neurons
+    ]
     rows = task.test if rows is None else rows
     encoded = classifier.encode(rows)
     known = [scores.position_of(*neuron, at) for neuron in neurons]
     seen = [OneNeuron(len(rows), *neuron, position) for neuron, (position, _) in zip(neurons, known, strict=True)]
     collect(classifier, encoded, Together(seen), positions=scores.meta["positions"])
     ablate = settings.perturbation(kind).of(classifier, task)
-    margins = sweep(classifier, encoded, [(ablate, one) for one in ablated], settings).margins
+    margins = sweep(classifier, encoded, [(ablate, one) for sets in ablated for one in sets], settings).margins
     changes = (margins[1:] - margins[0]).unflatten(0, (len(neurons), -1))
     meta = {
         "task": task.name,
@@ -193,7 +194,9 @@ def neuron_cards(
         "seed": settings.seed,
     }
     cards = []
-    for (layer, index), (position, upward), one, change in zip(neurons, known, seen, changes, strict=True):
+    for (layer, index), (position, upward), one, sets, change in zip(
+        neurons, known, seen, ablated, changes, strict=True
+    ):
         test_accuracy = scores.test_accuracy[at, :, layer, index]
         here = test_accuracy[position].item()
         cards.append(
@@ -209,7 +212,7 @@ def neuron_cards(
                 labels=encoded.labels,
                 texts=tuple(_text(row) for row in rows),
                 baseline=scores.baseline[at, position, layer, index].item(),
-                words=_words(classifier, ablated[len(cards) * len(change)], n_words),
+                words=_words(classifier, sets[0], n_words),
                 margin_change=change[0],
                 random_change=change[1:],
                 meta=meta,

@@ -379,30 +379,6 @@ def label_logits(
         )
 
 
-def residuals_at(classifier: Classifier, batch: Batch, layers: Sequence[int]) -> dict[int, Tensor]:
-    """The residual stream entering each of `layers`, each computed from the one below; hooks must be in place already.
-
-    Args:
-        classifier: Whose model can begin a pass at a block.
-        batch: Rows.
-        layers: Ascending, from 1.
-    """
-    residuals: dict[int, Tensor] = {}
-    below: int | None = None
-    for layer in layers:
-        with rows_in_pass(batch.index):
-            residuals[layer] = as_encoder(classifier.model, "Entering at a layer")(
-                batch.tokens if below is None else residuals[below],
-                batch.mask,
-                token_type_ids=segments(classifier, batch) if below is None else None,
-                start_at_layer=below,
-                stop_at_layer=layer,
-                check_input=False,
-            )
-        below = layer
-    return residuals
-
-
 def segments(classifier: Classifier, batch: Batch) -> Tensor | None:
     """Segment ids of a batch; None for a model that does not tell segments apart."""
     return batch.token_types if classifier.model.cfg.d_token_types > 1 else None

@@ -23,9 +23,8 @@ from skillneurons.activations.text import place_and_pool
 from skillneurons.classifiers.classifier import Classifier
 from skillneurons.findings.common import by_task, check_binary, check_scored
 from skillneurons.findings.localization_parts.causal import CONTROLS, Causal, causal_of
-from skillneurons.findings.localization_parts.cost import counting, rows_passed
 from skillneurons.findings.localization_parts.known import Known
-from skillneurons.findings.localization_parts.measured import Claim, claim_of, of_seed
+from skillneurons.findings.localization_parts.measured import Claim, claim_of, counting, of_seed
 from skillneurons.findings.localization_parts.one_signal import OneSignal, one_signal_of
 from skillneurons.findings.localization_parts.rankings import (
     RANKINGS,
@@ -34,7 +33,7 @@ from skillneurons.findings.localization_parts.rankings import (
     generality,
 )
 from skillneurons.findings.localization_parts.redundancy import redundancy_of
-from skillneurons.findings.localization_parts.remaining import SHARES, Remaining, remaining_of
+from skillneurons.findings.localization_parts.remaining import N_RANDOM, SHARES, Remaining, remaining_of
 from skillneurons.findings.localization_parts.resampling import resample_choice
 from skillneurons.findings.localization_parts.told import Localization as Localization
 from skillneurons.findings.localization_parts.writers import Writers, writers_of
@@ -53,6 +52,8 @@ from skillneurons.utilities.types import Json, Progress
 
 QUESTIONS = ("rankings", "remaining", "signal", "writers", "causal")
 """Those that can be left out; redundancy and stability are always asked."""
+GRADIENTS = 3 * 64
+"""Rows that gradients take as long as, where rankings are asked."""
 
 
 @dataclass(frozen=True)
@@ -225,15 +226,17 @@ def expected_rows(settings: LocalizationSettings, task: Task, *, n_prompts: int,
         >>> expected_rows(LocalizationSettings(questions=()), task, n_prompts=1, n_layers=4)
         128
     """
-    return rows_passed(
-        settings.questions,
-        sizes=(min(settings.n_rows, len(task.train)), len(task.validation), len(task.test)),
-        n_prompts=n_prompts,
-        n_layers=n_layers,
-        n_shares=len(settings.shares),
-        n_random=settings.n_random,
-        n_random_layers=settings.n_random_layers,
-    )
+    train, validation, test = min(settings.n_rows, len(task.train)), len(task.validation), len(task.test)
+    whole = train + validation + test
+    each = {
+        "rankings": n_prompts * (train + GRADIENTS),
+        "remaining": (2 + len(settings.shares)) * whole + (4 + N_RANDOM) * test,
+        "signal": 2 * train + validation + 2 * test,
+        # Of each layer the chosen, random sets and a crowd, then layers together.
+        "writers": ((n_layers - 1) * (3 + settings.n_random_layers) + 2) * whole,
+        "causal": (2 + 3 * settings.n_random) * test,
+    }
+    return train + 2 * test + n_prompts * validation + sum(each[question] for question in settings.questions)
 
 
 class _Parts(TypedDict, total=False):
@@ -257,7 +260,7 @@ def _asked(claim: Claim, settings: LocalizationSettings, train: Json) -> _Parts:
         crowd = Crowd(claim.neurons.mask, train.correlation)
         parts["writers"] = writers_of(claim, ablate, crowd, n_random=settings.n_random_layers, seed=seed)
     if "causal" in settings.questions:
-        sweeps = SweepSettings(n_random=settings.n_random, seed=seed, progress=False)
+        sweeps = SweepSettings(n_random=settings.n_random, seed=seed)
         parts["causal"] = causal_of(claim, ablate, train, sweeps)
     return parts
 

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval, residuals_at
+from skillneurons.classifiers.classifier import Classifier, label_logits, require_eval
+from skillneurons.classifiers.reentry import first_layer, residuals_at
 from skillneurons.tasks.batching import TOKENS_PER_BATCH, Batch, Encoded
 from skillneurons.utilities import store
 from skillneurons.utilities.draws import current_rows, rows_in_pass
@@ -61,7 +62,7 @@ def logits_many(
     """
     require_eval(classifier.model)
     encoded = classifier.encode(rows)
-    entries = [_first_layer(hooks, classifier.model.cfg.n_layers) for hooks in interventions]
+    entries = [first_layer(hooks, classifier.model.cfg.n_layers) for hooks in interventions]
     if not classifier.model.can_reenter:
         entries = [0] * len(interventions)
     alike: dict[tuple[int, bool], list[int]] = {}
@@ -93,15 +94,6 @@ def logits_many(
         result[which, index] = logits.cpu()
     store.check_finite("logits", result, "Check the interventions' values.")
     return result
-
-
-def _first_layer(hooks: FwdHooks, n_layers: int) -> int:
-    """The first block that some hook lies in; 0 where a hook lies below the blocks or its place is not known."""
-    layers = []
-    for name, _ in hooks:
-        parts = name.split(".") if isinstance(name, str) else []
-        layers.append(int(parts[1]) if len(parts) > 2 and parts[0] == "blocks" else 0)
-    return min(layers, default=n_layers - 1)
 
 
 def _repeated(batch: Batch, n: int) -> Batch:

@@ -27,7 +27,7 @@ def test_each_is_to_the_bit_as_of_a_pass_of_its_own(scored, layer, positions):
     classifier, task, scores = scored
     rows = classifier.encode(task.test)
     hooks = hooks_of(layer, scores)
-    found = collect_each(classifier, rows, [(one, LabelSums(2)) for one in hooks], layer=layer, positions=positions)
+    found = collect_each(classifier, rows, [(one, LabelSums(2)) for one in hooks], positions=positions)
     for one, sums in zip(hooks, found, strict=True):
         alone = collect(replace(classifier, extra_hooks=one), rows, LabelSums(2), positions=positions)
         assert torch.equal(sums.mean, alone.mean)
@@ -45,7 +45,7 @@ def test_what_lies_below_is_computed_once(scored, monkeypatch):
             lambda *given, layer=layer, was=block.forward, **rest: (seen.append(layer), was(*given, **rest))[1],
         )
     rows = classifier.encode(task.test[:4])
-    collect_each(classifier, rows, [(one, LabelSums(2)) for one in hooks_of(2, scores)], layer=2)
+    collect_each(classifier, rows, [(one, LabelSums(2)) for one in hooks_of(2, scores)])
     assert [seen.count(layer) for layer in range(4)] == [1, 1, 4, 4]
 
 
@@ -54,7 +54,8 @@ def test_a_classifiers_own_noise_below_is_the_rows_own(scored):
     noisy = replace(classifier, extra_hooks=gaussian(scores.top(0.2).layers(1), sigma=1.0, seed=0))
     rows, held = classifier.encode(task.test), zero(scores.top(0.05).layers(2))
     alone = replace(noisy, extra_hooks=[*noisy.extra_hooks, *held])
-    sums = collect_each(noisy, rows, [(held, LabelSums(2))], layer=2)[0]
+    # Two, so that what lies below is shared.
+    sums = collect_each(noisy, rows, [(held, LabelSums(2)), ([], LabelSums(2))])[0]
     assert torch.equal(sums.mean, collect(alone, rows, LabelSums(2)).mean)
     torch.testing.assert_close(logits_many(noisy, rows, [held])[0], alone.logits(rows), rtol=1e-5, atol=1e-5)
 

@@ -74,7 +74,7 @@ def causal_of(claim: Claim, ablate: Intervention, train: Correlations, settings:
         train: Means and spreads of activation, and who says the same, on training rows.
         settings: Number and seed of random sets; how rows pass.
     """
-    settings = settings or SweepSettings(progress=False)
+    settings = settings or SweepSettings()
     settings.check_intervals()
     neurons, n = claim.neurons, settings.n_random
     matches = {

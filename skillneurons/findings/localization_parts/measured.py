@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from skillneurons.activations._collect import collect, collect_each
+from skillneurons.activations._collect import collect_each
 from skillneurons.activations.correlations import Correlations
 from skillneurons.activations.statistic import S, check_even_layers
 from skillneurons.activations.sums import AboveCounts, LabelSums
@@ -25,11 +25,24 @@ from skillneurons.neurons.neuron_set import NeuronSet
 from skillneurons.neurons.scores import NeuronScores
 from skillneurons.tasks.batching import Encoded
 from skillneurons.tasks.task import SPLITS, Task
-from skillneurons.utilities.types import FwdHooks, Row
+from skillneurons.utilities.progress import told
+from skillneurons.utilities.types import FwdHooks, Progress
 
 
 def _nobody(n: int) -> None:
     """Listens."""
+
+
+def counting(progress: Progress | bool, total: int) -> Callable[[int], None]:
+    """A function that is told after each pass how many rows passed, and tells `progress` of all."""
+    tell, done = told(progress), 0
+
+    def passed(n: int) -> None:
+        nonlocal done
+        done = min(done + n, total)
+        tell("localization", done, total)
+
+    return passed
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,16 +105,13 @@ class Claim:
         best = int(rank.double().masked_fill(~self.neurons.mask, -torch.inf).argmax())
         return divmod(best, rank.shape[1])
 
-    def collect(self, rows: Sequence[Row] | Encoded, statistic: S, hooks: FwdHooks = ()) -> S:
+    def collect(self, rows: Encoded, statistic: S, hooks: FwdHooks = ()) -> S:
         """A pass over rows, with interventions."""
-        classifier = replace(self.classifier, extra_hooks=[*self.classifier.extra_hooks, *hooks]) if hooks else None
-        collect(classifier or self.classifier, rows, statistic, positions=self.positions)
-        self.passed(len(rows))
-        return statistic
+        return self.collect_each(rows, [(hooks, statistic)])[0]
 
-    def collect_each(self, rows: Encoded, runs: Sequence[tuple[FwdHooks, S]], layer: int) -> list[S]:
-        """A pass over rows under each of several interventions that touch no block below `layer`."""
-        found = collect_each(self.classifier, rows, runs, layer=layer, positions=self.positions)
+    def collect_each(self, rows: Encoded, runs: Sequence[tuple[FwdHooks, S]]) -> list[S]:
+        """A pass over rows under each of several interventions."""
+        found = collect_each(self.classifier, rows, runs, positions=self.positions)
         self.passed(len(rows) * len(runs))
         return found
 
@@ -162,9 +172,9 @@ def claim_of(
             "are chosen. Choose fewer, and at least one."
         )
     smaller = task.subset(max(n_rows, 2), seed, splits=("train",))
-    rows = {split: classifier.encode(getattr(smaller, split)) for split in SPLITS}
+    train, validation, test = (classifier.encode(getattr(smaller, split)) for split in SPLITS)
     positions = scores.meta.get("positions", "prompt")
-    return Claim(classifier, task, neurons, scores, positions=positions, **rows)
+    return Claim(classifier, task, neurons, scores, train, validation, test, positions)
 
 
 def of_seed(scores: NeuronScores, index: int) -> NeuronScores:

@@ -18,7 +18,6 @@ from skillneurons.activations.examples import OneNeuron
 from skillneurons.activations.own_position import OwnRows, Projections
 from skillneurons.activations.statistic import Together
 from skillneurons.activations.sums import AboveCounts, LabelSums
-from skillneurons.findings.localization_parts.cost import SETS
 from skillneurons.findings.localization_parts.known import NOTHING_LEFT, Known, known
 from skillneurons.findings.localization_parts.measured import Claim
 from skillneurons.interventions.perturbation import Intervention
@@ -27,6 +26,8 @@ from skillneurons.neurons._predictivity import best_position
 from skillneurons.neurons.neuron_set import NeuronSet, top_neurons
 
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9)
+N_RANDOM = 5
+"""Sets that what the chosen tell alone is compared with."""
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Of the probe, in units of the mean squared length of a row; validation rows choose."""
 
@@ -174,7 +175,7 @@ def remaining_of(
     *,
     shares: Sequence[float] = SHARES,
     per_layer: bool = True,
-    n_random: int = SETS,
+    n_random: int = N_RANDOM,
     seed: int = 0,
 ) -> Remaining:
     """What is left without the chosen neurons, without more than these, and with them alone.

@@ -139,10 +139,9 @@ class _Reader:
         """
         claim = self.claim
         hooks = [self.ablate(one) if len(one) else [] for one in held]
-        lowest = min((int(one.per_layer.nonzero().min()) for one in held if len(one)), default=0)
 
         def under(rows: Encoded, statistics: Iterable[S]) -> list[S]:
-            return claim.collect_each(rows, list(zip(hooks, statistics, strict=True)), lowest)
+            return claim.collect_each(rows, list(zip(hooks, statistics, strict=True)))
 
         baselines = [sums.mean for sums in under(claim.train, [LabelSums(2) for _ in held])]
         counted = under(claim.validation, [AboveCounts(baseline, 2) for baseline in baselines])
